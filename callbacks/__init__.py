@@ -1,0 +1,1 @@
+"""Trainer callbacks, imported as `lightning_circuits.callbacks`."""

@@ -1,0 +1,236 @@
+"""The fixed structure of one model's computation graph: who writes to the residual stream, who reads it.
+
+A transformer's components talk only through the residual stream. Each *writer* adds to it (the token embedding,
+every attention head, every MLP) and each *reader* takes it as input (the query, key and value of every head, every
+MLP, the logits). An *edge* is a writer and a later reader. A model has tens of thousands to millions of edges, so an
+edge is never a Python object here, only a position in a flat vector:
+
+    reader-major: reader r owns the contiguous slice  offset[r] : offset[r] + prefix[r],
+    and the edge  w -> r  stands at  offset[r] + w,   because a reader sees a *prefix* of the writers.
+
+That order makes the gates of one layer a plain matrix view of the flat vector (`Layout.layer`), which is all that the
+masked computation needs.
+
+    >>> layout = Layout(n_layers=12, n_heads=12, d_model=768)      # GPT-2 small
+    >>> layout.n_writers, layout.n_readers, layout.n_edges
+    (157, 445, 32491)
+    >>> layout.edge_names([0, 32490])
+    ['input->a0.h0<q>', 'm11->logits']
+    >>> layout.edge_index("a0.h1->m2")
+    1553
+
+Names and order are those of EAP-IG and MIB: writers ``input``, then per layer ``a{l}.h{h}`` and ``m{l}``; readers per
+layer ``<q>`` of every head, ``<k>``, ``<v>``, then the MLP; last ``logits``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LayerView(NamedTuple):
+    """What one layer's readers hold of a flat vector of edges; both are views, writing to them writes to the vector.
+
+    ``shared``: ``[n_attention_readers + 1, n]``, the attention readers and, last, the MLP, over the ``n`` writers
+    before the layer. ``own``: ``[n_heads]``, the MLP over the heads of its own layer.
+    """
+
+    shared: Tensor
+    own: Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Writers, readers and edges of a model.
+
+    Args:
+        n_layers: decoder blocks.
+        n_heads: query heads of a block.
+        d_model: width of the residual stream.
+        n_kv_readers: key (and value) readers of a block. ``None``: one per query head, as EAP-IG and MIB have it.
+            The number of K/V groups: one per group, for grouped-query attention.
+
+    Raises:
+        ValueError: sizes below 1, or query heads that do not divide into the K/V readers.
+    """
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+    n_kv_readers: int = None  # type: ignore[assignment]  # None stands for n_heads and is replaced below
+
+    def __post_init__(self) -> None:
+        if self.n_kv_readers is None:
+            object.__setattr__(self, "n_kv_readers", self.n_heads)
+        if min(self.n_layers, self.n_heads, self.d_model, self.n_kv_readers) < 1:
+            raise ValueError(f"a layout needs sizes of at least 1, got {self}")
+        if self.n_heads % self.n_kv_readers:
+            raise ValueError(
+                f"{self.n_heads} query heads cannot share {self.n_kv_readers} key/value readers evenly: {self}"
+            )
+
+    # ---- sizes -------------------------------------------------------------------------------------------------
+
+    @property
+    def kv(self) -> str:
+        """``"head"``: one key and one value reader per query head; ``"group"``: one per K/V group."""
+        return "head" if self.n_kv_readers == self.n_heads else "group"
+
+    @property
+    def n_attention_readers(self) -> int:
+        """Query, key and value readers of one layer."""
+        return self.n_heads + 2 * self.n_kv_readers
+
+    @property
+    def n_writers(self) -> int:
+        return 1 + self.n_layers * (self.n_heads + 1)
+
+    @property
+    def n_readers(self) -> int:
+        return self.n_layers * (self.n_attention_readers + 1) + 1
+
+    @property
+    def n_nodes(self) -> int:
+        """Writers and the logits: GPT-2 small has 158."""
+        return self.n_writers + 1
+
+    @property
+    def n_edges(self) -> int:
+        return int(self.reader_offset[-1])
+
+    # ---- structure, as tensors ---------------------------------------------------------------------------------
+
+    def writers_before(self, layer: int) -> int:
+        """How many writers stand before the attention of ``layer`` (``n_layers`` counts them all)."""
+        return 1 + layer * (self.n_heads + 1)
+
+    @cached_property
+    def reader_prefix(self) -> Tensor:
+        """int64 ``[n_readers]``: reader r can read the writers ``0 .. reader_prefix[r] - 1``."""
+        before = 1 + torch.arange(self.n_layers) * (self.n_heads + 1)
+        mlp = before[:, None] + self.n_heads
+        attention = before[:, None].expand(-1, self.n_attention_readers)
+        return torch.cat([torch.cat([attention, mlp], dim=1).flatten(), torch.tensor([self.n_writers])])
+
+    @cached_property
+    def reader_offset(self) -> Tensor:
+        """int64 ``[n_readers + 1]``: where each reader's slice of the flat vector begins; last, the number of edges."""
+        return torch.cat([torch.zeros(1, dtype=torch.int64), self.reader_prefix.cumsum(0)])
+
+    @cached_property
+    def edge_reader(self) -> Tensor:
+        """int64 ``[n_edges]``: the reader of each edge."""
+        return torch.repeat_interleave(torch.arange(self.n_readers), self.reader_prefix)
+
+    @cached_property
+    def edge_writer(self) -> Tensor:
+        """int64 ``[n_edges]``: the writer of each edge."""
+        return torch.arange(self.n_edges) - self.reader_offset[self.edge_reader]
+
+    def layer(self, values: Tensor, layer: int) -> LayerView:
+        """The part of a flat vector ``[n_edges]`` that belongs to the readers of one layer, as views."""
+        n, rows = self.writers_before(layer), self.n_attention_readers + 1
+        start = int(self.reader_offset[layer * rows])
+        # The MLP's slice follows the attention readers' and begins with the same n writers: one rectangle, one rest.
+        end = start + rows * n
+        return LayerView(values[start:end].view(rows, n), values[end : end + self.n_heads])
+
+    def logits(self, values: Tensor) -> Tensor:
+        """The part of a flat vector ``[n_edges]`` that belongs to the logits, ``[n_writers]``, as a view."""
+        return values[-self.n_writers :]
+
+    def to_matrix(self, values: Tensor) -> Tensor:
+        """Flat ``[n_edges]`` to ``[n_readers, n_writers]``, zero (False) where there is no edge."""
+        matrix = values.new_zeros(self.n_readers, self.n_writers)
+        matrix[self.edge_reader.to(values.device), self.edge_writer.to(values.device)] = self.check(values)
+        return matrix
+
+    def from_matrix(self, matrix: Tensor) -> Tensor:
+        """``[n_readers, n_writers]`` to flat ``[n_edges]``; entries where there is no edge are ignored."""
+        return matrix[self.edge_reader.to(matrix.device), self.edge_writer.to(matrix.device)]
+
+    def check(self, values: Tensor) -> Tensor:
+        """``values`` if it is a flat vector of this layout's edges, else a ValueError."""
+        if values.shape != (self.n_edges,):
+            raise ValueError(
+                f"expected one value for each of the {self.n_edges:,} edges of {self}, "
+                f"got a tensor of shape {tuple(values.shape)}"
+            )
+        return values
+
+    # ---- names -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def writer_names(self) -> list[str]:
+        """Names of the writers, ``input`` first."""
+        names = ["input"]
+        for layer in range(self.n_layers):
+            names += [f"a{layer}.h{head}" for head in range(self.n_heads)] + [f"m{layer}"]
+        return names
+
+    @cached_property
+    def reader_names(self) -> list[str]:
+        """Names of the readers, ``logits`` last."""
+        letter = {"head": "h", "group": "g"}[self.kv]
+        names = []
+        for layer in range(self.n_layers):
+            names += [f"a{layer}.h{head}<q>" for head in range(self.n_heads)]
+            names += [f"a{layer}.{letter}{i}<{kind}>" for kind in "kv" for i in range(self.n_kv_readers)]
+            names.append(f"m{layer}")
+        return [*names, "logits"]
+
+    def edge_names(self, edges: Tensor | Iterable[int]) -> list[str]:
+        """Names such as ``a0.h1->m2`` of the edges at the given flat positions."""
+        index = torch.as_tensor(list(edges) if not isinstance(edges, Tensor) else edges, dtype=torch.int64).cpu()
+        writers, readers = self.edge_writer[index].tolist(), self.edge_reader[index].tolist()
+        return [f"{self.writer_names[w]}->{self.reader_names[r]}" for w, r in zip(writers, readers, strict=True)]
+
+    def edge_index(self, name: str) -> int:
+        """The flat position of the edge of this name.
+
+        Raises:
+            ValueError: no such writer or reader, or a reader that comes before the writer.
+        """
+        writer, _, reader = name.partition("->")
+        if writer not in self._writer_index:
+            raise ValueError(f"edge {name!r}: no writer {writer!r} in {self}; writers are named like 'input', 'a0.h1', 'm2'")
+        if reader not in self._reader_index:
+            example = "'a1.h0<q>', 'm2', 'logits'" if self.kv == "head" else "'a1.h0<q>', 'a1.g0<k>', 'm2', 'logits'"
+            raise ValueError(f"edge {name!r}: no reader {reader!r} in {self}; readers are named like {example}")
+        w, r = self._writer_index[writer], self._reader_index[reader]
+        if w >= int(self.reader_prefix[r]):
+            raise ValueError(f"edge {name!r}: {writer} does not come before {reader}, so there is no such edge")
+        return int(self.reader_offset[r]) + w
+
+    @cached_property
+    def _writer_index(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.writer_names)}
+
+    @cached_property
+    def _reader_index(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.reader_names)}
+
+    # ---- as plain data -----------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The four sizes; ``Layout(**layout.to_dict()) == layout``."""
+        return {
+            "n_layers": self.n_layers,
+            "n_heads": self.n_heads,
+            "d_model": self.d_model,
+            "n_kv_readers": self.n_kv_readers,
+        }
+
+    def difference(self, other: Layout) -> str:
+        """What differs between two layouts, in words; empty if nothing does."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return ", ".join(f"{key} {mine[key]} against {theirs[key]}" for key in mine if mine[key] != theirs[key])
+
+    def __str__(self) -> str:
+        return f"Layout({self.n_layers} layers, {self.n_heads} heads, d_model {self.d_model}, K/V per {self.kv})"

@@ -1,0 +1,200 @@
+"""The one computation: a transformer in which every edge carries a gate.
+
+A reader r sees, in place of the residual stream,
+
+    x_r = base + sum over writers w before r of  M[r, w] * (out_w - ref_w)
+
+``out_w`` is what writer w puts out in this very run, ``ref_w`` what an ablation puts in its place, ``M`` the gates and
+``base`` the stream that the references alone would make: the sum of ``ref_w`` before r and every constant (learned
+positions, the attention's output biases). So M = 1 is the stock model, M = 0 the ablated one, a binary M a circuit.
+
+The differences ``out_w - ref_w`` stand in one *stack* ``[n_writers, B, T, d]``, filled in place from the bottom. One
+matrix product ``[readers, n] @ [n, B * T * d]`` mixes them for all readers of a layer.
+
+Backward recomputes layer by layer from the top. With ``dx_r`` the gradient at reader r,
+
+    dL/dM[r, w] = <dx_r, out_w - ref_w>          dL/d out_w = sum over later readers r of  M[r, w] * dx_r
+
+so a second stack of the same size, the gradients of the writers, is all that a step keeps beside the first, and one
+layer's activations. At M = 1 under interchange ablation, -dL/dM is the EAP score (FIELD.md section 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_circuits.layout import Layout
+from lightning_circuits.models import CircuitModel, Context
+
+
+def masked_logits(
+    model: CircuitModel, gates: Tensor, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, reference: Tensor,
+    skip_closed: bool = False,
+) -> Tensor:
+    """Logits of the model with gated edges.
+
+    Args:
+        model: the frozen model.
+        gates: float32 ``[n_edges]`` in [0, 1]; the gradient flows to them and to nothing else.
+        input_ids: ``[B, T]``, the clean prompts.
+        attention_mask: ``[B, T]``.
+        positions: ``[B]``, where the logits are read.
+        reference: ``[n_writers, B, T, d]``, what a closed edge carries (see `ablation`). It is *consumed*: the stack of
+            differences is built in its memory.
+        skip_closed: leave the gradient of gates that are exactly 0 at zero, and save its cost. For learned gates, which
+            have none there; not for scores of closed edges.
+
+    Returns:
+        ``[B, V]``.
+    """
+    model.layout.check(gates)
+    context = model.context(attention_mask)
+    bases = reference_streams(model, reference, context)
+    stream = _MaskedStream.apply(gates, model, context, model.embed(input_ids), positions, bases, reference, skip_closed)
+    return model.unembed(stream)
+
+
+def reference_streams(model: CircuitModel, reference: Tensor, context: Context) -> Tensor:
+    """The residual stream that the references alone make, ``[2 * n_layers + 1, B, T, d]``.
+
+    Entry ``2 * l`` is what stands before the attention of layer l, ``2 * l + 1`` before its MLP, the last one before
+    the logits.
+    """
+    layout = model.layout
+    streams = reference.new_empty(2 * layout.n_layers + 1, *reference.shape[1:])
+    # Hundreds of writers are summed: in bfloat16 the small ones would be lost against the sum of those before.
+    total = reference[0].to(torch.promote_types(reference.dtype, torch.float32), copy=True)
+    positions = model.position_embedding(context)
+    if positions is not None:
+        total += positions
+    for layer in range(layout.n_layers):
+        streams[2 * layer] = total
+        first, mlp = layout.writers_before(layer), layout.writers_before(layer + 1) - 1
+        total += reference[first:mlp].sum(0, dtype=total.dtype)
+        bias = model.output_bias(layer)
+        if bias is not None:
+            total += bias
+        streams[2 * layer + 1] = total
+        total += reference[mlp]
+    streams[-1] = total
+    return streams
+
+
+class _MaskedStream(torch.autograd.Function):
+    """The stream ``[B, d]`` that the logits read at ``positions``, as a function of the gates."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gates: Tensor,
+        model: CircuitModel,
+        context: Context,
+        embedding: Tensor,
+        positions: Tensor,
+        bases: Tensor,
+        stack: Tensor,
+        skip_closed: bool,
+    ) -> Tensor:
+        mask, layout = gates.detach().to(stack.dtype), model.layout
+        x = stack.new_empty(layout.n_attention_readers + 1, *stack.shape[1:])
+        stack[0] = embedding - stack[0]
+        for layer in range(layout.n_layers):
+            heads, mlp = _own_writers(stack, layout, layer)
+            _streams(x, stack, mask, bases, layout, layer)
+            heads.copy_(model.attention(layer, x[:-1], context) - heads)
+            x[-1] += _mix(layout.layer(mask, layer).own[None], heads)[0]
+            mlp.copy_(model.mlp(layer, x[-1]) - mlp)
+        row = torch.arange(len(positions), device=positions.device)
+        ctx.save_for_backward(gates)
+        ctx.run = model, context, row, positions, bases, stack, skip_closed
+        return bases[-1][row, positions] + _mix(layout.logits(mask)[None], stack[:, row, positions])[0]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dlogits: Tensor) -> tuple[Tensor | None, ...]:
+        (gates,) = ctx.saved_tensors
+        model, context, row, positions, bases, stack, skip_closed = ctx.run
+        mask, layout = gates.detach().to(stack.dtype), model.layout
+        dgates, dstack = torch.zeros_like(gates), torch.zeros_like(stack)
+        x = stack.new_empty(layout.n_attention_readers + 1, *stack.shape[1:])
+        dx = torch.empty_like(x)
+
+        layout.logits(dgates).copy_(_dot(dlogits[None], stack[:, row, positions])[0])
+        dstack[:, row, positions] = layout.logits(mask)[:, None, None] * dlogits
+        for layer in reversed(range(layout.n_layers)):
+            m, dm, n = layout.layer(mask, layer), layout.layer(dgates, layer), layout.writers_before(layer)
+            (heads, _), (dheads, dmlp) = _own_writers(stack, layout, layer), _own_writers(dstack, layout, layer)
+            _streams(x, stack, mask, bases, layout, layer)
+            x[-1] += _mix(m.own[None], heads)[0]
+
+            dx[-1] = _vjp(partial(model.mlp, layer), x[-1], dmlp)
+            dm.own.copy_(_dot(dx[-1:], heads)[0])
+            dheads += m.own[:, None, None, None] * dx[-1]
+
+            dx[:-1] = _vjp(partial(model.attention, layer, context=context), x[:-1], dheads)
+            dm.shared.copy_(_dot(dx, stack[:n], m.shared if skip_closed else None))
+            _add_mix(dstack[:n], m.shared.mT, dx)
+        return dgates, *[None] * 7
+
+
+def _streams(x: Tensor, stack: Tensor, mask: Tensor, bases: Tensor, layout: Layout, layer: int) -> None:
+    """Into ``x`` ``[n_attention_readers + 1, B, T, d]``: what a layer's readers see of all the writers before it."""
+    _mix(layout.layer(mask, layer).shared, stack[: layout.writers_before(layer)], out=x)
+    x[:-1] += bases[2 * layer]
+    x[-1] += bases[2 * layer + 1]
+
+
+def _own_writers(stack: Tensor, layout: Layout, layer: int) -> tuple[Tensor, Tensor]:
+    """The heads ``[n_heads, ...]`` and the MLP ``[...]`` of a layer in a stack of writers, as views."""
+    first, end = layout.writers_before(layer), layout.writers_before(layer + 1)
+    return stack[first : end - 1], stack[end - 1]
+
+
+def _vjp(function: Callable[[Tensor], Tensor], x: Tensor, dy: Tensor) -> Tensor:
+    """The gradient of ``<function(x), dy>`` with respect to ``x``."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(function(x), x, dy)[0]
+
+
+# ---- the three products of gates and stacks ----------------------------------------------------------------------
+#
+# A mask that is mostly zeros goes as a sparse matrix: a product then costs what its open gates cost. On a GPU the dense
+# product is the faster one.
+
+SPARSE_BELOW = 0.2
+"""The share of open gates in a layer under which the CPU multiplies with a sparse matrix."""
+
+
+def _mix(mask: Tensor, stack: Tensor, out: Tensor | None = None) -> Tensor:
+    """``[readers, n]`` and ``[n, ...]`` to ``[readers, ...]``."""
+    if out is None:
+        out = stack.new_empty(len(mask), *stack.shape[1:])
+    torch.mm(_fast(mask), stack.flatten(1), out=out.view(len(mask), -1))
+    return out
+
+
+def _add_mix(total: Tensor, mask: Tensor, stack: Tensor) -> None:
+    """``total += _mix(mask, stack)``, in place."""
+    flat = total.view(len(total), -1)
+    torch.addmm(flat, _fast(mask), stack.flatten(1), out=flat)
+
+
+def _dot(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Inner products of ``[readers, ...]`` with ``[n, ...]``: ``[readers, n]``; with a mask, zero where it is zero."""
+    a, b = a.flatten(1), b.flatten(1)
+    if mask is not None and (sparse := _fast(mask)).is_sparse_csr:
+        return torch.sparse.sampled_addmm(sparse, a, b.mT, beta=0.0).to_dense()
+    return (b @ a.mT).mT  # this way round it is twice as fast on a CPU
+
+
+def _fast(mask: Tensor) -> Tensor:
+    """The mask itself, or the same as a sparse matrix where that multiplies faster."""
+    if mask.is_cuda or mask.dtype not in (torch.float32, torch.float64) or mask.count_nonzero() > SPARSE_BELOW * mask.numel():
+        return mask
+    return mask.to_sparse_csr()

@@ -1,0 +1,240 @@
+"""A Hugging Face model, read as writers and readers of the residual stream.
+
+The masked computation needs a transformer's layers one *reader* at a time: head 3's query may read another sum of
+writers than head 3's key. Hugging Face modules take one stream for a whole layer. `CircuitModel` closes that gap
+without touching the module: it reads the module's own parameters, and computes a layer from a stack of streams, one
+for each reader. A family (GPT-2, Llama, ...) is a subclass that says where its weights are; the arithmetic that all
+share stands here.
+
+    >>> model = wrap(AutoModelForCausalLM.from_pretrained("gpt2"))          # doctest: +SKIP
+    >>> context = model.context(attention_mask)                             # doctest: +SKIP
+    >>> heads = model.attention(0, x, context)    # [readers, B, T, d] -> [n_heads, B, T, d]    # doctest: +SKIP
+
+Nothing here is copied or changed: `wrap` freezes the parameters and puts the model in eval mode, no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_circuits.layout import Layout
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a batch's prompts have in common over all layers: who may attend to whom, and where each token stands.
+
+    ``mask``: bool ``[B, T, T]``, query by key. ``window_mask``: the same within the sliding window, for the layers
+    that have one. ``position_ids``: int64 ``[B, T]``, counted from the first real token, so that padding on the left
+    changes nothing. ``rotary``: cosines and sines ``[B, T, d_head]`` of rotary embeddings.
+    """
+
+    mask: Tensor
+    position_ids: Tensor
+    window_mask: Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the stock model: ``logits`` ``[B, V]`` at the positions asked for, ``writers`` ``[n_writers, B, T, d]``."""
+
+    logits: Tensor
+    writers: Tensor
+
+
+class CircuitModel:
+    """A frozen Hugging Face language model with a `Layout`; make one with `wrap`.
+
+    Args:
+        model: the Hugging Face module, in memory. Its parameters lose ``requires_grad`` and it goes to eval mode.
+        kv: ``"head"``, a key and a value reader for every query head (EAP-IG, MIB), or ``"group"``, for every K/V group.
+    """
+
+    model_types: ClassVar[Sequence[str]] = ()
+    """The ``config.model_type`` values that a family reads."""
+
+    def __init__(self, model: Any, kv: str = "head") -> None:
+        if kv not in ("head", "group"):
+            raise ValueError(f"kv must be 'head' or 'group', got {kv!r}")
+        self.model = model.eval().requires_grad_(False)
+        config = model.config
+        self.n_groups: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        self.layout = Layout(
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            config.hidden_size,
+            config.num_attention_heads if kv == "head" else self.n_groups,
+        )
+
+    # ---- what a family says ------------------------------------------------------------------------------------
+
+    backbone: Any  # the decoder without its head
+    blocks: Any  # its layers
+    token_embedding: nn.Module
+
+    def mlp_norm(self, layer: int) -> nn.Module:
+        raise NotImplementedError
+
+    def mlp_module(self, layer: int) -> nn.Module:
+        raise NotImplementedError
+
+    def output_module(self, layer: int) -> nn.Module:
+        """The module whose input is all heads' values side by side, ``[B, T, n_heads * d_head]``."""
+        raise NotImplementedError
+
+    def output_weight(self, layer: int) -> Tensor:
+        """``[n_heads, d_head, d_model]``: a view of the output projection, a block for each head."""
+        raise NotImplementedError
+
+    def output_bias(self, layer: int) -> Tensor | None:
+        """``[d_model]``: the attention's output bias. It belongs to no head: a constant of the stream."""
+        raise NotImplementedError
+
+    def query_key_value(self, layer: int, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Streams ``[n_attention_readers, B, T, d]``, normed and projected: three times ``[n_heads, B, T, d_head]``."""
+        raise NotImplementedError
+
+    def scaling(self, layer: int) -> float:
+        """What attention scores are multiplied with."""
+        raise NotImplementedError
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def position_embedding(self, context: Context) -> Tensor | None:
+        """``[B, T, d]``: learned positions, a constant of the stream and never a writer. None for rotary models."""
+        return None
+
+    def context(self, attention_mask: Tensor) -> Context:
+        """The masks and positions of a batch, from its attention mask ``[B, T]``; padding on either side."""
+        return Context(mask=self._mask(attention_mask), position_ids=position_ids(attention_mask))
+
+    # ---- what all families share -------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.output_weight(0).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.output_weight(0).dtype
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """``[B, T]`` to ``[B, T, d]``: what the writer ``input`` puts into the stream."""
+        return self.token_embedding(input_ids)
+
+    def attention(self, layer: int, x: Tensor, context: Context) -> Tensor:
+        """What the heads of a layer write when each reader sees its own stream.
+
+        Args:
+            x: ``[n_attention_readers, B, T, d]``: queries of all heads, then keys, then values.
+
+        Returns:
+            ``[n_heads, B, T, d]``, without the attention's output bias.
+        """
+        q, k, v = self.query_key_value(layer, x, context)
+        # Heads stand where scaled_dot_product_attention wants the batch: each has its own streams, all share the mask.
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=self.layer_mask(layer, context), scale=self.scaling(layer))
+        return self._write_heads(layer, z)
+
+    def mlp(self, layer: int, x: Tensor) -> Tensor:
+        """``[B, T, d]`` to ``[B, T, d]``: what the MLP of a layer writes when it sees the stream ``x``."""
+        return self.mlp_module(layer)(self.mlp_norm(layer)(x))
+
+    def unembed(self, x: Tensor) -> Tensor:
+        """``[..., d]`` to logits ``[..., V]``."""
+        return self.model.lm_head(self.final_norm(x))
+
+    def layer_mask(self, layer: int, context: Context) -> Tensor:
+        """bool ``[B, T, T]``: the attention mask of a layer."""
+        return context.mask
+
+    @torch.no_grad()
+    def run(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, writers: Tensor | None = None) -> Tensor:
+        """The stock forward of the Hugging Face model.
+
+        Args:
+            input_ids: ``[B, T]``.
+            attention_mask: ``[B, T]``.
+            positions: ``[B]``: where logits are wanted; no others are computed.
+            writers: ``[n_writers, b, T, d]``, ``b <= B``: filled in place with what every writer put into the stream
+                in the *last* ``b`` prompts, so that one forward serves a clean batch and the corrupt one behind it.
+
+        Returns:
+            logits ``[B, V]``.
+        """
+        with self._record(writers):
+            hidden = self.backbone(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids(attention_mask),
+                use_cache=False,
+            ).last_hidden_state
+        return self.model.lm_head(hidden[torch.arange(len(hidden), device=hidden.device), positions])
+
+    @contextmanager
+    def _record(self, writers: Tensor | None) -> Iterator[None]:
+        """While open, forwards of the model write every writer's output into ``writers``."""
+        handles = []
+        if writers is not None:
+            last = writers.shape[1]
+
+            def embedding(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+                writers[0].copy_(output[-last:])
+
+            handles.append(self.token_embedding.register_forward_hook(embedding))
+            for layer in range(self.layout.n_layers):
+                first, mlp = self.layout.writers_before(layer), self.layout.writers_before(layer + 1) - 1
+
+                def heads(_module: nn.Module, inputs: tuple[Tensor], layer: int = layer, out: Tensor = writers[first:mlp]) -> None:
+                    z = inputs[0][-last:].unflatten(-1, (self.layout.n_heads, -1)).movedim(-2, 0)
+                    out.copy_(self._write_heads(layer, z))
+
+                def dense(_module: nn.Module, _inputs: Any, output: Tensor, out: Tensor = writers[mlp]) -> None:
+                    out.copy_(output[-last:])
+
+                handles.append(self.output_module(layer).register_forward_pre_hook(heads))
+                handles.append(self.mlp_module(layer).register_forward_hook(dense))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _write_heads(self, layer: int, z: Tensor) -> Tensor:
+        """Each head's mixed values ``[n_heads, B, T, d_head]`` through its block of the output projection."""
+        return torch.bmm(z.flatten(1, 2), self.output_weight(layer)).view(*z.shape[:3], -1)
+
+    def _mask(self, attention_mask: Tensor, window: int | None = None) -> Tensor:
+        """bool ``[B, T, T]``: causal, real keys only, at most ``window`` back; each token sees at least itself."""
+        index = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        distance = index[:, None] - index
+        causal = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+        # Padding attends to itself: a row without any key would be NaN, and no real token ever reads it.
+        return (causal & attention_mask.bool()[:, None, :]) | (distance == 0)
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """int64 ``[B, T]``: positions counted from the first real token. Hugging Face counts padding unless told."""
+    return (attention_mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def project(x: Tensor, weight: Tensor) -> Tensor:
+    """Streams of readers through their blocks of a projection, ``k`` consecutive readers sharing a block.
+
+    Args:
+        x: ``[blocks * k, B, T, d]``.
+        weight: ``[blocks, d, d_head]``.
+
+    Returns:
+        ``[blocks * k, B, T, d_head]``.
+    """
+    return torch.bmm(x.reshape(len(weight), -1, x.shape[-1]), weight).view(*x.shape[:-1], -1)

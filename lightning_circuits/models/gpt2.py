@@ -1,0 +1,50 @@
+"""GPT-2: learned positions (a constant of the stream), layer norms, fused query-key-value weights."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lightning_circuits.models.base import CircuitModel, Context, project
+
+
+class GPT2CircuitModel(CircuitModel):
+    model_types = ("gpt2",)
+
+    def __init__(self, model: nn.Module, kv: str = "head") -> None:
+        super().__init__(model, kv)
+        self.backbone = model.transformer
+        self.blocks = model.transformer.h
+        self.token_embedding = model.transformer.wte
+
+    def mlp_norm(self, layer: int) -> nn.Module:
+        return self.blocks[layer].ln_2
+
+    def mlp_module(self, layer: int) -> nn.Module:
+        return self.blocks[layer].mlp
+
+    def output_module(self, layer: int) -> nn.Module:
+        return self.blocks[layer].attn.c_proj
+
+    def output_weight(self, layer: int) -> Tensor:
+        return self.output_module(layer).weight.unflatten(0, (self.layout.n_heads, -1))  # Conv1D: [in, out]
+
+    def output_bias(self, layer: int) -> Tensor | None:
+        return self.output_module(layer).bias
+
+    def scaling(self, layer: int) -> float:
+        return self.blocks[layer].attn.scaling
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        return self.backbone.ln_f(x)
+
+    def position_embedding(self, context: Context) -> Tensor | None:
+        return self.backbone.wpe(context.position_ids)
+
+    def query_key_value(self, layer: int, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        block, n_heads = self.blocks[layer], self.layout.n_heads
+        fused = block.attn.c_attn
+        weight = fused.weight.unflatten(1, (3, n_heads, -1)).permute(1, 2, 0, 3)  # [3, n_heads, d_model, d_head]
+        bias = fused.bias.view(3, n_heads, -1)
+        streams = block.ln_1(x).split(n_heads)
+        q, k, v = (project(s, w) + b[:, None, None] for s, w, b in zip(streams, weight, bias, strict=True))
+        return q, k, v

@@ -1,0 +1,126 @@
+"""The Llama line: Llama, Mistral, Qwen2 (biases on q, k, v) and Qwen3 (norms on q and k).
+
+Rotary positions, RMS norms before attention and MLP, grouped-query attention, optionally a sliding window. The norms
+of Qwen3 act on a head's query and key after the projection: they change what a head does, not what it reads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_circuits.models.base import CircuitModel, Context, position_ids, project
+
+
+class LlamaCircuitModel(CircuitModel):
+    model_types = ("llama", "mistral", "qwen2", "qwen3")
+
+    def __init__(self, model: nn.Module, kv: str = "head") -> None:
+        super().__init__(model, kv)
+        self.backbone = model.model
+        self.blocks = model.model.layers
+        self.token_embedding = model.model.embed_tokens
+        config = model.config
+        self.window: int | None = getattr(config, "sliding_window", None)
+        # Mistral says one window for all layers, Qwen says for each layer whether it has one.
+        layer_types = getattr(config, "layer_types", None) or ["sliding_attention"] * self.layout.n_layers
+        self.windowed = [self.window is not None and kind == "sliding_attention" for kind in layer_types]
+
+    def mlp_norm(self, layer: int) -> nn.Module:
+        return self.blocks[layer].post_attention_layernorm
+
+    def mlp_module(self, layer: int) -> nn.Module:
+        return self.blocks[layer].mlp
+
+    def output_module(self, layer: int) -> nn.Module:
+        return self.blocks[layer].self_attn.o_proj
+
+    def output_weight(self, layer: int) -> Tensor:
+        weight = self.output_module(layer).weight  # [d_model, n_heads * d_head]
+        return weight.unflatten(1, (self.layout.n_heads, -1)).permute(1, 2, 0)
+
+    def output_bias(self, layer: int) -> Tensor | None:
+        return self.output_module(layer).bias
+
+    def scaling(self, layer: int) -> float:
+        return self.blocks[layer].self_attn.scaling
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        return self.backbone.norm(x)
+
+    def context(self, attention_mask: Tensor) -> Context:
+        positions = position_ids(attention_mask)
+        like = torch.empty(0, dtype=self.dtype, device=attention_mask.device)
+        return Context(
+            mask=self._mask(attention_mask),
+            window_mask=self._mask(attention_mask, self.window) if any(self.windowed) else None,
+            position_ids=positions,
+            rotary=self.backbone.rotary_emb(like, positions),
+        )
+
+    def layer_mask(self, layer: int, context: Context) -> Tensor:
+        return context.window_mask if self.windowed[layer] else context.mask  # type: ignore[return-value]
+
+    def query_key_value(self, layer: int, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        norm, attention = self.blocks[layer].input_layernorm, self.blocks[layer].self_attn
+        n_heads, n_kv = self.layout.n_heads, self.layout.n_kv_readers
+        linears = (attention.q_proj, n_heads), (attention.k_proj, self.n_groups), (attention.v_proj, self.n_groups)
+        weights = [linear.weight.unflatten(0, (blocks, -1)).mT for linear, blocks in linears]
+        q, k, v = _NormedProjection.apply(x, (n_heads, n_kv, n_kv), norm.weight, norm.variance_epsilon, *weights)
+        if attention.q_proj.bias is not None:
+            q, k, v = (
+                t + linear.bias.view(blocks, 1, -1).repeat_interleave(len(t) // blocks, dim=0)[:, None]
+                for t, (linear, blocks) in zip((q, k, v), linears, strict=True)
+            )
+        if hasattr(attention, "q_norm"):
+            q, k = attention.q_norm(q), attention.k_norm(k)
+        q, k = rotate(q, context), rotate(k, context)
+        if n_kv < n_heads:
+            k, v = (t.repeat_interleave(n_heads // n_kv, dim=0) for t in (k, v))
+        return q, k, v
+
+
+class _NormedProjection(torch.autograd.Function):
+    """RMS norm of every reader's stream, then its block of the query, key or value projection.
+
+    A layer has some 30 streams, and plain autograd would pass over all of them a dozen times for the norm alone. With
+    ``s = 1 / rms(x)`` a number per token, ``(x * s * g) @ W = s * (x @ (g W))``: the norm never touches a stream, only
+    the weights and the narrow outputs. Backward, with ``y = s * (x @ (g W))``,
+
+        dx = (s dy) @ (g W)^T - x * s^2 / d * <dy, y>.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, split: tuple[int, int, int], gain: Tensor, eps: float, *weights: Tensor) -> Any:
+        wide = torch.promote_types(x.dtype, torch.float32)  # the mean of squares overflows and rounds in 16 bits
+        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square() / x.shape[-1]
+        scale = (mean_square + eps).rsqrt().to(x.dtype)
+        outputs = [
+            project(streams, gain[:, None] * weight) * s
+            for streams, s, weight in zip(x.split(split), scale.split(split), weights, strict=True)
+        ]
+        ctx.save_for_backward(x, scale, gain, *weights, *outputs)
+        ctx.split = split
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, gain, *rest = ctx.saved_tensors
+        weights, outputs = rest[:3], rest[3:]
+        dx, along = torch.empty_like(x), torch.empty_like(scale)
+        for d, a, s, y, dy, weight in zip(
+            dx.split(ctx.split), along.split(ctx.split), scale.split(ctx.split), outputs, dys, weights, strict=True
+        ):
+            streams = (dy * s).reshape(len(weight), -1, weight.shape[-1])
+            torch.bmm(streams, (gain[:, None] * weight).mT, out=d.view(len(weight), -1, weight.shape[1]))
+            a.copy_((dy * y).sum(-1, keepdim=True) * s.square() / x.shape[-1])
+        return dx.addcmul_(x, along, value=-1), None, None, None, None, None, None
+
+
+def rotate(x: Tensor, context: Context) -> Tensor:
+    """Rotary position embedding of ``[heads, B, T, d_head]``, in Hugging Face's layout (halves, not pairs)."""
+    cos, sin = context.rotary  # type: ignore[misc]
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin

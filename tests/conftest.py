@@ -1,0 +1,30 @@
+"""What every test runs under: no network, one thread, the same random numbers each time.
+
+The environment is set before anything that reads it is imported, and the processes that tests start inherit it.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+
+# Examples are drawn from a fixed seed, so that a run of CI can be repeated; timing is not what properties are about.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Seed every test, so that it gives the same result alone as within the suite."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
