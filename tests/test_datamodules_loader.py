@@ -178,6 +178,7 @@ def run(folder: Path, resume: Path | None = None, saves: dict | None = None, **o
     saver = pl.callbacks.ModelCheckpoint(
         folder, filename="{step}", save_top_k=-1, **saves or {"every_n_train_steps": 1}
     )
+    folder.mkdir(exist_ok=True)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     defaults = {"max_epochs": 3, "accelerator": "cpu", "callbacks": [saver], "default_root_dir": folder, **quiet}
     with warnings.catch_warnings():

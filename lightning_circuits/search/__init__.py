@@ -1,1 +1,1 @@
-"""Methods: one LightningModule each."""
+"""Ways of finding circuits, each a LightningModule in a file of its own."""

@@ -1,0 +1,132 @@
+"""What a cut edge carries instead of its writer's output: the ``ref`` of the masked computation.
+
+| name              | reference of a writer                                                                       |
+|-------------------|---------------------------------------------------------------------------------------------|
+| `interchange`     | its output on the corrupt prompt of the pair                                                |
+| `zero`            | nothing                                                                                     |
+| `mean`            | its mean output over all clean prompts of a loader, one vector                              |
+| `mean-positional` | the same for each token position, counted from the first real token                         |
+
+    >>> make_ablation("zero").name
+    'zero'
+
+How a circuit scores depends on which: write it beside every number (FIELD.md section 6). The two means need one pass
+over a loader, `fit`, before they are used; the others ignore it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from lightning_circuits.models import CircuitModel
+from lightning_circuits.models.base import position_ids
+
+Batch = Mapping[str, Tensor]
+
+
+def run_pair(model: CircuitModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The stock model on both prompts of every pair, in one forward.
+
+    Returns:
+        the full model's logits on the clean prompts ``[B, V]``, and every writer's output on the corrupt ones
+        ``[n_writers, B, T, d]``, freshly allocated: the masked computation may consume it.
+    """
+    n, length = batch["clean_ids"].shape
+    corrupt = torch.empty(model.layout.n_writers, n, length, model.layout.d_model, dtype=model.dtype, device=model.device)
+    logits = model.run(
+        torch.cat([batch["clean_ids"], batch["corrupt_ids"]]),
+        batch["attention_mask"].repeat(2, 1),
+        batch["positions"].repeat(2),
+        writers=corrupt,
+    )
+    return logits[:n], corrupt
+
+
+class Ablation:
+    """What a cut edge carries. The base class is interchange ablation."""
+
+    name = "interchange"
+
+    def fit(self, model: CircuitModel, batches: Iterable[Batch]) -> None:
+        """Take what the reference needs from a loader; most need nothing."""
+
+    def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
+        """``[n_writers, B, T, d]``, to be consumed; interchange gives ``corrupt`` (see `run_pair`) itself."""
+        return corrupt
+
+
+class ZeroAblation(Ablation):
+    name = "zero"
+
+    def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
+        return torch.zeros_like(corrupt)
+
+
+class MeanAblation(Ablation):
+    """The mean over all real tokens of all prompts, exact whatever the batch size."""
+
+    name = "mean"
+    positional = False
+
+    def __init__(self) -> None:
+        self.means: Tensor | None = None  # [n_writers, positions, d]; a single position when not positional
+
+    @torch.no_grad()
+    def fit(self, model: CircuitModel, batches: Iterable[Batch]) -> None:
+        sums, counts = torch.zeros(0), torch.zeros(0)
+        for batch in batches:
+            batch = {key: value.to(model.device) for key, value in batch.items()}
+            ids, mask = batch["clean_ids"], batch["attention_mask"]
+            stack = torch.empty(model.layout.n_writers, *ids.shape, model.layout.d_model, dtype=model.dtype, device=model.device)
+            model.run(ids, mask, batch["positions"], writers=stack)
+            slots = position_ids(mask) if self.positional else torch.zeros_like(ids)
+            real = mask.bool()
+            longest = int(slots.max()) + 1
+            if len(counts) < longest:  # float64: sums over a whole data set, exact enough not to depend on batch size
+                grown = torch.zeros(len(stack), longest, stack.shape[-1], dtype=torch.float64, device=stack.device)
+                grown[:, : len(counts)] = sums if len(counts) else 0
+                sums, counts = grown, torch.cat([counts.to(stack.device), counts.new_zeros(longest - len(counts)).to(stack.device)])
+            sums.index_add_(1, slots[real], stack[:, real].double())
+            counts.index_add_(0, slots[real], torch.ones_like(slots[real], dtype=counts.dtype))
+        if not len(counts):
+            raise ValueError(f"{self.name} ablation: the loader for the means has no batch")
+        self.means = (sums / counts[:, None]).to(model.dtype)
+
+    def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
+        if self.means is None:
+            raise RuntimeError(f"{self.name} ablation needs the means of a data set: call fit(model, loader) first")
+        if not self.positional:
+            return self.means[:, None].expand_as(corrupt).clone()
+        slots = position_ids(batch["attention_mask"])
+        if int(slots.max()) >= self.means.shape[1]:
+            raise ValueError(
+                f"{self.name} ablation: a prompt of {int(slots.max()) + 1} tokens, but the means were taken over "
+                f"prompts of at most {self.means.shape[1]}; take them over a loader with prompts as long"
+            )
+        return self.means[:, slots]
+
+
+class MeanPositionalAblation(MeanAblation):
+    """The mean for every position over the prompts that are long enough to have it."""
+
+    name = "mean-positional"
+    positional = True
+
+
+ABLATIONS: dict[str, type[Ablation]] = {
+    cls.name: cls for cls in (Ablation, ZeroAblation, MeanAblation, MeanPositionalAblation)
+}
+
+
+def make_ablation(name: str) -> Ablation:
+    """The ablation of this name.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in ABLATIONS:
+        raise ValueError(f"unknown ablation {name!r}; choose one of {', '.join(ABLATIONS)}")
+    return ABLATIONS[name]()

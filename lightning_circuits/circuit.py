@@ -1,0 +1,280 @@
+"""A circuit: a choice of a model's edges. The only thing that is ever reported as a result.
+
+The choice is one flat bool vector in the order of the `Layout`, beside it, where a search made it, the scores behind
+the choice. Circuits are compared, combined, pruned and saved here; nothing in this module needs the model.
+
+    >>> layout = Layout(n_layers=2, n_heads=2, d_model=8)
+    >>> members = torch.zeros(layout.n_edges, dtype=torch.bool)
+    >>> for name in ("input->a0.h0<v>", "a0.h0->m1", "m1->logits", "a0.h1->a1.h0<q>"):
+    ...     members[layout.edge_index(name)] = True
+    >>> circuit = Circuit(layout, members)
+    >>> circuit
+    Circuit(4 of 46 edges, 4 of 8 nodes, Layout(2 layers, 2 heads, d_model 8, K/V per head))
+    >>> circuit.prune().edge_names()                    # a0.h1 is never written to, a1.h0 leads nowhere
+    ['input->a0.h0<v>', 'a0.h0->m1', 'm1->logits']
+    >>> circuit.prune() <= circuit, circuit.prune().iou(circuit)
+    (True, 0.75)
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import networkx as nx
+import torch
+from torch import Tensor
+
+from lightning_circuits import formats
+from lightning_circuits.layout import Layout
+
+Of = Literal["edges", "nodes"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Circuit:
+    """A binary choice of edges, with optional scores.
+
+    Two circuits are equal if they choose the same edges of the same layout; how the edges were scored and where the
+    circuit comes from does not count.
+
+    Args:
+        layout: the edges there are.
+        members: bool ``[n_edges]``, the edges chosen. Copied to the CPU.
+        scores: ``[n_edges]``, what each edge was worth to the search, higher is better. Copied to the CPU as float32.
+        metadata: plain JSON data on where the circuit comes from; saved with it.
+
+    Raises:
+        TypeError: members that are not bool (a soft mask is no circuit).
+        ValueError: a vector of another length than the layout's edges.
+    """
+
+    layout: Layout
+    members: Tensor
+    scores: Tensor | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.members.dtype != torch.bool:
+            raise TypeError(f"the members of a circuit are a bool tensor, got {self.members.dtype}; choose edges first")
+        # Copies: a circuit stays as it is when the gates that it came from are trained further.
+        members = self.layout.check(self.members).detach().to("cpu", copy=True)
+        object.__setattr__(self, "members", members)
+        if self.scores is not None:
+            scores = self.layout.check(self.scores).detach().to("cpu", torch.float32, copy=True)
+            object.__setattr__(self, "scores", scores)
+        object.__setattr__(self, "metadata", dict(self.metadata))
+
+    # ---- making one --------------------------------------------------------------------------------------------
+
+    @classmethod
+    def full(cls, layout: Layout) -> Circuit:
+        """Every edge: the model itself."""
+        return cls(layout, torch.ones(layout.n_edges, dtype=torch.bool))
+
+    @classmethod
+    def empty(cls, layout: Layout) -> Circuit:
+        """No edge: the ablated model."""
+        return cls(layout, torch.zeros(layout.n_edges, dtype=torch.bool))
+
+    @classmethod
+    def random(cls, layout: Layout, n: int, seed: int) -> Circuit:
+        """n different edges drawn evenly, the same for a seed on every machine. A smaller n gives a subset."""
+        if not 0 <= n <= layout.n_edges:
+            raise ValueError(f"cannot draw {n:,} of the {layout.n_edges:,} edges of {layout}")
+        order = torch.randperm(layout.n_edges, generator=torch.Generator().manual_seed(seed))
+        members = torch.zeros(layout.n_edges, dtype=torch.bool)
+        members[order[:n]] = True
+        return cls(layout, members)
+
+    # ---- what is in it -----------------------------------------------------------------------------------------
+
+    @property
+    def n_edges(self) -> int:
+        """How many edges are chosen."""
+        return int(self.members.sum())
+
+    @property
+    def size(self) -> float:
+        """The share of the layout's edges that is chosen."""
+        return self.n_edges / self.layout.n_edges
+
+    @property
+    def nodes(self) -> Tensor:
+        """bool ``[n_nodes]``: the writers and, last, the logits. A node is in the circuit, by EAP-IG's rule, if an edge
+        comes in and an edge goes out (the input needs only one out, the logits one in)."""
+        return formats.node_members(self.layout, self.members)
+
+    @property
+    def n_nodes(self) -> int:
+        """How many nodes are in the circuit (see `nodes`)."""
+        return int(self.nodes.sum())
+
+    def node_names(self) -> list[str]:
+        """Names of the nodes in the circuit, in the order of the model."""
+        names = [*self.layout.writer_names, "logits"]
+        return [names[i] for i in self.nodes.nonzero()[:, 0].tolist()]
+
+    def edge_names(self) -> list[str]:
+        """Names of the edges chosen, by flat index."""
+        return self.layout.edge_names(self.members.nonzero()[:, 0])
+
+    def __repr__(self) -> str:
+        total = self.layout
+        return f"Circuit({self.n_edges:,} of {total.n_edges:,} edges, {self.n_nodes} of {total.n_nodes} nodes, {total})"
+
+    # ---- pruning -----------------------------------------------------------------------------------------------
+
+    def prune(self) -> Circuit:
+        """Without the edges that lie on no way from the input to the logits; scores and metadata stay.
+
+        A way goes through nodes: what enters a head by its query, key or value leaves by its output. Under K/V per
+        group a key or value reader belongs to every head of its group. Only under interchange ablation does pruning
+        keep the model's output (FIELD.md section 2).
+        """
+        layout, members = self.layout, self.members
+        n_rows, n_own = layout.n_attention_readers + 1, layout.n_heads + 1  # readers and nodes of a layer
+        # One layer's pairs, counted from its first reader and its first node; all layers are alike.
+        readers, nodes = (pairs[: 3 * layout.n_heads + 1] for pairs in formats.reader_nodes(layout))
+        nodes = nodes - 1
+
+        # One sweep up finds what the input reaches, one sweep down what leads to the logits.
+        reached = torch.zeros(layout.n_writers, dtype=torch.bool)
+        reached[0] = True
+        for layer in range(layout.n_layers):
+            n = layout.writers_before(layer)
+            shared, own = layout.layer(members, layer)
+            entered = (shared & reached[:n]).any(1)
+            here = reached[n : n + n_own]
+            here[nodes[entered[readers]]] = True
+            here[-1] |= (own & here[:-1]).any()
+
+        leads = layout.logits(members).clone()
+        open_readers = torch.ones(layout.n_readers, dtype=torch.bool)  # the logits, last, are open
+        for layer in reversed(range(layout.n_layers)):
+            n = layout.writers_before(layer)
+            shared, own = layout.layer(members, layer)
+            here = leads[n : n + n_own]
+            here[:-1] |= own & here[-1]
+            rows = open_readers[layer * n_rows : (layer + 1) * n_rows]
+            rows.zero_()
+            rows[readers[here[nodes]]] = True
+            leads[:n] |= (shared & rows[:, None]).any(0)
+
+        kept = members & reached[layout.edge_writer] & open_readers[layout.edge_reader]
+        return Circuit(layout, kept, self.scores, self.metadata)
+
+    # ---- set operations: the results are bare, no search has scored them ---------------------------------------
+
+    def complement(self) -> Circuit:
+        """Every edge but those chosen."""
+        return Circuit(self.layout, ~self.members)
+
+    def union(self, other: Circuit) -> Circuit:
+        """The edges of either; also ``self | other``."""
+        return Circuit(self.layout, self.members | self._same_layout(other).members)
+
+    def intersection(self, other: Circuit) -> Circuit:
+        """The edges of both; also ``self & other``."""
+        return Circuit(self.layout, self.members & self._same_layout(other).members)
+
+    def issubset(self, other: Circuit) -> bool:
+        """Whether ``other`` has every edge of this circuit; also ``self <= other``."""
+        return not bool((self.members & ~self._same_layout(other).members).any())
+
+    __or__, __and__, __le__ = union, intersection, issubset
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        return self.layout == other.layout and bool(torch.equal(self.members, other.members))
+
+    # ---- overlap -----------------------------------------------------------------------------------------------
+
+    def iou(self, other: Circuit, of: Of = "edges") -> float:
+        """Edges (or nodes) in both over those in either; 1 if both are empty.
+
+        Raises:
+            ValueError: circuits of different layouts, here and in all comparisons; ``of`` neither edges nor nodes.
+        """
+        mine, theirs = self._flags(of), self._same_layout(other)._flags(of)
+        return _share(mine & theirs, mine | theirs)
+
+    def precision(self, other: Circuit, of: Of = "edges") -> float:
+        """The share of this circuit's edges (or nodes) that ``other``, the true one, has too.
+
+        1 for an empty circuit: it claims nothing that is wrong.
+        """
+        mine = self._flags(of)
+        return _share(mine & self._same_layout(other)._flags(of), mine)
+
+    def recall(self, other: Circuit, of: Of = "edges") -> float:
+        """The share of the edges (or nodes) of ``other``, the true one, that this circuit has; 1 if other is empty."""
+        return self._same_layout(other).precision(self, of)
+
+    def _flags(self, of: Of) -> Tensor:
+        if of not in ("edges", "nodes"):
+            raise ValueError(f"circuits are compared by 'edges' or 'nodes', not by {of!r}")
+        return self.members if of == "edges" else self.nodes
+
+    def _same_layout(self, other: Circuit) -> Circuit:
+        if self.layout != other.layout:
+            raise ValueError(
+                f"circuits of different layouts cannot be compared or combined: {self.layout.difference(other.layout)} "
+                f"({self.layout} and {other.layout})"
+            )
+        return other
+
+    # ---- out and in --------------------------------------------------------------------------------------------
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """The chosen edges as a graph of nodes; `formats.to_networkx` lists the attributes.
+
+        A multigraph, for a head's query, key and value may all read the same writer. Under K/V per head it has exactly
+        `n_edges` edges. Gephi opens it through `.graphml`; to see parallel edges apart, choose there not to merge them.
+        """
+        return formats.to_networkx(self._data())
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the circuit, atomically; the suffix says how: `.json` and `.pt` (EAP-IG, MIB), `.safetensors`, and, out
+        only, `.graphml` and `.dot`. Gives the path.
+
+        Raises:
+            ValueError: unknown suffix, a score that is NaN or infinite, metadata that JSON cannot hold.
+            FileNotFoundError: the folder is not there.
+        """
+        formats.save(path, self._data())
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], layout: Layout | None = None) -> Circuit:
+        """Read a circuit from `.json`, `.pt` (also those of EAP-IG and MIB) or `.safetensors`.
+
+        Args:
+            path: the file.
+            layout: the layout of the model that the circuit is for. Without it, any is accepted.
+
+        Raises:
+            ValueError: a circuit of another layout (what differs is said), or no circuit.
+            FileNotFoundError: no such file.
+        """
+        data = formats.load(path)
+        if layout is not None and data.layout != layout:
+            hint = ""
+            if data.layout.kv != layout.kv:
+                hint = f" The file counts keys and values per {data.layout.kv}, the model is read per {layout.kv}."
+            raise ValueError(
+                f"{path} holds a circuit of another layout: {data.layout.difference(layout)} "
+                f"(file against model).{hint} The file is for {data.layout}, the model has {layout}."
+            )
+        return cls(*data)
+
+    def _data(self) -> formats.CircuitData:
+        return formats.CircuitData(self.layout, self.members, self.scores, self.metadata)
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    total = int(whole.sum())
+    return int(part.sum()) / total if total else 1.0

@@ -1,0 +1,82 @@
+"""What a circuit is asked to do, as numbers per prompt.
+
+The functions measure; the classes are training objectives, callables ``(logits, batch, full_logits) -> loss [B]``
+where smaller is better and ``full_logits`` are the full model's on the clean prompt. `KL` asks a circuit to say what
+the model says, which is what faithfulness means. `LogitDifference` asks for the right answer, and is happiest with a
+circuit that answers more surely than the model does: it overshoots (FIELD.md section 4).
+
+    >>> logits = torch.tensor([[2.0, 0.5, 0.0]])
+    >>> logit_difference(logits, answers=torch.tensor([[0]]), distractors=torch.tensor([[1]]))
+    tensor([1.5000])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+Objective = Callable[[Tensor, Mapping[str, Tensor], Tensor], Tensor]
+
+
+def logit_difference(logits: Tensor, answers: Tensor, distractors: Tensor) -> Tensor:
+    """Mean logit of the answers minus mean logit of the distractors, ``[B]``.
+
+    Args:
+        logits: ``[B, V]``.
+        answers: token ids ``[B, K]``, padded with -100.
+        distractors: the same. A row without any counts as 0, so the difference is the answers' mean.
+    """
+    return _mean_logit(logits, answers) - _mean_logit(logits, distractors)
+
+
+def kl_divergence(logits: Tensor, full_logits: Tensor) -> Tensor:
+    """KL(full model || circuit) in nats, summed over the vocabulary: ``[B, V]`` twice to ``[B]``."""
+    log_p, log_q = _log_softmax(full_logits), _log_softmax(logits)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def correct(logits: Tensor, answers: Tensor, distractors: Tensor) -> Tensor:
+    """bool ``[B]``: the best answer stands above the best distractor.
+
+    Where a prompt has no distractors, its answer must be the first of the whole vocabulary.
+    """
+    best = _logits_at(logits, answers, float("-inf")).amax(-1)
+    rival = _logits_at(logits, distractors, float("-inf")).amax(-1)
+    return torch.where((distractors >= 0).any(-1), best > rival, best == logits.amax(-1))
+
+
+class KL:
+    """KL divergence from the full model's distribution at the answer position, in nats."""
+
+    def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
+        return kl_divergence(logits, full_logits)
+
+
+class LogitDifference:
+    """Minus the logit difference between answers and distractors."""
+
+    def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
+        return -logit_difference(logits, batch["answers"], batch["distractors"])
+
+
+class CrossEntropy:
+    """Minus the log of the probability of the answers, taken together, in nats."""
+
+    def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
+        return -_logits_at(_log_softmax(logits), batch["answers"], float("-inf")).logsumexp(-1)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
+
+def _logits_at(logits: Tensor, tokens: Tensor, padding: float) -> Tensor:
+    """``[B, K]``: the logits of some tokens, ``padding`` where the token is -100."""
+    return logits.gather(-1, tokens.clamp(min=0)).masked_fill(tokens < 0, padding)
+
+
+def _mean_logit(logits: Tensor, tokens: Tensor) -> Tensor:
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return _logits_at(wide, tokens, 0.0).sum(-1) / (tokens >= 0).sum(-1).clamp(min=1)

@@ -1,0 +1,173 @@
+"""What every way of finding a circuit has in common.
+
+A method is a `CircuitSearch`: a LightningModule that holds a frozen language model and answers one question, *what is
+the score of every edge now?* The rest it inherits: which model and which ablation, the circuit of any size, validation
+by exact ablation (callbacks.FaithfulnessValidation), checkpoints without the frozen weights, files that say how they
+were made. A method of one's own:
+
+    class RandomSearch(CircuitSearch):
+        def edge_scores(self):
+            return torch.rand(self.layout.n_edges, generator=torch.Generator().manual_seed(self.seed))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_circuits.ablation import make_ablation
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.layout import Layout
+from lightning_circuits.lightning import pl
+from lightning_circuits.models import CircuitModel, wrap
+from lightning_circuits.objectives import KL, Objective
+from lightning_circuits.pretrained import load_model
+from lightning_circuits.selection import size_to_count, top_n
+
+
+class CircuitSearch(pl.LightningModule):
+    """A method for finding circuits; subclasses say `edge_scores`.
+
+    Args:
+        model: a Hugging Face id, a local folder (GGUF included), ``tiny-ioi``, or a model in memory.
+        ablation: what a cut edge carries: ``interchange``, ``zero``, ``mean`` or ``mean-positional``.
+        objective: what is asked of the circuit, ``(logits, batch, full_logits) -> loss [B]``. Default: `KL`.
+        kv: key and value readers per query ``head`` (as EAP-IG and MIB count edges) or per K/V ``group``.
+        dtype: of a model that is loaded by name; gates and scores are float32 whatever it is.
+        seed: of everything that is drawn.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: no such model, a family that is not supported, unknown options.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        ablation: str = "interchange",
+        objective: Objective | None = None,
+        kv: str = "head",
+        dtype: str = "float32",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.ablation = make_ablation(ablation)
+        self.objective = KL() if objective is None else objective
+        self.seed = seed
+        self.model: nn.Module = load_model(model, dtype) if isinstance(model, str) else model
+        self.model_name = model if isinstance(model, str) else (model.config.name_or_path or type(model).__name__)
+        self.circuit_model: CircuitModel = wrap(self.model, kv)
+        # A checkpoint holds what was learned. The frozen model is hundreds of times larger, and is where it was.
+        self.strict_loading = False
+
+    # ---- what a method says ------------------------------------------------------------------------------------
+
+    def edge_scores(self) -> Tensor:
+        """float32 ``[n_edges]``: the higher, the sooner an edge is kept."""
+        raise NotImplementedError(f"{type(self).__name__} does not say edge_scores()")
+
+    def trained_size(self) -> float | None:
+        """The share of the edges that the method was made to keep, if it has one."""
+        return None
+
+    # ---- what it gets for it -----------------------------------------------------------------------------------
+
+    @property
+    def layout(self) -> Layout:
+        return self.circuit_model.layout
+
+    def circuit(self, size: float | int | None = None) -> Circuit:
+        """The best circuit of a size, by score.
+
+        Args:
+            size: a share of the edges in (0, 1], or a number of edges from 1 up. Default: the size trained for.
+
+        Raises:
+            ValueError: a size that rounds to no edge; no size given, and the method has none of its own.
+        """
+        size = self.trained_size() if size is None else size
+        if size is None:
+            raise ValueError(f"{type(self).__name__} ranks edges for every size: say which, such as circuit(size=0.01)")
+        scores = self.edge_scores().detach().float().cpu()
+        members = top_n(scores, size_to_count(size, self.layout))
+        return Circuit(self.layout, members, scores, self.describe())
+
+    def describe(self) -> dict[str, Any]:
+        """How the scores came about, as plain JSON data; every exported circuit carries it."""
+        return {
+            "method": type(self).__name__,
+            "model": self.model_name,
+            "model_hash": fingerprint(self.model),
+            "dtype": str(self.circuit_model.dtype).removeprefix("torch."),
+            "ablation": self.ablation.name,
+            "objective": getattr(self.objective, "__name__", type(self.objective).__name__),
+            "kv": self.layout.kv,
+            "n_edges": self.layout.n_edges,
+            "seed": self.seed,
+            "step": self.global_step,
+            "versions": _versions(),
+        }
+
+    # ---- Lightning ---------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        # The whole training split on every rank, so that all ranks have the same means.
+        self.ablation.fit(self.circuit_model, _all_batches(self.trainer))
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Nothing: circuits are judged by callbacks.FaithfulnessValidation, over the same batches."""
+
+    test_step = validation_step
+
+    def train(self, mode: bool = True) -> CircuitSearch:
+        """As usual, but the language model stays in eval mode: with dropout, M = 1 would not be the model."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What was learned, without the frozen model."""
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if not name.startswith("model.")}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["lightning_circuits"] = self._identity()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved, here = checkpoint.get("lightning_circuits", {}), self._identity()
+        different = [f"{key} {saved.get(key)!r} there, {here[key]!r} here" for key in here if saved.get(key) != here[key]]
+        if different:
+            raise ValueError(f"the checkpoint is of another model or search: {'; '.join(different)}")
+
+    def _identity(self) -> dict[str, Any]:
+        return {"method": type(self).__name__, "model_hash": fingerprint(self.model), **self.layout.to_dict()}
+
+
+def fingerprint(model: nn.Module) -> str:
+    """16 hex digits that depend on the shapes of a model's weights and on its config, not on the weights' values."""
+    config = model.config.to_dict()  # type: ignore[operator, union-attr]
+    # Where it was loaded from, in which dtype and by which version does not make it another model.
+    for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "quantization_config"):
+        config.pop(key, None)
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    return hashlib.sha256(json.dumps([config, shapes], sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _all_batches(trainer: Any) -> Iterator[dict[str, Tensor]]:
+    yield from trainer.train_dataloader
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("lightning-circuits", "torch", "transformers", "pytorch-lightning", "lightning"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,133 @@
+"""Edge pruning: one learned gate on every edge, trained to keep the model's behaviour with few edges.
+
+A step runs the stock model on both prompts of each pair (full logits, and what cut edges carry), draws gates, runs the
+model with gated edges and asks the objective how the answer differs from the full model's. The gradient goes to the
+gates alone.
+
+    >>> search = EdgePruning(model="gpt2")                                              # doctest: +SKIP
+    >>> trainer = pl.Trainer(max_steps=300)                                             # doctest: +SKIP
+    >>> trainer.fit(search, IOIDataModule(tokenizer="gpt2"))                            # doctest: +SKIP
+    >>> search.circuit(size=0.01).save("circuit.json")                                  # doctest: +SKIP
+
+After "Finding Transformer Circuits with Edge Pruning" (Bhaskar et al. 2024), whose gate is `HardConcrete`; the default
+`TopK` learns one ranking for circuits of every size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_circuits.ablation import run_pair
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.gates import Gate, TopK
+from lightning_circuits.masked import masked_logits
+from lightning_circuits.objectives import Objective
+from lightning_circuits.search.base import CircuitSearch
+
+
+class EdgePruning(CircuitSearch):
+    """Train a gate on every edge.
+
+    Args:
+        model: a Hugging Face id, a local folder (GGUF included), ``tiny-ioi``, or a model in memory.
+        gate: the gates. Default: `TopK`.
+        lr: learning rate of Adam for gates and multipliers; it falls linearly to zero in the last 30 % of training.
+        warm_start: where the gates begin: edge scores ``[n_edges]`` or a `Circuit`, or the file of one. Only the ranks
+            of the scores count. Default: all gates alike.
+        ablation, objective, kv, dtype, seed: see `CircuitSearch`.
+
+    Raises:
+        ValueError: besides those of `CircuitSearch`, a warm start for another layout or without finite scores.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        gate: Gate | None = None,
+        ablation: str = "interchange",
+        objective: Objective | None = None,
+        lr: float = 0.2,
+        warm_start: str | Path | Circuit | Tensor | None = None,
+        kv: str = "head",
+        dtype: str = "float32",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model, ablation=ablation, objective=objective, kv=kv, dtype=dtype, seed=seed)
+        if not lr > 0:
+            raise ValueError(f"the learning rate must be positive, got {lr}")
+        self.lr = lr
+        self.gate = TopK() if gate is None else gate
+        self.gate.start(self.layout.n_edges, self._generator(0))
+        if warm_start is not None:
+            self.gate.start_from(self._start_scores(warm_start))
+
+    def edge_scores(self) -> Tensor:
+        return self.gate.edge_scores()
+
+    def trained_size(self) -> float | None:
+        return self.gate.trained_size()
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "gate": type(self.gate).__name__, "lr": self.lr}
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        full_logits, corrupt = run_pair(self.circuit_model, batch)
+        progress = self.global_step / self.trainer.estimated_stepping_batches
+        gates = self.gate(self._generator(1 + self.trainer.fit_loop.total_batch_idx), progress)
+        logits = masked_logits(
+            self.circuit_model,
+            gates,
+            batch["clean_ids"],
+            batch["attention_mask"],
+            batch["positions"],
+            self.ablation.reference(batch, corrupt),
+            skip_closed=self.gate.closed_for_good,
+        )
+        objective = self.objective(logits, batch, full_logits).mean()
+        if not objective.isfinite():
+            raise FloatingPointError(
+                f"the objective is {objective.item()} at step {self.global_step} (batch {batch_idx} of epoch "
+                f"{self.current_epoch}); nothing was changed by this batch, and earlier checkpoints are as they were. "
+                f"Usual causes: a dtype too narrow for this model ({self.circuit_model.dtype}), or a broken prompt"
+            )
+        penalty = self.gate.penalty(progress)
+        report = {"objective": objective.detach(), **self.gate.report()}
+        if penalty is not None:
+            report["penalty"] = penalty.detach()
+        self.log_dict({f"train/{name}": value for name, value in report.items()}, prog_bar=True, batch_size=len(full_logits))
+        return objective if penalty is None else objective + penalty
+
+    def configure_optimizers(self) -> Any:
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise ValueError("the training has no end to plan for: give the Trainer max_steps or max_epochs")
+        multipliers = [p for name, p in self.gate.named_parameters() if name.endswith("multipliers")]
+        ascended = {id(p) for p in multipliers}
+        groups: list[dict[str, Any]] = [{"params": [p for p in self.gate.parameters() if id(p) not in ascended]}]
+        if multipliers:
+            groups.append({"params": multipliers, "maximize": True})
+        optimizer = torch.optim.Adam(groups, lr=self.lr, weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, max(total - step, 1) / (0.3 * total)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _generator(self, draw: int) -> torch.Generator:
+        """Random numbers that depend on the seed, the draw and the rank alone, so that a resumed run draws the same."""
+        rank = self.global_rank if self._trainer is not None else 0
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + draw) * 4_099 + rank)
+
+    def _start_scores(self, start: str | Path | Circuit | Tensor) -> Tensor:
+        if isinstance(start, (str, Path)):
+            start = Circuit.load(start, self.layout)
+        if isinstance(start, Circuit):
+            if start.layout != self.layout:
+                raise ValueError(f"the warm start is a circuit of another layout: {self.layout.difference(start.layout)}")
+            start = start.members.float() if start.scores is None else start.scores
+        scores = self.layout.check(start).float()
+        if not scores.isfinite().all():
+            edge = int((~scores.isfinite()).nonzero()[0])
+            raise ValueError(f"the warm start has no finite score for edge {self.layout.edge_names([edge])[0]}")
+        return scores

@@ -1,0 +1,60 @@
+"""A circuit from a file as a method, so that what judges a search judges a saved circuit too:
+
+    lightning-circuits test --config ioi_gpt2.yaml --model SavedCircuit --model.path runs/circuit.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.objectives import Objective
+from lightning_circuits.search.base import CircuitSearch
+
+
+class SavedCircuit(CircuitSearch):
+    """The circuit of a file; it is judged as it is, and cannot be trained.
+
+    Args:
+        model: the language model it belongs to, as for every `CircuitSearch`.
+        path: a circuit file: ``.json``, ``.pt`` or ``.safetensors``, from here or from EAP-IG and MIB.
+        ablation, objective, kv, dtype, seed: see `CircuitSearch`.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or a circuit of another layout.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        path: str | Path,
+        ablation: str = "interchange",
+        objective: Objective | None = None,
+        kv: str = "head",
+        dtype: str = "float32",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model, ablation=ablation, objective=objective, kv=kv, dtype=dtype, seed=seed)
+        self.path = str(path)
+        self.saved = Circuit.load(path, self.layout)
+
+    def edge_scores(self) -> Tensor:
+        return self.saved.members.float() if self.saved.scores is None else self.saved.scores
+
+    def trained_size(self) -> float:
+        return self.saved.size
+
+    def circuit(self, size: float | int | None = None) -> Circuit:
+        """The circuit of the file; with a size, the best edges by the scores of the file."""
+        if size is None:
+            return Circuit(self.layout, self.saved.members, self.saved.scores, self.describe())
+        return super().circuit(size)
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "path": self.path, "made_by": self.saved.metadata}
+
+    def configure_optimizers(self) -> None:
+        raise TypeError("a saved circuit is not trained: use 'test' or 'validate' with SavedCircuit, or fit another method")

@@ -1,0 +1,106 @@
+"""What makes gates close: how many edges a circuit should have, and how hard that is asked for.
+
+Sizes are shares of all edges throughout. `progress` is how far training is, from 0 to 1.
+
+    >>> SizeRange(0.003, 0.2).draw(torch.Generator().manual_seed(0))   # doctest: +ELLIPSIS
+    0.02...
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class SizeRange:
+    """Sizes for top-k gates: each step trains the circuit of a size drawn anew, so one ranking serves all sizes.
+
+    Args:
+        low, high: the smallest and the largest share of the edges.
+        law: ``log-uniform``, as many steps between 1 and 2 % as between 10 and 20 %, or ``uniform``, which leaves the
+            sparse end almost untrained.
+
+    Raises:
+        ValueError: not ``0 < low <= high <= 1``, or an unknown law.
+    """
+
+    def __init__(self, low: float = 0.001, high: float = 0.2, law: str = "log-uniform") -> None:
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"sizes are shares of the edges with 0 < low <= high <= 1, got low={low}, high={high}")
+        if law not in ("log-uniform", "uniform"):
+            raise ValueError(f"law must be 'log-uniform' or 'uniform', got {law!r}")
+        self.low, self.high, self.law = low, high, law
+
+    def draw(self, generator: torch.Generator) -> float:
+        """A size."""
+        u = torch.rand((), generator=generator).item()
+        if self.law == "uniform":
+            return self.low + u * (self.high - self.low)
+        return math.exp(math.log(self.low) + u * (math.log(self.high) - math.log(self.low)))
+
+
+class Sparsity(nn.Module):
+    """A term of the loss that closes gates."""
+
+    def forward(self, openness: Tensor, progress: float) -> Tensor:
+        """The penalty for an expected share of open gates (expected L0 / edges, a scalar)."""
+        raise NotImplementedError
+
+    def target_size(self) -> float | None:
+        """The share of the edges that is asked for, if one is."""
+        return None
+
+
+class TargetSparsity(Sparsity):
+    """Ask for a given sparsity: ``l1 (s - t) + l2 (s - t)^2``, with multipliers that grow while it is not reached.
+
+    ``s`` is the expected share of closed gates, and ``t`` rises from 0 to ``target`` in the first ``warmup`` of
+    training, so that the circuit is pruned gradually (Louizos et al. 2018; Edge Pruning, appendix). The multipliers are
+    parameters that the optimizer *ascends* (`EdgePruning` sees to it).
+
+    Args:
+        target: the share of closed gates, in [0, 1): 0.99 keeps 1 % of the edges.
+        warmup: the share of training in which the target rises.
+
+    Raises:
+        ValueError: a target outside [0, 1), or a warmup outside [0, 1].
+    """
+
+    def __init__(self, target: float = 0.99, warmup: float = 0.8) -> None:
+        super().__init__()
+        if not 0 <= target < 1:
+            raise ValueError(
+                f"target sparsity must be in [0, 1), got {target}: it is the share of edges that are cut, "
+                "so 0.99 keeps 1 % of them"
+            )
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"warmup is a share of training in [0, 1], got {warmup}")
+        self.target, self.warmup = target, warmup
+        self.multipliers = nn.Parameter(torch.zeros(2))
+
+    def forward(self, openness: Tensor, progress: float) -> Tensor:
+        target = self.target * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
+        excess = target - (1 - openness)
+        return self.multipliers[0] * excess + self.multipliers[1] * excess.square()
+
+    def target_size(self) -> float:
+        return 1 - self.target
+
+
+class L0Penalty(Sparsity):
+    """A price on every open gate: ``weight * expected L0 / edges``.
+
+    Raises:
+        ValueError: a negative weight.
+    """
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        if weight < 0:
+            raise ValueError(f"the weight of the L0 penalty must not be negative, got {weight}")
+        self.weight = weight
+
+    def forward(self, openness: Tensor, progress: float) -> Tensor:
+        return self.weight * openness

@@ -1,0 +1,279 @@
+"""A second opinion on the masked computation: the same forward written again, slowly, with plain loops and names.
+
+What `lightning_circuits.masked` does in a few matrix products is done here one prompt, one reader, one writer, one
+token at a time, on prompts whose padding is cut off, by calling Hugging Face's own modules. Nothing of
+`lightning_circuits` is used: edges are found by name, masks and positions are made here. Plain autograd goes through.
+
+    >>> model = tiny_model("llama-gqa", torch.float64)
+    >>> batch = pairs("left")
+    >>> reference = oracle(model, ALL_OPEN, batch.corrupt_ids, batch).writers
+    >>> gates["a0.h1->m1"] = 0.0
+    >>> oracle(model, gates, batch.clean_ids, batch, reference).logits
+
+The models are small and random, but lively: attention far from uniform, norm gains and biases that matter.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+VOCABULARY, LENGTH, WINDOW = 19, 6, 3
+SIZES: dict[str, Any] = dict(
+    vocab_size=VOCABULARY, hidden_size=24, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=4, max_position_embeddings=32, bos_token_id=None, eos_token_id=None,
+)  # fmt: skip
+GROUPED = SIZES | dict(num_key_value_heads=2)
+YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=8)
+
+SIZES_GPT2: dict[str, Any] = dict(
+    vocab_size=VOCABULARY, n_embd=24, n_layer=2, n_head=2, n_positions=32, bos_token_id=None, eos_token_id=None
+)
+
+FAMILIES: dict[str, Callable[..., Any]] = {
+    "gpt2": lambda: GPT2Config(**SIZES_GPT2 | dict(n_layer=3, n_head=3)),
+    "gpt2-scaled": lambda: GPT2Config(**SIZES_GPT2, scale_attn_by_inverse_layer_idx=True),
+    "llama": lambda: LlamaConfig(**SIZES),
+    "llama-gqa": lambda: LlamaConfig(**GROUPED | dict(num_hidden_layers=3)),
+    "llama-biases": lambda: LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True, head_dim=4, rope_parameters=YARN),
+    "mistral-window": lambda: MistralConfig(**GROUPED, sliding_window=WINDOW),
+    "qwen2": lambda: Qwen2Config(**GROUPED, tie_word_embeddings=True),
+    "qwen2-window": lambda: Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
+    "qwen3": lambda: Qwen3Config(**GROUPED, head_dim=10),
+}
+"""Every family that is read, with what its members differ in."""
+
+
+@cache
+def tiny_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
+    """The stock Hugging Face model of a family with random weights; the same numbers in every dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(FAMILIES[family]())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.data = _lively(name, noise).to(dtype)  # parameters only: rotary buffers stay in float32
+    if dtype == torch.float64:
+        # Hugging Face's RMS norm computes in float32 whatever the model's dtype. That caps the agreement of any two
+        # float64 computations at 1e-7; so the stock module gets a norm that keeps the dtype, which is the same function.
+        for module in model.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                module.forward = MethodType(_rms_norm, module)
+    return model.eval()
+
+
+def _lively(name: str, noise: Tensor) -> Tensor:
+    """Standard normal noise, scaled to what the parameter of this name is for."""
+    owner, kind = name.split(".")[-2:]
+    if kind == "bias":
+        return 0.5 * noise
+    if noise.ndim == 1:  # norm gains; those of queries and keys decide how sharp Qwen3's attention is
+        return (1.0 + 0.4 * noise) * (1.6 if owner in ("q_norm", "k_norm") else 1.0)
+    if owner in ("wte", "embed_tokens", "wpe"):
+        return noise
+    if owner == "c_attn":  # Conv1D: [in, out]; query and key are the first two thirds
+        sharp = torch.ones(noise.shape[1], dtype=noise.dtype)
+        sharp[: 2 * noise.shape[1] // 3] = 1.6
+        return noise * sharp / noise.shape[0] ** 0.5
+    fan_in = noise.shape[0] if owner in ("c_proj", "c_fc") else noise.shape[1]
+    return noise * (1.6 if owner in ("q_proj", "k_proj") else 1.0) / fan_in**0.5
+
+
+def _rms_norm(self: Any, x: Tensor) -> Tensor:
+    return self.weight * x / (x.square().mean(-1, keepdim=True) + self.variance_epsilon).sqrt()
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A batch of random prompts: ids ``[B, T]``, ``attention_mask`` ``[B, T]``, ``positions`` ``[B]``."""
+
+    clean_ids: Tensor
+    corrupt_ids: Tensor
+    attention_mask: Tensor
+    positions: Tensor
+
+    def row(self, i: int) -> Pairs:
+        """Prompt i alone, its padding cut off."""
+        real = self.attention_mask[i].bool()
+        return Pairs(
+            self.clean_ids[i, real][None],
+            self.corrupt_ids[i, real][None],
+            torch.ones(1, int(real.sum()), dtype=torch.int64),
+            self.positions[i : i + 1] - int(real.int().argmax()),
+        )
+
+
+PADDINGS: dict[str, list[str]] = {
+    "none": ["xxxxxx", "xxxxxx"],
+    "left": ["xxxxxx", "..xxxx", "....xx"],
+    "right": ["xxxxxx", "xxxx..", "xxx..."],
+    "ragged": [".xxxx.", "xxxxx.", "...xxx", "x....."],
+}
+
+
+def pairs(padding: str, seed: int = 0) -> Pairs:
+    """Random clean and corrupt prompts. Logits are read at the last real token, in the second prompt one before it."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.tensor([[int(token == "x") for token in row] for row in PADDINGS[padding]])
+    clean, corrupt = torch.randint(0, VOCABULARY, (2, *mask.shape), generator=generator)
+    last = torch.tensor([row.rindex("x") for row in PADDINGS[padding]])
+    last[1] -= 1
+    return Pairs(clean, corrupt, mask, last)
+
+
+def stock_logits(model: Any, input_ids: Tensor, batch: Pairs) -> Tensor:
+    """``[B, V]``: Hugging Face's model, called the ordinary way."""
+    mask = batch.attention_mask
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits = model(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    return torch.stack([logits[i, p] for i, p in enumerate(batch.positions.tolist())])
+
+
+# ---- the gated forward, in loops ---------------------------------------------------------------------------------
+
+ALL_OPEN: Mapping[str, float] = defaultdict(lambda: 1.0)
+
+
+@dataclass(frozen=True)
+class Run:
+    """``logits`` ``[B, V]``; ``writers``: name to ``[B, T, d]``, zero at padding; ``edges``: the names that were asked
+    for, in order; ``attention``: the weights of every head at every token, ``[keys]`` each."""
+
+    logits: Tensor
+    writers: dict[str, Tensor]
+    edges: list[str]
+    attention: list[Tensor]
+
+
+def oracle(
+    model: Any,
+    gates: Mapping[str, Any],
+    input_ids: Tensor,
+    batch: Pairs,
+    reference: Mapping[str, Tensor] | None = None,
+    kv: str = "head",
+) -> Run:
+    """The model with gated edges.
+
+    Args:
+        gates: by the names of edges, floats or scalar tensors.
+        input_ids: ``[B, T]``.
+        batch: where the padding is, and the positions to read.
+        reference: what closed edges carry, by the names of writers, ``[B, T, d]``. None: zeros.
+        kv: the edges' convention, ``"head"`` or ``"group"``.
+    """
+    runs = []
+    for i, position in enumerate(batch.positions.tolist()):
+        real = batch.attention_mask[i].nonzero().flatten().tolist()
+        values = None if reference is None else {name: value[i, real] for name, value in reference.items()}
+        runs.append((real, _Prompt(model, gates, input_ids[i, real], values, kv).run(real.index(position))))
+    writers = {}
+    for name, output in runs[0][1].writers.items():
+        writers[name] = torch.zeros(*input_ids.shape, output.shape[-1], dtype=output.dtype)
+        for i, (real, run) in enumerate(runs):
+            writers[name][i, real] = run.writers[name].detach()
+    attention = [weights for _, run in runs for weights in run.attention]
+    return Run(torch.stack([run.logits for _, run in runs]), writers, runs[0][1].edges, attention)
+
+
+class _Prompt:
+    """One prompt ``[T]`` without padding, from the bottom of the model to the top."""
+
+    def __init__(
+        self, model: Any, gates: Mapping[str, Any], ids: Tensor, reference: dict[str, Tensor] | None, kv: str
+    ) -> None:
+        self.model, self.gates, self.ids, self.reference, self.kv = model, gates, ids, reference, kv
+        self.gpt2 = model.config.model_type == "gpt2"
+        self.blocks = model.transformer.h if self.gpt2 else model.model.layers
+        self.n_heads = model.config.num_attention_heads
+        self.n_groups = self.n_heads if self.gpt2 else model.config.num_key_value_heads
+        self.writers: dict[str, Tensor] = {}
+        self.constants: list[Tensor] = []
+        self.edges: list[str] = []
+        self.attention: list[Tensor] = []
+
+    def run(self, position: int) -> Run:
+        config = self.model.config
+        if self.gpt2:
+            self.writers["input"] = self.model.transformer.wte(self.ids)
+            self.constants.append(self.model.transformer.wpe(torch.arange(len(self.ids))))
+        else:
+            self.writers["input"] = self.model.model.embed_tokens(self.ids)
+        for layer in range(config.num_hidden_layers):
+            block = self.blocks[layer]
+            written = {f"a{layer}.h{head}": self.head(layer, head) for head in range(self.n_heads)}
+            self.writers.update(written)  # only now: heads of one layer do not read each other
+            self.constants.append(self.write(layer, None))
+            norm = block.ln_2 if self.gpt2 else block.post_attention_layernorm
+            self.writers[f"m{layer}"] = block.mlp(norm(self.stream(f"m{layer}")))
+        norm = self.model.transformer.ln_f if self.gpt2 else self.model.model.norm
+        logits = self.model.lm_head(norm(self.stream("logits")))[position]
+        return Run(logits, self.writers, self.edges, self.attention)
+
+    def stream(self, reader: str) -> Tensor:
+        """``[T, d]``: what a reader sees of the writers so far."""
+        total = sum(self.constants, torch.zeros_like(self.writers["input"]))
+        for name, output in self.writers.items():
+            edge = f"{name}->{reader}"
+            self.edges.append(edge)
+            instead = torch.zeros_like(output) if self.reference is None else self.reference[name]
+            total = total + self.gates[edge] * output + (1 - self.gates[edge]) * instead
+        return total
+
+    def head(self, layer: int, head: int) -> Tensor:
+        """``[T, d]``: what one head writes, its query, key and value reading a stream each."""
+        group = head * self.n_groups // self.n_heads
+        of_kv = f"h{head}" if self.kv == "head" or self.n_groups == self.n_heads else f"g{group}"
+        q = self.projection(layer, "q", head, self.n_heads, self.stream(f"a{layer}.h{head}<q>"))
+        k = self.projection(layer, "k", group, self.n_groups, self.stream(f"a{layer}.{of_kv}<k>"))
+        v = self.projection(layer, "v", group, self.n_groups, self.stream(f"a{layer}.{of_kv}<v>"))
+        config, mixed = self.model.config, []
+        scale = q.shape[-1] ** -0.5
+        if self.gpt2 and config.scale_attn_by_inverse_layer_idx:
+            scale /= layer + 1
+        windowed = config.model_type == "mistral" or (
+            config.model_type == "qwen2" and config.use_sliding_window and layer >= config.max_window_layers
+        )
+        for t in range(len(q)):
+            keys = [s for s in range(t + 1) if not windowed or t - s < config.sliding_window]
+            scores = torch.stack([scale * (q[t] * k[s]).sum() for s in keys])
+            weights = scores.exp() / scores.exp().sum()
+            self.attention.append(weights.detach())
+            mixed.append(sum(weight * v[s] for weight, s in zip(weights, keys, strict=True)))
+        return self.write(layer, head, torch.stack(mixed)) - self.write(layer, None)
+
+    def projection(self, layer: int, kind: str, index: int, count: int, stream: Tensor) -> Tensor:
+        """``[T, d_head]``: the ``index``-th of ``count`` queries, keys or values that the module makes of a stream."""
+        block = self.blocks[layer]
+        if self.gpt2:
+            return block.attn.c_attn(block.ln_1(stream)).chunk(3, -1)["qkv".index(kind)].chunk(count, -1)[index]
+        attention = block.self_attn
+        x = getattr(attention, f"{kind}_proj")(block.input_layernorm(stream)).chunk(count, -1)[index]
+        if kind == "v":
+            return x
+        if self.model.config.model_type == "qwen3":
+            x = getattr(attention, f"{kind}_norm")(x)
+        cos, sin = self.model.model.rotary_emb(x, torch.arange(len(x))[None])
+        half, turned = x.shape[-1] // 2, []
+        for i in range(half):  # numbers i and i + half are a point in the plane, turned by an angle of its own
+            turned.append(x[:, i] * cos[0, :, i] - x[:, i + half] * sin[0, :, i])
+        for i in range(half):
+            turned.append(x[:, i + half] * cos[0, :, i] + x[:, i] * sin[0, :, i])
+        return torch.stack(turned, -1)
+
+    def write(self, layer: int, head: int | None, z: Tensor | None = None) -> Tensor:
+        """``[T, d]``: the output projection of one head's values, all other heads zero; without a head, its bias."""
+        block = self.blocks[layer]
+        module = block.attn.c_proj if self.gpt2 else block.self_attn.o_proj
+        width = module.weight.shape[0 if self.gpt2 else 1] // self.n_heads
+        nothing = self.writers["input"].new_zeros(len(self.ids), width)
+        return module(torch.cat([z if i == head else nothing for i in range(self.n_heads)], -1))
