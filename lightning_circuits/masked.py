@@ -21,6 +21,7 @@ layer's activations. At M = 1 under interchange ablation, -dL/dM is the EAP scor
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -139,6 +140,8 @@ class _MaskedStream(torch.autograd.Function):
             dx[:-1] = _vjp(partial(model.attention, layer, context=context), x[:-1], dheads)
             dm.shared.copy_(_dot(dx, stack[:n], m.shared if skip_closed else None))
             _add_mix(dstack[:n], m.shared.mT, dx)
+        if skip_closed:  # layers that went the dense way have computed them all the same
+            dgates.masked_fill_(gates == 0, 0.0)
         return dgates, *[None] * 7
 
 
@@ -169,6 +172,10 @@ def _vjp(function: Callable[[Tensor], Tensor], x: Tensor, dy: Tensor) -> Tensor:
 
 SPARSE_BELOW = 0.2
 """The share of open gates in a layer under which the CPU multiplies with a sparse matrix."""
+
+with warnings.catch_warnings():  # PyTorch says once a process that sparse matrices are in beta: let it say so to nobody
+    warnings.simplefilter("ignore", UserWarning)
+    torch.zeros(1, 1).to_sparse_csr()
 
 
 def _mix(mask: Tensor, stack: Tensor, out: Tensor | None = None) -> Tensor:

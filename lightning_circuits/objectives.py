@@ -12,12 +12,20 @@ circuit that answers more surely than the model does: it overshoots (FIELD.md se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-Objective = Callable[[Tensor, Mapping[str, Tensor], Tensor], Tensor]
+
+class Objective:
+    """What training minimises: ``(logits [B, V], batch, full_logits [B, V]) -> loss [B]``.
+
+    A class rather than a signature, so that configs name objectives of one's own by class, like everything else.
+    """
+
+    def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} does not say what its loss is")
 
 
 def logit_difference(logits: Tensor, answers: Tensor, distractors: Tensor) -> Tensor:
@@ -47,21 +55,21 @@ def correct(logits: Tensor, answers: Tensor, distractors: Tensor) -> Tensor:
     return torch.where((distractors >= 0).any(-1), best > rival, best == logits.amax(-1))
 
 
-class KL:
+class KL(Objective):
     """KL divergence from the full model's distribution at the answer position, in nats."""
 
     def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
         return kl_divergence(logits, full_logits)
 
 
-class LogitDifference:
+class LogitDifference(Objective):
     """Minus the logit difference between answers and distractors."""
 
     def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
         return -logit_difference(logits, batch["answers"], batch["distractors"])
 
 
-class CrossEntropy:
+class CrossEntropy(Objective):
     """Minus the log of the probability of the answers, taken together, in nats."""
 
     def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:

@@ -70,6 +70,6 @@ def size_to_count(size: float, layout: Layout) -> int:
         raise ValueError(f"size {size}: a share of the edges lies in (0, 1]; write a number of edges without a point")
     if (count := round(size * total)) == 0:
         raise ValueError(
-            f"size {size} of {total:,} edges rounds to 0 edges; take a share of at least {1 / total:.2g}, which gives one"
+            f"size {size} of {total:,} edges rounds to 0 edges; the smallest share that gives one: {1 / total:.2g}"
         )
     return count

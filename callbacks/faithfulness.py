@@ -1,0 +1,279 @@
+"""Judge the circuits of a search by exact ablation, while it trains and when it is done.
+
+What a search trains is not a circuit yet. Gates are soft, scores only rank; the loss going down says nothing about the
+binary circuit that comes out in the end. So every `every_n_steps` steps this callback takes the best edges as they
+stand, cuts all others, and measures on held-out prompts (see `lightning_circuits.evaluation` for what is measured, and
+in which company):
+
+    validation = FaithfulnessValidation(every_n_steps=100, sizes=[0.01, 0.05], ablations=["interchange", "mean"])
+    trainer = pl.Trainer(max_steps=300, callbacks=[validation])
+    trainer.fit(search, datamodule)        # logs val/interchange/1%/faithfulness and the like, ends with a table
+    validation.rows                        # the last measurement
+    trainer.test(search, datamodule)       # the same on the test split
+
+`trainer.validate` and `trainer.test` measure too, on their own split. The numbers are returned by them, go to all
+loggers, and can be monitored by Lightning's own callbacks (`EarlyStopping(monitor="val/interchange/1%/kl")`).
+
+Lightning's validation loop is not used: it would repeat prompts to even out the processes, and it cannot run between
+two steps of an epoch without counting batches. The loader is asked for directly, and every process takes its share of
+the batches, each batch once. Training prompts are never measured on; mean ablations take their means over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from itertools import islice
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.utils.data.distributed import DistributedSampler
+
+from lightning_circuits.ablation import Ablation, MeanAblation, make_ablation
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.evaluation import Row, evaluate, table
+from lightning_circuits.lightning import pl
+from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.selection import size_to_count
+
+DEFAULT_SIZES = (0.005, 0.01, 0.02, 0.05)
+"""Shares of the edges that are looked at when neither the user nor the method names a size."""
+
+
+class FaithfulnessValidation(pl.Callback):
+    """Measure binary circuits on the validation split every so many training steps and at the end.
+
+    Args:
+        every_n_steps: optimizer steps between two measurements.
+        sizes: of the circuits, beside the size that the method trains for (if it has one): shares of the edges, or
+            numbers of edges. Default: the trained size alone, or `DEFAULT_SIZES` for a method without one.
+        ablations: what cut edges carry, by name (see `lightning_circuits.ablation`).
+        seed: of the random circuits beside each circuit.
+
+    Attributes:
+        rows: the last measurement, a list of `evaluation.Row`; empty before the first.
+
+    Raises:
+        ValueError: here, an unknown ablation or a step count below 1. At setup, so before any training: a size that
+            rounds to no edge; no validation (test) prompts; mean ablation without training prompts.
+        TypeError: at setup, the model is no `CircuitSearch`.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 100,
+        sizes: Sequence[int | float] | None = None,
+        ablations: Sequence[str] = ("interchange",),
+        seed: int = 0,
+    ) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps is {every_n_steps}: it has to be at least 1")
+        if not ablations:
+            raise ValueError("no ablation to measure under: name at least one, such as 'interchange'")
+        self.every_n_steps = every_n_steps
+        self.sizes = sizes
+        self.ablations: list[Ablation] = [make_ablation(name) for name in dict.fromkeys(ablations)]
+        self.seed = seed
+        self.rows: list[Row] = []
+        self._measured: int | None = None  # the step of the last measurement within fit
+        self._fitted = False
+
+    # ---- for other callbacks -----------------------------------------------------------------------------------
+
+    def due(self, trainer: pl.Trainer) -> bool:
+        """Whether circuits are measured after the training batch that has just been done."""
+        return trainer.global_step > 0 and trainer.global_step % self.every_n_steps == 0
+
+    def measure(self, trainer: pl.Trainer, search: CircuitSearch) -> list[Row]:
+        """The rows of this training step. They are made once: whichever callback asks first, the order is all the same.
+
+        With several processes, all have to ask.
+        """
+        if self._measured != trainer.global_step:
+            self.rows = self._evaluate(trainer, search, "val")
+            self._measured = trainer.global_step
+            scalars = _scalars(self.rows)
+            # Not by log_dict, which loses what does not fall on a multiple of log_every_n_steps, and has no word after
+            # the last step.
+            for logger in trainer.loggers:
+                logger.log_metrics(scalars, step=trainer.global_step)
+            trainer.callback_metrics.update({key: torch.tensor(value) for key, value in scalars.items()})
+        return self.rows
+
+    # ---- Lightning ---------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "predict":
+            return
+        search = require_search(self, pl_module)
+        sizes_to_look_at(search, self.sizes)
+        split = "test" if stage == "test" else "val"
+        with torch.random.fork_rng(devices=[]):
+            if next(self._batches(trainer, split), None) is None:
+                raise ValueError(
+                    f"the {split} loader (with Trainer(limit_{split}_batches=...), if that was given) has no batch to "
+                    "measure circuits on"
+                )
+        if any(isinstance(ablation, MeanAblation) for ablation in self.ablations):
+            _loader(trainer, "train")
+        # A run of its own: other prompts perhaps, so means are taken anew and nothing has been measured.
+        self.ablations = [make_ablation(ablation.name) for ablation in self.ablations]
+        self._fitted = False
+        self.rows, self._measured = [], None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if self.due(trainer):
+            self.measure(trainer, require_search(self, pl_module))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.measure(trainer, require_search(self, pl_module))
+        self._log_table(trainer)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "validate":  # within fit there are steps to go by
+            self._evaluate_now(trainer, require_search(self, pl_module), "val")
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._evaluate_now(trainer, require_search(self, pl_module), "test")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # The progress bar is closed by now.
+        if self.rows and trainer.is_global_zero:
+            console = Console()
+            if not console.is_terminal:  # a file is as wide as the table
+                console = Console(width=100)
+            console.print(table(self.rows))
+
+    # ---- measuring ---------------------------------------------------------------------------------------------
+
+    def _evaluate_now(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> None:
+        """For `trainer.validate` and `trainer.test`, which return what is logged here."""
+        self.rows = self._evaluate(trainer, search, split)
+        search.log_dict(_scalars(self.rows), sync_dist=trainer.world_size > 1)
+        self._log_table(trainer)
+
+    def _evaluate(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> list[Row]:
+        # Loaders may draw random numbers just by being iterated: measuring must not change how training goes on.
+        with torch.random.fork_rng(devices=[]):
+            if not self._fitted:
+                for ablation in self.ablations:
+                    if isinstance(ablation, MeanAblation):
+                        ablation.fit(search.circuit_model, _loader(trainer, "train"))
+                self._fitted = True
+            return evaluate(
+                search.circuit_model,
+                circuits_to_look_at(search, self.sizes),
+                self._batches(trainer, split),
+                self.ablations,
+                split=split,
+                seed=self.seed,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+            )
+
+    def _batches(self, trainer: pl.Trainer, split: str) -> Iterator[dict[str, Tensor]]:
+        """The split, or as much of it as `Trainer(limit_val_batches=...)` (`limit_test_batches`) leaves."""
+        limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
+        loader = _loader(trainer, split)
+        if isinstance(limit, float):
+            limit = None if limit == 1.0 else int(limit * len(loader))
+        return islice(iter(loader), limit)
+
+    def _log_table(self, trainer: pl.Trainer) -> None:
+        rows = [row.to_dict() for row in self.rows]
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_table") and trainer.is_global_zero:  # Weights & Biases
+                logger.log_table(
+                    f"{self.rows[0].split}/circuits", columns=list(rows[0]), data=[list(row.values()) for row in rows]
+                )
+
+
+# ---- which circuits ------------------------------------------------------------------------------------------------
+
+
+def size_name(size: float) -> str:
+    """What a circuit of a size is called: ``0.01`` is ``1%``, ``200`` is ``200 edges``."""
+    return f"{size} edges" if isinstance(size, int) else f"{100 * size:.4g}%"
+
+
+def sizes_to_look_at(search: CircuitSearch, sizes: Sequence[int | float] | None) -> dict[str, int | float | None]:
+    """Sizes of circuits by name, None for the one that the method trains for.
+
+    Raises:
+        ValueError, TypeError: a size that is none (see `selection.size_to_count`).
+    """
+    trained = search.trained_size()
+    chosen: dict[str, int | float | None] = {}
+    if trained is not None:
+        size_to_count(trained, search.layout)
+        chosen[size_name(trained)] = None
+    elif sizes is None:
+        # In a very small model the smallest of them may be no edge at all.
+        sizes = [size for size in DEFAULT_SIZES if size * search.layout.n_edges >= 1]
+    for size in sizes or ():
+        size_to_count(size, search.layout)
+        chosen.setdefault(size_name(size), size)
+    return chosen
+
+
+def circuits_to_look_at(search: CircuitSearch, sizes: Sequence[int | float] | None) -> dict[str, Circuit]:
+    """The circuits of a search as it stands, by the names of `sizes_to_look_at`."""
+    return {name: search.circuit(size) for name, size in sizes_to_look_at(search, sizes).items()}
+
+
+# ---- what Lightning knows ------------------------------------------------------------------------------------------
+
+
+def require_search(callback: pl.Callback, module: pl.LightningModule) -> CircuitSearch:
+    if not isinstance(module, CircuitSearch):
+        raise TypeError(
+            f"{type(callback).__name__} judges searches for circuits, and {type(module).__name__} is none: it has to "
+            "be a subclass of lightning_circuits.CircuitSearch"
+        )
+    return module
+
+
+def _loader(trainer: pl.Trainer, split: str) -> Any:
+    """A fresh loader over all of a split, the same on every process.
+
+    Raises:
+        ValueError: there is no such loader, or a collection of several, or it repeats prompts.
+    """
+    loops = {
+        "train": trainer.fit_loop,
+        "val": trainer.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop,
+        "test": trainer.test_loop,
+    }
+    # Lightning has no public way to ask where the loaders of a split come from (a datamodule, the module, the call)
+    # before its loop has run, and with it come distributed samplers, which repeat prompts.
+    source = loops[split]._data_source
+    loader = source.dataloader() if source.is_defined() else None
+    if isinstance(loader, (list, tuple)) and len(loader) == 1:
+        loader = loader[0]
+    if loader is None:
+        purpose = "mean ablation takes its means over" if split == "train" else "circuits are measured on"
+        raise ValueError(
+            f"{purpose} the {split} split, and there is none: give the Trainer a datamodule with a {split}_dataloader"
+        )
+    if isinstance(loader, (list, tuple, dict)):
+        raise ValueError(f"there are {len(loader)} {split} loaders: give one, so that it is clear what is measured")
+    if isinstance(getattr(loader, "sampler", None), DistributedSampler):
+        raise ValueError(
+            f"the {split} loader has a DistributedSampler, which repeats prompts to even out the processes: leave it "
+            "out, the prompts are shared out here, each once"
+        )
+    if getattr(loader, "replicas", 1) > 1:  # datamodules.PairLoader, which shares training out by itself
+        loader = copy(loader)
+        loader.replicas, loader.rank = 1, 0
+    return loader
+
+
+def _scalars(rows: Sequence[Row]) -> dict[str, float]:
+    """``val/interchange/1%-random/kl`` and so on."""
+    return {
+        f"{row.split}/{row.ablation}/{row.circuit.replace(' ', '-')}/{key}": value
+        for row in rows
+        for key, value in row.scalars().items()
+    }

@@ -1,0 +1,131 @@
+"""How well a circuit does what the full model does, over a data set, as a `torchmetrics` metric.
+
+*Faithfulness* is the share of the model's behaviour that a circuit keeps. With m the mean logit difference,
+
+    f = (m(circuit) - m(empty)) / (m(full) - m(empty))
+
+0 is what the ablation alone does, 1 the full model; f > 1 overshoots: the circuit answers more surely than the model.
+The means are taken before the ratio: single prompts on which full and empty hardly differ would rule a mean of ratios
+(FIELD.md section 6). How the ratios per prompt spread is worth seeing all the same: their median and quartiles.
+
+f alone misleads, a circuit may reach 1 and say other things than the model, so there are beside it the KL divergence
+from the full model, the accuracy, and how often circuit and model agree, apart for prompts where the model is right and
+where it is wrong: a circuit that is right where the model is wrong is not the model's.
+
+    >>> logits = {"full": [[2.0, 0.0, 1.0]], "circuit": [[1.5, 0.0, 1.0]], "empty": [[0.0, 0.0, 1.0]]}
+    >>> full, circuit, empty = (torch.tensor(logits[name]) for name in ("full", "circuit", "empty"))
+    >>> metric = CircuitFaithfulness()
+    >>> metric.update(circuit, full, empty, answers=torch.tensor([[0]]), distractors=torch.tensor([[1]]))
+    >>> {name: round(value.item(), 3) for name, value in metric.compute().items()}  # doctest: +NORMALIZE_WHITESPACE
+    {'faithfulness': 0.75, 'faithfulness_q1': 0.75, 'faithfulness_median': 0.75, 'faithfulness_q3': 0.75, 'kl': 0.029,
+     'accuracy': 1.0, 'agreement_when_right': 1.0, 'agreement_when_wrong': nan, 'logit_difference': 1.5, 'prompts': 1}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_circuits.objectives import correct, kl_divergence, logit_difference
+
+RESOLUTION = 1e-4
+"""Logit differences this close count as equal: between two ways of computing one model in float32, that is rounding."""
+
+PER_PROMPT = ("circuit", "full", "empty", "kl", "right", "full_right", "agrees")
+
+
+class CircuitFaithfulness(Metric):
+    """Faithfulness, KL divergence, accuracy and agreement of one circuit.
+
+    The state is a few numbers per prompt, gathered from all processes when the result is asked for. Processes may have
+    seen different numbers of prompts, or none; each prompt counts once.
+
+    `compute` gives a dict of float64 scalars:
+
+    - ``faithfulness``: the ratio of means above; ``faithfulness_q1``, ``faithfulness_median``, ``faithfulness_q3``:
+      quartiles of the ratios per prompt.
+    - ``kl``: mean over prompts of KL(full || circuit), summed over the vocabulary, in nats.
+    - ``accuracy``: the share of prompts that the circuit gets right (see `objectives.correct`).
+    - ``agreement_when_right``, ``agreement_when_wrong``: of the prompts that the full model gets right (wrong), the
+      share on which the circuit has the same preference. The preference is whether an answer stands above the
+      distractors; where a prompt has no distractors, it is the first token of the whole vocabulary.
+    - ``logit_difference``: m(circuit).
+    - ``prompts``: how many there were.
+
+    **NaN means that there is nothing to measure**, never an error in the model: faithfulness where the full and the
+    empty model's logit differences are equal (closer than `RESOLUTION`), so that no behaviour lies between them; an
+    agreement over no prompts at all. Ratios of single prompts that are NaN stay out of the quartiles. Without any
+    prompt `compute` raises a ValueError.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+
+    circuit: list[Tensor]
+    full: list[Tensor]
+    empty: list[Tensor]
+    kl: list[Tensor]
+    right: list[Tensor]
+    full_right: list[Tensor]
+    agrees: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in PER_PROMPT:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(
+        self, circuit_logits: Tensor, full_logits: Tensor, empty_logits: Tensor, answers: Tensor, distractors: Tensor
+    ) -> None:
+        """Take in a batch.
+
+        Args:
+            circuit_logits, full_logits, empty_logits: ``[B, V]`` at the answer position, of the circuit, of the full
+                model, and of the empty circuit under the same ablation.
+            answers, distractors: token ids ``[B, K]``, padded with -100.
+        """
+        right, full_right = (correct(logits, answers, distractors) for logits in (circuit_logits, full_logits))
+        same_token = circuit_logits.argmax(-1) == full_logits.argmax(-1)
+        values = {
+            "circuit": logit_difference(circuit_logits, answers, distractors),
+            "full": logit_difference(full_logits, answers, distractors),
+            "empty": logit_difference(empty_logits, answers, distractors),
+            "kl": kl_divergence(circuit_logits, full_logits),
+            "right": right,
+            "full_right": full_right,
+            "agrees": torch.where((distractors >= 0).any(-1), right == full_right, same_token),
+        }
+        for name in PER_PROMPT:
+            # float32 for all: torchmetrics lets a process that saw no prompt take part with an empty float32 tensor.
+            getattr(self, name).append(values[name].float())
+
+    def compute(self) -> dict[str, Tensor]:
+        # In float64, and so on the CPU: the order in which processes were gathered then leaves no trace in the means.
+        circuit, full, empty, kl, right, full_right, agrees = (
+            dim_zero_cat(getattr(self, name)).cpu().double() for name in PER_PROMPT
+        )
+        if not len(circuit):
+            raise ValueError("faithfulness of a circuit: no process has seen a prompt, so there is nothing to measure")
+        quartiles = _faithfulness(circuit, full, empty).nanquantile(torch.tensor([0.25, 0.5, 0.75]).double())
+        return {
+            "faithfulness": _faithfulness(circuit.mean(), full.mean(), empty.mean()),
+            "faithfulness_q1": quartiles[0],
+            "faithfulness_median": quartiles[1],
+            "faithfulness_q3": quartiles[2],
+            "kl": kl.mean(),
+            "accuracy": right.mean(),
+            "agreement_when_right": agrees[full_right == 1].mean(),
+            "agreement_when_wrong": agrees[full_right == 0].mean(),
+            "logit_difference": circuit.mean(),
+            "prompts": torch.tensor(len(circuit)),
+        }
+
+
+def _faithfulness(circuit: Tensor, full: Tensor, empty: Tensor) -> Tensor:
+    """The share of the way from empty to full; NaN where there is no way."""
+    way = full - empty
+    return torch.where(way.abs() < RESOLUTION, torch.nan, (circuit - empty) / way)

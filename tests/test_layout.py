@@ -1,0 +1,150 @@
+"""The layout against loops that build the same graph edge by edge, and against published figures."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_circuits import layout as module
+from lightning_circuits.layout import Layout
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> Layout:
+    groups = draw(st.integers(1, 3))
+    per_group = draw(st.integers(1, 3))
+    n_kv = draw(st.sampled_from([groups, groups * per_group]))  # per group, per head
+    return Layout(draw(st.integers(1, 4)), groups * per_group, draw(st.integers(1, 9)), n_kv)
+
+
+def edges_by_loop(layout: Layout) -> list[tuple[str, str]]:
+    """Every (writer, reader), reader by reader, each found by walking through the model."""
+    stream, edges = ["input"], []
+    per_head = layout.n_kv_readers == layout.n_heads
+    for n in range(layout.n_layers):
+        readers = [f"a{n}.h{h}<q>" for h in range(layout.n_heads)]
+        for kind in "kv":
+            readers += [f"a{n}.{'h' if per_head else 'g'}{g}<{kind}>" for g in range(layout.n_kv_readers)]
+        edges += [(writer, reader) for reader in readers for writer in stream]
+        stream += [f"a{n}.h{h}" for h in range(layout.n_heads)]
+        edges += [(writer, f"m{n}") for writer in stream]
+        stream.append(f"m{n}")
+    return edges + [(writer, "logits") for writer in stream]
+
+
+def test_doctest() -> None:
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
+
+
+@given(layouts())
+def test_edges_names_and_indices_agree_with_a_walk_through_the_model(layout: Layout) -> None:
+    expected = edges_by_loop(layout)
+    assert layout.n_edges == len(expected)
+    assert layout.edge_names(range(layout.n_edges)) == [f"{writer}->{reader}" for writer, reader in expected]
+    for index, (writer, reader) in enumerate(expected):
+        assert layout.edge_index(f"{writer}->{reader}") == index
+        assert layout.writer_names[layout.edge_writer[index]] == writer
+        assert layout.reader_names[layout.edge_reader[index]] == reader
+    assert layout.n_writers == len(layout.writer_names) == len({writer for writer, _ in expected})
+    assert layout.n_readers == len(layout.reader_names) == len({reader for _, reader in expected})
+    assert layout.n_nodes == layout.n_writers + 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "n_edges"),
+    [
+        (Layout(12, 12, 768), 32_491),
+        (Layout(30, 9, 576), 123_211),
+        (Layout(30, 9, 576, 3), 70_651),
+        (Layout(32, 32, 4096), 1_592_881),
+        (Layout(32, 32, 4096, 8), 805_681),
+    ],
+    ids=["gpt2", "smollm2 per head", "smollm2 per group", "llama-3.1-8b per head", "llama-3.1-8b per group"],
+)
+def test_published_counts(layout: Layout, n_edges: int) -> None:
+    assert layout.n_edges == n_edges == len(layout.edge_writer) == len(layout.edge_reader)
+
+
+def test_gpt2_has_158_nodes() -> None:
+    assert Layout(12, 12, 768).n_nodes == 158
+
+
+@given(layouts(), st.integers(0, 2**32))
+def test_matrix_and_back(layout: Layout, seed: int) -> None:
+    values = torch.rand(layout.n_edges, generator=torch.Generator().manual_seed(seed)) + 1
+    matrix = layout.to_matrix(values)
+    for index, (writer, reader) in enumerate(edges_by_loop(layout)):
+        assert matrix[layout.reader_names.index(reader), layout.writer_names.index(writer)] == values[index]
+    assert int((matrix != 0).sum()) == layout.n_edges
+    assert torch.equal(layout.from_matrix(matrix), values)
+    matrix[matrix == 0] = 7.0  # entries where there is no edge are ignored
+    assert torch.equal(layout.from_matrix(matrix), values)
+
+
+@given(layouts(), st.data())
+def test_layer_views_hold_the_named_edges_and_write_through(layout: Layout, data: st.DataObject) -> None:
+    values = torch.arange(layout.n_edges)
+    n = data.draw(st.integers(0, layout.n_layers - 1))
+    shared, own = layout.layer(values, n)
+    rows = layout.reader_names[n * len(shared) : (n + 1) * len(shared)]
+    row, column = data.draw(st.integers(0, len(rows) - 1)), data.draw(st.integers(0, shared.shape[1] - 1))
+    assert shared[row, column] == layout.edge_index(f"{layout.writer_names[column]}->{rows[row]}")
+    assert rows[-1] == f"m{n}"
+    assert own.tolist() == [layout.edge_index(f"a{n}.h{h}->m{n}") for h in range(layout.n_heads)]
+    assert layout.logits(values).tolist() == [layout.edge_index(f"{name}->logits") for name in layout.writer_names]
+
+    for view in (shared, own, layout.logits(values)):
+        indices = view.flatten().tolist()
+        view.fill_(-1)
+        assert (values[indices] == -1).all()
+    assert (values == -1).sum() == shared.numel() + own.numel() + layout.n_writers
+
+
+@given(layouts())
+def test_layers_and_logits_share_out_every_edge(layout: Layout) -> None:
+    counts = torch.zeros(layout.n_edges)
+    for n in range(layout.n_layers):
+        for view in layout.layer(counts, n):
+            view += 1
+    layout.logits(counts)[:] += 1
+    assert (counts == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("nowhere->m0", "no writer 'nowhere'"),
+        ("input->a0.h0", "no reader 'a0.h0'"),
+        ("input->a0.g0<k>", "no reader 'a0.g0<k>'"),
+        ("m1->a1.h0<q>", "m1 does not come before a1.h0<q>"),
+        ("m0->m0", "m0 does not come before m0"),
+        ("input", "no reader ''"),
+    ],
+)
+def test_a_wrong_name_is_explained(name: str, what: str) -> None:
+    with pytest.raises(ValueError, match=what.replace("(", r"\(")):
+        Layout(2, 2, 4).edge_index(name)
+
+
+@pytest.mark.parametrize("sizes", [(0, 2, 4), (2, 0, 4), (2, 2, 0), (2, 2, 4, 0), (2, 4, 4, 3), (2, 2, 4, 4)])
+def test_impossible_sizes_are_refused(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"at least 1|cannot share"):
+        Layout(*sizes)
+
+
+def test_a_vector_of_another_length_is_refused_with_both_numbers() -> None:
+    with pytest.raises(ValueError, match=r"32,491 edges.*\(7,\)"):
+        Layout(12, 12, 768).check(torch.zeros(7))
+
+
+@given(layouts(), layouts())
+def test_difference_names_what_differs(one: Layout, other: Layout) -> None:
+    assert Layout(**one.to_dict()) == one
+    assert (one.difference(other) == "") == (one == other)
+    for key, value in one.to_dict().items():
+        assert (f"{key} {value} against" in one.difference(other)) == (value != other.to_dict()[key])
