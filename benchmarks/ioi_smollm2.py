@@ -43,9 +43,7 @@ def eap(model: CircuitModel, batches: list[dict[str, Tensor]]) -> Tensor:
     prompts = 0
     for batch in batches:
         _, corrupt = run_pair(model, batch)
-        logits = masked_logits(
-            model, gates, batch["clean_ids"], batch["attention_mask"], batch["positions"], corrupt
-        )
+        logits = masked_logits(model, gates, batch["clean_ids"], batch["attention_mask"], batch["positions"], corrupt)
         logit_difference(logits, batch["answers"], batch["distractors"]).sum().backward()
         prompts += len(logits)
     return gates.grad / prompts

@@ -25,6 +25,7 @@ from typing import Any
 from lightning_circuits.callbacks.faithfulness import (
     FaithfulnessValidation,
     circuits_to_look_at,
+    close_progress_bar,
     require_search,
     sizes_to_look_at,
 )
@@ -92,8 +93,8 @@ class CircuitExport(pl.Callback):
         return [
             path
             for name, entries in self.best.items()
-            for which in ("last", *(step for _, step in entries))
-            for path in self._files(name, which)
+            for step in (None, *(step for _, step in entries))
+            for path in self._files(name, step)
         ]
 
     # ---- Lightning ---------------------------------------------------------------------------------------------
@@ -123,6 +124,7 @@ class CircuitExport(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.is_global_zero and self._exported is not None:
+            close_progress_bar(trainer, stage)
             print("Circuits written:", *(f"  {path}" for path in self.paths), sep="\n")
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,7 +142,7 @@ class CircuitExport(pl.Callback):
         rows = [] if validation is None else validation.measure(trainer, search)
         sizes = validation.sizes if self.sizes is None and validation is not None else self.sizes
         if trainer.is_global_zero:
-            describe = getattr(trainer.datamodule, "describe", None)
+            describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
             for name, circuit in circuits_to_look_at(search, sizes).items():
                 measured = [row for row in rows if row.circuit in (name, f"{name} pruned")]
                 metadata = {
@@ -164,7 +166,7 @@ class CircuitExport(pl.Callback):
         if self.save_top_k >= 0:
             after = after[: self.save_top_k]
         self.best[name] = after
-        for path in self._files(name, "last"):
+        for path in self._files(name, None):
             circuit.save(path)
         if (value, step) in after:
             for path in self._files(name, step):
@@ -174,12 +176,13 @@ class CircuitExport(pl.Callback):
                 for path in self._files(name, entry[1]):
                     path.unlink(missing_ok=True)
 
-    def _files(self, name: str, which: int | str) -> list[Path]:
-        """The files of the circuit called `name`: those of a step, or the `last` ones."""
-        label = f"step{which:06d}" if isinstance(which, int) else which
+    def _files(self, name: str, step: int | None) -> list[Path]:
+        """The files of the circuit called `name` at a step; without one, of the last."""
+        label = "last" if step is None else f"step{step:06d}"
         stem = f"circuit-{label}-{name.replace('%', 'pct').replace(' ', '-')}"
         return [self.dirpath / f"{stem}.{suffix}" for suffix in self.formats]
 
 
 def _validation(trainer: pl.Trainer) -> FaithfulnessValidation | None:
-    return next((callback for callback in trainer.callbacks if isinstance(callback, FaithfulnessValidation)), None)
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+    return next((callback for callback in callbacks if isinstance(callback, FaithfulnessValidation)), None)

@@ -139,8 +139,8 @@ class FaithfulnessValidation(pl.Callback):
         self._evaluate_now(trainer, require_search(self, pl_module), "test")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        # The progress bar is closed by now.
         if self.rows and trainer.is_global_zero:
+            close_progress_bar(trainer, stage)
             console = Console()
             if not console.is_terminal:  # a file is as wide as the table
                 console = Console(width=100)
@@ -177,9 +177,9 @@ class FaithfulnessValidation(pl.Callback):
         """The split, or as much of it as `Trainer(limit_val_batches=...)` (`limit_test_batches`) leaves."""
         limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
         loader = _loader(trainer, split)
-        if isinstance(limit, float):
-            limit = None if limit == 1.0 else int(limit * len(loader))
-        return islice(iter(loader), limit)
+        if isinstance(limit, float):  # a share; 1.0 is all, also of a loader that does not know its length
+            return islice(loader, None if limit == 1.0 else int(limit * len(loader)))
+        return islice(loader, limit)
 
     def _log_table(self, trainer: pl.Trainer) -> None:
         rows = [row.to_dict() for row in self.rows]
@@ -235,13 +235,19 @@ def require_search(callback: pl.Callback, module: pl.LightningModule) -> Circuit
     return module
 
 
+def close_progress_bar(trainer: pl.Trainer, stage: str) -> None:
+    """Let the bar end now, at the end of a run, so that what is printed next stands below it."""
+    if trainer.progress_bar_callback is not None:
+        trainer.progress_bar_callback.teardown(trainer, trainer.lightning_module, stage)
+
+
 def _loader(trainer: pl.Trainer, split: str) -> Any:
     """A fresh loader over all of a split, the same on every process.
 
     Raises:
         ValueError: there is no such loader, or a collection of several, or it repeats prompts.
     """
-    loops = {
+    loops: dict[str, Any] = {
         "train": trainer.fit_loop,
         "val": trainer.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop,
         "test": trainer.test_loop,
@@ -249,16 +255,16 @@ def _loader(trainer: pl.Trainer, split: str) -> Any:
     # Lightning has no public way to ask where the loaders of a split come from (a datamodule, the module, the call)
     # before its loop has run, and with it come distributed samplers, which repeat prompts.
     source = loops[split]._data_source
-    loader = source.dataloader() if source.is_defined() else None
-    if isinstance(loader, (list, tuple)) and len(loader) == 1:
-        loader = loader[0]
-    if loader is None:
+    found = source.dataloader() if source.is_defined() else []
+    loaders = list(found) if isinstance(found, (list, tuple, dict)) else [found]
+    if not loaders or loaders[0] is None:
         purpose = "mean ablation takes its means over" if split == "train" else "circuits are measured on"
         raise ValueError(
             f"{purpose} the {split} split, and there is none: give the Trainer a datamodule with a {split}_dataloader"
         )
-    if isinstance(loader, (list, tuple, dict)):
-        raise ValueError(f"there are {len(loader)} {split} loaders: give one, so that it is clear what is measured")
+    if len(loaders) > 1 or isinstance(found, dict):
+        raise ValueError(f"there are several {split} loaders: give one, so that it is clear what is measured")
+    loader = loaders[0]
     if isinstance(getattr(loader, "sampler", None), DistributedSampler):
         raise ValueError(
             f"the {split} loader has a DistributedSampler, which repeats prompts to even out the processes: leave it "

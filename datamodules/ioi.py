@@ -32,9 +32,8 @@ from math import comb
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import PreTrainedTokenizerBase
-
 from lightning_circuits.datamodules.pairs import PairDataModule, PromptPair, shuffled
+from lightning_circuits.pretrained import PreTrainedTokenizerBase
 
 __all__ = ["NAMES", "OBJECTS", "PLACES", "TEMPLATES", "IOIDataModule"]
 

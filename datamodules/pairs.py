@@ -38,10 +38,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from lightning_circuits.lightning import pl
-from lightning_circuits.pretrained import load_tokenizer
+from lightning_circuits.pretrained import PreTrainedTokenizerBase, load_tokenizer
 
 __all__ = ["PairDataModule", "PairLoader", "PromptPair", "PromptPairDataModule", "TokenPair", "shuffled", "tokenise"]
 

@@ -35,7 +35,9 @@ def run_pair(model: CircuitModel, batch: Batch) -> tuple[Tensor, Tensor]:
         ``[n_writers, B, T, d]``, freshly allocated: the masked computation may consume it.
     """
     n, length = batch["clean_ids"].shape
-    corrupt = torch.empty(model.layout.n_writers, n, length, model.layout.d_model, dtype=model.dtype, device=model.device)
+    corrupt = torch.empty(
+        model.layout.n_writers, n, length, model.layout.d_model, dtype=model.dtype, device=model.device
+    )
     logits = model.run(
         torch.cat([batch["clean_ids"], batch["corrupt_ids"]]),
         batch["attention_mask"].repeat(2, 1),
@@ -80,7 +82,9 @@ class MeanAblation(Ablation):
         for batch in batches:
             batch = {key: value.to(model.device) for key, value in batch.items()}
             ids, mask = batch["clean_ids"], batch["attention_mask"]
-            stack = torch.empty(model.layout.n_writers, *ids.shape, model.layout.d_model, dtype=model.dtype, device=model.device)
+            stack = torch.empty(
+                model.layout.n_writers, *ids.shape, model.layout.d_model, dtype=model.dtype, device=model.device
+            )
             model.run(ids, mask, batch["positions"], writers=stack)
             slots = position_ids(mask) if self.positional else torch.zeros_like(ids)
             real = mask.bool()
@@ -88,7 +92,10 @@ class MeanAblation(Ablation):
             if len(counts) < longest:  # float64: sums over a whole data set, exact enough not to depend on batch size
                 grown = torch.zeros(len(stack), longest, stack.shape[-1], dtype=torch.float64, device=stack.device)
                 grown[:, : len(counts)] = sums if len(counts) else 0
-                sums, counts = grown, torch.cat([counts.to(stack.device), counts.new_zeros(longest - len(counts)).to(stack.device)])
+                sums, counts = (
+                    grown,
+                    torch.cat([counts.to(stack.device), counts.new_zeros(longest - len(counts)).to(stack.device)]),
+                )
             sums.index_add_(1, slots[real], stack[:, real].double())
             counts.index_add_(0, slots[real], torch.ones_like(slots[real], dtype=counts.dtype))
         if not len(counts):

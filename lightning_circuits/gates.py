@@ -160,6 +160,7 @@ class TopK(Gate):
         hard = torch.zeros_like(soft).index_fill_(0, self.logits.detach().topk(max(round(k), 1)).indices, 1.0)
         return _StraightThrough.apply(soft, hard)
 
+
 class _SoftTopK(torch.autograd.Function):
     """``m = sigmoid((x - tau) / T)`` with ``sum m = k``.
 

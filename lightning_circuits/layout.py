@@ -110,7 +110,11 @@ class Layout:
         """How many writers stand before the attention of ``layer`` (``n_layers`` counts them all)."""
         return 1 + layer * (self.n_heads + 1)
 
+    # These tensors are made once and used everywhere. Made under Lightning's inference mode they would be inference
+    # tensors for good, and refused by autograd later: so they are made outside it.
+
     @cached_property
+    @torch.inference_mode(False)
     def reader_prefix(self) -> Tensor:
         """int64 ``[n_readers]``: reader r can read the writers ``0 .. reader_prefix[r] - 1``."""
         before = 1 + torch.arange(self.n_layers) * (self.n_heads + 1)
@@ -119,16 +123,19 @@ class Layout:
         return torch.cat([torch.cat([attention, mlp], dim=1).flatten(), torch.tensor([self.n_writers])])
 
     @cached_property
+    @torch.inference_mode(False)
     def reader_offset(self) -> Tensor:
         """int64 ``[n_readers + 1]``: where each reader's slice of the flat vector begins; last, the number of edges."""
         return torch.cat([torch.zeros(1, dtype=torch.int64), self.reader_prefix.cumsum(0)])
 
     @cached_property
+    @torch.inference_mode(False)
     def edge_reader(self) -> Tensor:
         """int64 ``[n_edges]``: the reader of each edge."""
         return torch.repeat_interleave(torch.arange(self.n_readers), self.reader_prefix)
 
     @cached_property
+    @torch.inference_mode(False)
     def edge_writer(self) -> Tensor:
         """int64 ``[n_edges]``: the writer of each edge."""
         return torch.arange(self.n_edges) - self.reader_offset[self.edge_reader]
@@ -199,7 +206,9 @@ class Layout:
         """
         writer, _, reader = name.partition("->")
         if writer not in self._writer_index:
-            raise ValueError(f"edge {name!r}: no writer {writer!r} in {self}; writers are named like 'input', 'a0.h1', 'm2'")
+            raise ValueError(
+                f"edge {name!r}: no writer {writer!r} in {self}; writers are named like 'input', 'a0.h1', 'm2'"
+            )
         if reader not in self._reader_index:
             example = "'a1.h0<q>', 'm2', 'logits'" if self.kv == "head" else "'a1.h0<q>', 'a1.g0<k>', 'm2', 'logits'"
             raise ValueError(f"edge {name!r}: no reader {reader!r} in {self}; readers are named like {example}")

@@ -34,7 +34,12 @@ from lightning_circuits.models import CircuitModel, Context
 
 
 def masked_logits(
-    model: CircuitModel, gates: Tensor, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, reference: Tensor,
+    model: CircuitModel,
+    gates: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    positions: Tensor,
+    reference: Tensor,
     skip_closed: bool = False,
 ) -> Tensor:
     """Logits of the model with gated edges.
@@ -56,7 +61,9 @@ def masked_logits(
     model.layout.check(gates)
     context = model.context(attention_mask)
     bases = reference_streams(model, reference, context)
-    stream = _MaskedStream.apply(gates, model, context, model.embed(input_ids), positions, bases, reference, skip_closed)
+    stream = _MaskedStream.apply(
+        gates, model, context, model.embed(input_ids), positions, bases, reference, skip_closed
+    )
     return model.unembed(stream)
 
 
@@ -202,6 +209,10 @@ def _dot(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def _fast(mask: Tensor) -> Tensor:
     """The mask itself, or the same as a sparse matrix where that multiplies faster."""
-    if mask.is_cuda or mask.dtype not in (torch.float32, torch.float64) or mask.count_nonzero() > SPARSE_BELOW * mask.numel():
+    if (
+        mask.is_cuda
+        or mask.dtype not in (torch.float32, torch.float64)
+        or mask.count_nonzero() > SPARSE_BELOW * mask.numel()
+    ):
         return mask
     return mask.to_sparse_csr()

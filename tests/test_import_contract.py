@@ -30,8 +30,8 @@ MAPPED = ("callbacks", "datamodules", "configs")
 
 FLOORS = [
     {"layout", "gates", "sparsity", "objectives", "pretrained", "lightning", "datamodules", "configs"},
-    {"circuit", "models"},
-    {"masked", "ablation", "selection", "metrics", "formats"},
+    {"circuit", "formats", "models"},
+    {"masked", "ablation", "selection", "metrics"},
     {"evaluation"},
     {"search", "callbacks"},
     {"cli", ""},  # "" is lightning_circuits/__init__.py, which shows users the names of the others

@@ -148,3 +148,12 @@ def test_difference_names_what_differs(one: Layout, other: Layout) -> None:
     assert (one.difference(other) == "") == (one == other)
     for key, value in one.to_dict().items():
         assert (f"{key} {value} against" in one.difference(other)) == (value != other.to_dict()[key])
+
+
+def test_structure_made_in_inference_mode_serves_autograd_afterwards():
+    layout = Layout(2, 2, 4)
+    with torch.inference_mode():
+        layout.edge_names([0]), layout.n_edges
+    values = torch.ones(layout.n_edges, requires_grad=True)
+    layout.to_matrix(values)[layout.edge_reader, layout.edge_writer].sum().backward()
+    assert values.grad.eq(1).all()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import multiprocessing
 import statistics
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,30 +147,26 @@ def test_without_prompts_there_is_nothing_to_measure() -> None:
         CircuitFaithfulness().compute()
 
 
-TWO_PROCESSES = """
-import sys
-import torch
-from lightning_circuits.metrics import CircuitFaithfulness
-
-rank, file = int(sys.argv[1]), sys.argv[2]
-torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-for number, share in enumerate(torch.load(f"{file}.batches")):
-    metric = CircuitFaithfulness()
-    for batch in share[rank]:
-        metric.update(**batch)
-    torch.save({k: v.item() for k, v in metric.compute().items()}, f"{file}.{number}.{rank}")
-torch.distributed.destroy_process_group()
-"""
+def compute_as(rank: int, file: Path, shares: list[list[list[dict[str, Tensor]]]]) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    results = [computed(*share[rank]) for share in shares]
+    Path(f"{file}.{rank}").write_text(json.dumps(results))
+    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
-def test_two_processes_with_uneven_shares_give_the_result_of_one(tmp_path) -> None:
+def test_two_processes_with_uneven_shares_give_the_result_of_one(tmp_path: Path) -> None:
     first, second = random_batch(5, seed=5), random_batch(2, seed=6)
-    file = tmp_path / "meeting"
     # Five prompts and two; then everything on one process, and nothing on the other.
-    torch.save([[[first], [second]], [[first, second], []]], f"{file}.batches")
-    processes = [subprocess.Popen([sys.executable, "-c", TWO_PROCESSES, str(rank), str(file)]) for rank in range(2)]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0]
-    for number in range(2):
-        for rank in range(2):
-            assert torch.load(f"{file}.{number}.{rank}") == pytest.approx(computed(first, second), nan_ok=True)
+    shares = [[[first], [second]], [[first, second], []]]
+    context = multiprocessing.get_context("fork")
+    file = tmp_path / "meeting"
+    processes = [context.Process(target=compute_as, args=(rank, file, shares), daemon=True) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    for rank in range(2):
+        for found in json.loads(Path(f"{file}.{rank}").read_text()):
+            assert found == pytest.approx(computed(first, second), nan_ok=True)

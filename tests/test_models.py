@@ -184,3 +184,11 @@ def test_no_hook_stays_behind_even_when_a_run_fails(family):
         record(model, batch.clean_ids + 1000, *arguments)
     for module in model.model.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks
+
+
+def test_a_model_that_computes_something_else_is_refused_with_the_layer() -> None:
+    """An adapter in front of a projection changes the model, not the weights that are read."""
+    model = tiny_model("llama-gqa", torch.float32)
+    model.model.layers[1].self_attn.q_proj.register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(ValueError, match="the attention of layer 1 of this LlamaForCausalLM"):
+        wrap(model)

@@ -42,20 +42,12 @@ class Context:
     rotary: tuple[Tensor, Tensor] | None = None
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of the stock model: ``logits`` ``[B, V]`` at the positions asked for, ``writers`` ``[n_writers, B, T, d]``."""
-
-    logits: Tensor
-    writers: Tensor
-
-
 class CircuitModel:
     """A frozen Hugging Face language model with a `Layout`; make one with `wrap`.
 
     Args:
         model: the Hugging Face module, in memory. Its parameters lose ``requires_grad`` and it goes to eval mode.
-        kv: ``"head"``, a key and a value reader for every query head (EAP-IG, MIB), or ``"group"``, for every K/V group.
+        kv: ``"head"``, a key and a value reader for every query head (EAP-IG, MIB); ``"group"``, for every K/V group.
     """
 
     model_types: ClassVar[Sequence[str]] = ()
@@ -78,7 +70,7 @@ class CircuitModel:
 
     backbone: Any  # the decoder without its head
     blocks: Any  # its layers
-    token_embedding: nn.Module
+    token_embedding: Any
 
     def mlp_norm(self, layer: int) -> nn.Module:
         raise NotImplementedError
@@ -86,7 +78,7 @@ class CircuitModel:
     def mlp_module(self, layer: int) -> nn.Module:
         raise NotImplementedError
 
-    def output_module(self, layer: int) -> nn.Module:
+    def output_module(self, layer: int) -> Any:
         """The module whose input is all heads' values side by side, ``[B, T, n_heads * d_head]``."""
         raise NotImplementedError
 
@@ -142,7 +134,9 @@ class CircuitModel:
         """
         q, k, v = self.query_key_value(layer, x, context)
         # Heads stand where scaled_dot_product_attention wants the batch: each has its own streams, all share the mask.
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=self.layer_mask(layer, context), scale=self.scaling(layer))
+        z = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=self.layer_mask(layer, context), scale=self.scaling(layer)
+        )
         return self._write_heads(layer, z)
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
@@ -153,12 +147,50 @@ class CircuitModel:
         """``[..., d]`` to logits ``[..., V]``."""
         return self.model.lm_head(self.final_norm(x))
 
+    @torch.no_grad()
+    def verify(self) -> None:
+        """Run a few tokens and compare, layer by layer, what is computed here with what the stock model does.
+
+        Raises:
+            ValueError: a layer whose writers come out differently, by name. The module is then not what its family's
+                file takes it for: changed weights layout, an adapter in front of a projection, a hook.
+        """
+        ids = torch.arange(8, device=self.device).view(2, 4) % self.model.config.vocab_size
+        mask, last = torch.ones_like(ids), torch.full((2,), 3, device=self.device)
+        writers = torch.empty(self.layout.n_writers, 2, 4, self.layout.d_model, dtype=self.dtype, device=self.device)
+        logits = self.run(ids, mask, last, writers)
+        context = self.context(mask)
+        tolerance = 1e-3 if torch.finfo(self.dtype).bits >= 32 else 0.1
+
+        def compare(name: str, here: Tensor, stock: Tensor) -> None:
+            error = ((here - stock).float().norm() / stock.float().norm().clamp(min=1e-30)).item()
+            if not error < tolerance:
+                raise ValueError(
+                    f"{name} of this {type(self.model).__name__} does not compute what {type(self).__name__} reads from "
+                    f"its weights (relative error {error:.2g}): a modified module, an adapter that was not merged, a hook?"
+                )
+
+        positions = self.position_embedding(context)
+        stream = writers[0] if positions is None else writers[0] + positions
+        for layer in range(self.layout.n_layers):
+            first, mlp = self.layout.writers_before(layer), self.layout.writers_before(layer + 1) - 1
+            readers = stream.expand(self.layout.n_attention_readers, *stream.shape)
+            compare(f"the attention of layer {layer}", self.attention(layer, readers, context), writers[first:mlp])
+            stream = stream + writers[first:mlp].sum(0)
+            bias = self.output_bias(layer)
+            stream = stream if bias is None else stream + bias
+            compare(f"the MLP of layer {layer}", self.mlp(layer, stream), writers[mlp])
+            stream = stream + writers[mlp]
+        compare("the output", self.unembed(stream[:, -1]), logits)
+
     def layer_mask(self, layer: int, context: Context) -> Tensor:
         """bool ``[B, T, T]``: the attention mask of a layer."""
         return context.mask
 
     @torch.no_grad()
-    def run(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, writers: Tensor | None = None) -> Tensor:
+    def run(
+        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, writers: Tensor | None = None
+    ) -> Tensor:
         """The stock forward of the Hugging Face model.
 
         Args:
@@ -194,7 +226,9 @@ class CircuitModel:
             for layer in range(self.layout.n_layers):
                 first, mlp = self.layout.writers_before(layer), self.layout.writers_before(layer + 1) - 1
 
-                def heads(_module: nn.Module, inputs: tuple[Tensor], layer: int = layer, out: Tensor = writers[first:mlp]) -> None:
+                def heads(
+                    _module: nn.Module, inputs: tuple[Tensor], layer: int = layer, out: Tensor = writers[first:mlp]
+                ) -> None:
                     z = inputs[0][-last:].unflatten(-1, (self.layout.n_heads, -1)).movedim(-2, 0)
                     out.copy_(self._write_heads(layer, z))
 

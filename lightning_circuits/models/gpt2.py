@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from lightning_circuits.models.base import CircuitModel, Context, project
@@ -10,7 +12,7 @@ from lightning_circuits.models.base import CircuitModel, Context, project
 class GPT2CircuitModel(CircuitModel):
     model_types = ("gpt2",)
 
-    def __init__(self, model: nn.Module, kv: str = "head") -> None:
+    def __init__(self, model: Any, kv: str = "head") -> None:
         super().__init__(model, kv)
         self.backbone = model.transformer
         self.blocks = model.transformer.h
@@ -22,7 +24,7 @@ class GPT2CircuitModel(CircuitModel):
     def mlp_module(self, layer: int) -> nn.Module:
         return self.blocks[layer].mlp
 
-    def output_module(self, layer: int) -> nn.Module:
+    def output_module(self, layer: int) -> Any:
         return self.blocks[layer].attn.c_proj
 
     def output_weight(self, layer: int) -> Tensor:

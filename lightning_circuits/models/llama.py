@@ -17,7 +17,7 @@ from lightning_circuits.models.base import CircuitModel, Context, position_ids, 
 class LlamaCircuitModel(CircuitModel):
     model_types = ("llama", "mistral", "qwen2", "qwen3")
 
-    def __init__(self, model: nn.Module, kv: str = "head") -> None:
+    def __init__(self, model: Any, kv: str = "head") -> None:
         super().__init__(model, kv)
         self.backbone = model.model
         self.blocks = model.model.layers
@@ -34,7 +34,7 @@ class LlamaCircuitModel(CircuitModel):
     def mlp_module(self, layer: int) -> nn.Module:
         return self.blocks[layer].mlp
 
-    def output_module(self, layer: int) -> nn.Module:
+    def output_module(self, layer: int) -> Any:
         return self.blocks[layer].self_attn.o_proj
 
     def output_weight(self, layer: int) -> Tensor:

@@ -22,7 +22,7 @@ def wrap(model: Any, kv: str = "head") -> CircuitModel:
         TypeError: not a Hugging Face model with a language-model head.
         ValueError: a family that is not supported; or its weights cannot be read as writers and readers.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not hasattr(config, "model_type") or not hasattr(model, "lm_head"):
         raise TypeError(
             f"expected a Hugging Face language model with its head (such as GPT2LMHeadModel or LlamaForCausalLM), "
@@ -30,7 +30,9 @@ def wrap(model: Any, kv: str = "head") -> CircuitModel:
         )
     for family in FAMILIES:
         if config.model_type in family.model_types:
-            return family(model, kv)
+            read = family(model, kv)
+            read.verify()
+            return read
     supported = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
     raise ValueError(
         f"model family {config.model_type!r} is not supported; supported are {supported}. "

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from copy import copy
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lightning_circuits.ablation import make_ablation
@@ -60,8 +59,8 @@ class CircuitSearch(pl.LightningModule):
         self.ablation = make_ablation(ablation)
         self.objective = KL() if objective is None else objective
         self.seed = seed
-        self.model: nn.Module = load_model(model, dtype) if isinstance(model, str) else model
-        self.model_name = model if isinstance(model, str) else (model.config.name_or_path or type(model).__name__)
+        self.model: Any = load_model(model, dtype) if isinstance(model, str) else model
+        self.model_name = model if isinstance(model, str) else (self.model.config.name_or_path or type(model).__name__)
         self.circuit_model: CircuitModel = wrap(self.model, kv)
         # A checkpoint holds what was learned. The frozen model is hundreds of times larger, and is where it was.
         self.strict_loading = False
@@ -131,7 +130,7 @@ class CircuitSearch(pl.LightningModule):
         self.model.eval()
         return self
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What was learned, without the frozen model."""
         state = super().state_dict(*args, **kwargs)
         return {name: value for name, value in state.items() if not name.startswith("model.")}
@@ -141,7 +140,9 @@ class CircuitSearch(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved, here = checkpoint.get("lightning_circuits", {}), self._identity()
-        different = [f"{key} {saved.get(key)!r} there, {here[key]!r} here" for key in here if saved.get(key) != here[key]]
+        different = [
+            f"{key} {saved.get(key)!r} there, {here[key]!r} here" for key in here if saved.get(key) != here[key]
+        ]
         if different:
             raise ValueError(f"the checkpoint is of another model or search: {'; '.join(different)}")
 
@@ -149,9 +150,9 @@ class CircuitSearch(pl.LightningModule):
         return {"method": type(self).__name__, "model_hash": fingerprint(self.model), **self.layout.to_dict()}
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: Any) -> str:
     """16 hex digits that depend on the shapes of a model's weights and on its config, not on the weights' values."""
-    config = model.config.to_dict()  # type: ignore[operator, union-attr]
+    config = model.config.to_dict()
     # Where it was loaded from, in which dtype and by which version does not make it another model.
     for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "quantization_config"):
         config.pop(key, None)
@@ -159,8 +160,14 @@ def fingerprint(model: nn.Module) -> str:
     return hashlib.sha256(json.dumps([config, shapes], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _all_batches(trainer: Any) -> Iterator[dict[str, Tensor]]:
-    yield from trainer.train_dataloader
+def _all_batches(trainer: Any) -> Iterable[dict[str, Tensor]]:
+    """A fresh loader over the whole training split, the same on every rank."""
+    # `trainer.train_dataloader` is still None when fitting starts, and there is no public way to the loader's source.
+    loader = trainer.fit_loop._data_source.dataloader()
+    if getattr(loader, "replicas", 1) > 1:  # datamodules.PairLoader, which shares training out by itself
+        loader = copy(loader)
+        loader.replicas, loader.rank = 1, 0
+    return loader
 
 
 def _versions() -> dict[str, str]:

@@ -98,7 +98,9 @@ class EdgePruning(CircuitSearch):
         report = {"objective": objective.detach(), **self.gate.report()}
         if penalty is not None:
             report["penalty"] = penalty.detach()
-        self.log_dict({f"train/{name}": value for name, value in report.items()}, prog_bar=True, batch_size=len(full_logits))
+        self.log_dict(
+            {f"train/{name}": value for name, value in report.items()}, prog_bar=True, batch_size=len(full_logits)
+        )
         return objective if penalty is None else objective + penalty
 
     def configure_optimizers(self) -> Any:
@@ -111,7 +113,9 @@ class EdgePruning(CircuitSearch):
         if multipliers:
             groups.append({"params": multipliers, "maximize": True})
         optimizer = torch.optim.Adam(groups, lr=self.lr, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, max(total - step, 1) / (0.3 * total)))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, max(total - step, 1) / (0.3 * total))
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _generator(self, draw: int) -> torch.Generator:
@@ -124,7 +128,9 @@ class EdgePruning(CircuitSearch):
             start = Circuit.load(start, self.layout)
         if isinstance(start, Circuit):
             if start.layout != self.layout:
-                raise ValueError(f"the warm start is a circuit of another layout: {self.layout.difference(start.layout)}")
+                raise ValueError(
+                    f"the warm start is a circuit of another layout: {self.layout.difference(start.layout)}"
+                )
             start = start.members.float() if start.scores is None else start.scores
         scores = self.layout.check(start).float()
         if not scores.isfinite().all():

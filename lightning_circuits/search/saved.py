@@ -1,6 +1,6 @@
 """A circuit from a file as a method, so that what judges a search judges a saved circuit too:
 
-    lightning-circuits test --config ioi_gpt2.yaml --model SavedCircuit --model.path runs/circuit.json
+lightning-circuits test --config ioi_gpt2.yaml --model SavedCircuit --model.path runs/circuit.json
 """
 
 from __future__ import annotations
@@ -57,4 +57,6 @@ class SavedCircuit(CircuitSearch):
         return {**super().describe(), "path": self.path, "made_by": self.saved.metadata}
 
     def configure_optimizers(self) -> None:
-        raise TypeError("a saved circuit is not trained: use 'test' or 'validate' with SavedCircuit, or fit another method")
+        raise TypeError(
+            "a saved circuit is not trained: use 'test' or 'validate' with SavedCircuit, or fit another method"
+        )

@@ -1,0 +1,155 @@
+"""The command line, `lightning-circuits`: a search, its data and its callbacks named in a config, each option in reach.
+
+    lightning-circuits fit --config quickstart.yaml                          # a packaged config, found by its name
+    lightning-circuits fit --config ioi_gpt2.yaml --model.model ./my-gpt2    # the same on another language model
+    lightning-circuits fit --config ioi_gpt2.yaml --model.lr 0.1 --trainer.max_steps 600 --model.gate HardConcrete
+    lightning-circuits fit --config my.yaml --ckpt_path runs/.../last.ckpt   # a killed run goes on
+    lightning-circuits fit --config ioi_gpt2.yaml --print_config > my.yaml   # a config of one's own to begin with
+
+A saved circuit is checked again by naming it in the place of the search: `validate` on the prompts that the search was
+validated on, `test` on prompts that nothing has seen.
+
+    lightning-circuits test --config ioi_gpt2.yaml --model SavedCircuit --model.path runs/ioi_gpt2/circuit-last-1pct.json
+
+Classes go by their bare names if they are ours or Lightning's, and by their path (`my_package.MySearch`) if they are not.
+The prompts are tokenised by the model's own tokenizer; `--tokenizer NAME` takes another one.
+
+A mistake in the options, the model, the data or a file ends with one line, `error: ...`, and exit code 2, before
+anything is trained; with the environment variable JSONARGPARSE_DEBUG set, with its traceback. What goes wrong once
+training has begun is always shown in full.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile
+
+# Imported for their classes: a bare name in a config can mean only what has been imported.
+from lightning_circuits import callbacks, configs, datamodules, gates, objectives, sparsity  # noqa: F401
+from lightning_circuits.lightning import LightningArgumentParser, LightningCLI, pl
+from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.search.edge_pruning import EdgePruning  # noqa: F401
+from lightning_circuits.search.saved import SavedCircuit  # noqa: F401
+
+CONFIGS = Path(configs.__file__).parent
+DEBUG = "JSONARGPARSE_DEBUG"
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: the words after `lightning-circuits`. Default: those of this process.
+
+    Raises:
+        SystemExit: with code 2 for a mistake in what was asked for, 0 after `--help` and `--print_config`.
+    """
+    begun = _Begun()
+    try:
+        CircuitCLI(
+            CircuitSearch,
+            datamodules.PairDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            seed_everything_default=0,
+            # Each method has its own optimizer, which --optimizer would replace.
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [begun]},
+            args=None if args is None else list(args),
+        )
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if begun.yes or DEBUG in os.environ:
+            raise
+        sys.stderr.write(f"error: {_plain(str(error))}\n")
+        raise SystemExit(2) from None
+
+
+class CircuitCLI(LightningCLI):
+    """Lightning's command line with packaged configs, a tokenizer that follows the model, and what we can do."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in ("fit", "validate", "test")}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = self.parser_class(**kwargs)
+        parser.add_argument("-c", "--config", action=FindConfig, help="A config file, or the name of a packaged one.")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # A link takes its target out of the user's hands, hence an option beside it.
+        parser.add_argument("--tokenizer", type=str | None, default=None, help="Default: that of the model.")
+        parser.link_arguments(
+            ("tokenizer", "model.init_args.model", "data"), "data.init_args.tokenizer", compute_fn=_tokenizer
+        )
+
+
+def _tokenizer(own: str | None, model: str, data: Any) -> str:
+    """What `--tokenizer` and `--model.model` say; jsonargparse would drop without a word what the data say."""
+    chosen, given = own or model, data.init_args.get("tokenizer")
+    if given not in (None, chosen):
+        raise ValueError(f"--data.tokenizer {given}: the tokenizer is the model's, or that of --tokenizer {given}")
+    return chosen
+
+
+class FindConfig(ActionConfigFile):
+    """`--config`: a file, or one of the packaged configs by name, with or without its suffix."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option_string: str | None = None) -> None:
+        if not Path(value).is_file():
+            packaged = {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"))}
+            if value.removesuffix(".yaml") not in packaged:
+                parser.error(f"there is no config {value}: neither such a file nor packaged ({', '.join(packaged)})")
+            value = str(packaged[value.removesuffix(".yaml")])
+        super().__call__(parser, namespace, value, option_string)
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one line; jsonargparse would print all options and a tree of types before them."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        if DEBUG in os.environ and ex is not None:
+            raise ex
+        self.exit(2, f"error: {_plain(message)} (see {self.prog} --help)\n")
+
+
+_TREE = re.compile(
+    r"(- )?(Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Expected a path but|Given value)"
+)
+
+
+def _plain(message: str) -> str:
+    """The leaves of the tree of types that jsonargparse makes of an error, ours within its included."""
+    message = re.sub(r"^Call to compute_fn of link .* failed: ", "", message)
+    if not message.startswith(("Parser key", "Does not validate against")):
+        return message
+    leaves = [line.strip().removeprefix("- ") for line in message.splitlines() if not _TREE.match(line.strip())]
+    return re.sub(
+        r"Expected a dot import path string: (\S+)",
+        r"no class is called \1 here (one of your own goes by its path, such as my_package.\1)",
+        " ".join(filter(None, leaves)),
+    )
+
+
+class _Begun(pl.Callback):
+    """Tells a run that has begun from one that never got there."""
+
+    yes = False
+
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.yes = True
+
+    on_train_start = on_validation_start = on_test_start = _begin
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""What cut edges carry, against means taken one prompt and one token at a time by the oracle."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import ALL_OPEN, VOCABULARY, Pairs, oracle, stock_logits, tiny_model
+from torch import Tensor
+
+from lightning_circuits.ablation import ABLATIONS, Ablation, make_ablation, run_pair
+from lightning_circuits.masked import masked_logits
+from lightning_circuits.models import CircuitModel, wrap
+
+LENGTHS = (4, 2, 5, 3, 5, 1, 2)
+MODELS = ("gpt2", "llama-gqa")
+
+models = pytest.mark.parametrize("family", MODELS)
+means = pytest.mark.parametrize("name", ["mean", "mean-positional"])
+
+Prompts = list[tuple[list[int], list[int]]]
+Batch = dict[str, Tensor]
+
+
+@cache
+def wrapped(family: str, dtype: torch.dtype = torch.float64) -> CircuitModel:
+    return wrap(tiny_model(family, dtype))
+
+
+@cache
+def prompts() -> Prompts:
+    """Clean and corrupt prompts of many lengths, as lists of tokens."""
+    generator = torch.Generator().manual_seed(1)
+    drawn = [torch.randint(0, VOCABULARY, (2, length), generator=generator).tolist() for length in LENGTHS]
+    return [(clean, corrupt) for clean, corrupt in drawn]
+
+
+def collate(rows: Prompts, side: str) -> Batch:
+    """A batch, padded with a token that would show if it were read."""
+    longest = max(len(clean) for clean, _ in rows)
+
+    def padded(ids: list[int], fill: int) -> list[int]:
+        gap = [fill] * (longest - len(ids))
+        return ids + gap if side == "right" else gap + ids
+
+    mask = torch.tensor([padded([1] * len(clean), 0) for clean, _ in rows])
+    return {
+        "clean_ids": torch.tensor([padded(clean, 7) for clean, _ in rows]),
+        "corrupt_ids": torch.tensor([padded(corrupt, 7) for _, corrupt in rows]),
+        "attention_mask": mask,
+        "positions": torch.tensor([max(i for i, real in enumerate(row) if real) for row in mask.tolist()]),
+    }
+
+
+def batched(rows: Prompts, size: int, side: str) -> list[Batch]:
+    return [collate(rows[start : start + size], side) for start in range(0, len(rows), size)]
+
+
+def as_pairs(batch: Batch) -> Pairs:
+    return Pairs(batch["clean_ids"], batch["corrupt_ids"], batch["attention_mask"], batch["positions"])
+
+
+@cache
+def loop_means(family: str, name: str) -> dict[str, list[Tensor]]:
+    """By writer, the mean for every position (for `mean` one for all), from one prompt at a time without padding."""
+    seen: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
+    for row in prompts():
+        batch = as_pairs(collate([row], "right"))
+        for writer, output in oracle(tiny_model(family, torch.float64), ALL_OPEN, batch.clean_ids, batch).writers.items():
+            for token, vector in enumerate(output[0]):
+                seen[writer, token if name == "mean-positional" else 0].append(vector)
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    for (writer, _), vectors in sorted(seen.items(), key=lambda item: item[0][1]):
+        found[writer].append(torch.stack(vectors).sum(0) / len(vectors))
+    return found
+
+
+def fitted(name: str, model: CircuitModel, rows: Prompts, size: int = 3, side: str = "right") -> Ablation:
+    ablation = make_ablation(name)
+    ablation.fit(model, batched(rows, size, side))
+    return ablation
+
+
+def check_against_loops(family: str, name: str, ablation: Ablation, rows: Prompts, side: str) -> None:
+    """Every real token of every prompt carries the oracle's mean."""
+    model, batch, expected = wrapped(family), collate(rows, side), loop_means(family, name)
+    _, corrupt = run_pair(model, batch)
+    reference = ablation.reference(batch, corrupt)
+    assert reference.shape == corrupt.shape and reference.dtype == model.dtype and reference.isfinite().all()
+    for w, writer in enumerate(model.layout.writer_names):
+        for i in range(len(rows)):
+            real = batch["attention_mask"][i].nonzero().flatten().tolist()
+            for token, slot in enumerate(real):
+                mean = expected[writer][token if name == "mean-positional" else 0]
+                torch.testing.assert_close(reference[w, i, slot], mean, atol=1e-9, rtol=0, msg=f"{writer} {i} {token}")
+
+
+@models
+@means
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_means_are_those_of_plain_loops(family: str, name: str, side: str) -> None:
+    check_against_loops(family, name, fitted(name, wrapped(family), prompts(), side=side), prompts(), side)
+
+
+@means
+@settings(max_examples=15)
+@given(
+    order=st.permutations(range(len(LENGTHS))),
+    size=st.integers(1, len(LENGTHS) + 1),
+    sides=st.tuples(*[st.sampled_from(["right", "left"])] * 2),
+)
+def test_means_do_not_depend_on_how_prompts_are_batched(
+    name: str, order: list[int], size: int, sides: tuple[str, str]
+) -> None:
+    """Neither on the order, the batch size, the ragged last batch, nor the side of the padding, there or here."""
+    ablation = fitted(name, wrapped("gpt2"), [prompts()[i] for i in order], size, sides[0])
+    check_against_loops("gpt2", name, ablation, prompts()[:4], sides[1])
+
+
+@means
+def test_means_do_not_depend_on_how_prompts_are_batched_in_float32(name: str) -> None:
+    model = wrapped("gpt2", torch.float32)
+    batch = collate(prompts(), "right")
+    _, corrupt = run_pair(model, batch)
+    ways = [
+        fitted(name, model, prompts(), size, side).reference(batch, corrupt.clone())
+        for size, side in ((1, "right"), (3, "left"), (7, "right"))
+    ]
+    real = batch["attention_mask"].bool()
+    assert ways[0].dtype == torch.float32
+    for other in ways[1:]:
+        torch.testing.assert_close(ways[0][:, real], other[:, real], atol=1e-6, rtol=1e-6)
+
+
+@means
+def test_means_of_a_second_data_set_replace_those_of_the_first(name: str) -> None:
+    ablation = fitted(name, wrapped("gpt2"), [([3, 3, 3, 3, 3, 3], [4, 4, 4, 4, 4, 4])])
+    ablation.fit(wrapped("gpt2"), batched(prompts(), 2, "right"))
+    check_against_loops("gpt2", name, ablation, prompts(), "right")
+
+
+def test_means_can_be_taken_over_a_generator_of_batches() -> None:
+    ablation = make_ablation("mean-positional")
+    ablation.fit(wrapped("gpt2"), iter(batched(prompts(), 4, "left")))
+    check_against_loops("gpt2", "mean-positional", ablation, prompts(), "left")
+
+
+@models
+@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_circuit_under_every_ablation_is_that_of_the_oracle(family: str, name: str, side: str) -> None:
+    """Ablation and masked computation together, for a random circuit."""
+    model, batch = wrapped(family), collate(prompts(), side)
+    layout, ablation = model.layout, fitted(name, model, prompts())
+    circuit = torch.rand(layout.n_edges, generator=torch.Generator().manual_seed(0)) < 0.5
+    _, corrupt = run_pair(model, batch)
+    logits = masked_logits(
+        model,
+        circuit.float(),
+        batch["clean_ids"],
+        batch["attention_mask"],
+        batch["positions"],
+        ablation.reference(batch, corrupt),
+    )
+    pairs = as_pairs(batch)
+    if name == "interchange":
+        carried = oracle(model.model, ALL_OPEN, pairs.corrupt_ids, pairs).writers
+    elif name == "zero":
+        carried = {writer: torch.zeros_like(corrupt[0]) for writer in layout.writer_names}
+    else:
+        carried = {writer: torch.zeros_like(corrupt[0]) for writer in layout.writer_names}
+        for writer, output in carried.items():
+            for i, mask in enumerate(batch["attention_mask"]):
+                for token, slot in enumerate(mask.nonzero().flatten().tolist()):
+                    output[i, slot] = loop_means(family, name)[writer][token if name == "mean-positional" else 0]
+    gates = dict(zip(layout.edge_names(range(layout.n_edges)), circuit.double().tolist(), strict=True))
+    expected = oracle(model.model, gates, pairs.clean_ids, pairs, carried).logits
+    torch.testing.assert_close(logits, expected, atol=1e-8, rtol=1e-8)
+
+
+@models
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_one_forward_gives_the_clean_logits_and_the_corrupt_writers(family: str, side: str) -> None:
+    model, batch = wrapped(family), collate(prompts(), side)
+    pairs = as_pairs(batch)
+    logits, corrupt = run_pair(model, batch)
+    torch.testing.assert_close(logits, stock_logits(model.model, pairs.clean_ids, pairs), atol=1e-9, rtol=1e-9)
+    expected = oracle(model.model, ALL_OPEN, pairs.corrupt_ids, pairs).writers
+    real = batch["attention_mask"].bool()
+    for w, writer in enumerate(model.layout.writer_names):
+        torch.testing.assert_close(corrupt[w][real], expected[writer][real], atol=1e-9, rtol=1e-9)
+    assert not logits.requires_grad and not corrupt.requires_grad
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_a_reference_can_be_consumed(name: str) -> None:
+    """The masked computation writes over its reference: the next batch must not notice."""
+    model, batch = wrapped("gpt2"), collate(prompts(), "right")
+    ablation = fitted(name, model, prompts())
+    _, corrupt = run_pair(model, batch)
+    first = ablation.reference(batch, corrupt.clone())
+    kept = first.clone()
+    first.fill_(torch.nan)
+    assert torch.equal(ablation.reference(batch, corrupt.clone()), kept)
+
+
+def test_interchange_carries_the_corrupt_run_and_zero_nothing() -> None:
+    corrupt = torch.randn(3, 2, 4, 5)
+    assert torch.equal(make_ablation("interchange").reference({}, corrupt), corrupt)
+    zero = make_ablation("zero").reference({}, corrupt)
+    assert zero.shape == corrupt.shape and zero.count_nonzero() == 0
+
+
+def test_ablations_go_by_their_names() -> None:
+    assert list(ABLATIONS) == ["interchange", "zero", "mean", "mean-positional"]
+    assert all(make_ablation(name).name == name for name in ABLATIONS)
+
+
+def test_an_unknown_ablation_is_refused_with_those_known() -> None:
+    with pytest.raises(ValueError, match=r"'resample'.*interchange, zero, mean, mean-positional"):
+        make_ablation("resample")
+
+
+@means
+def test_a_mean_that_was_never_taken_is_refused(name: str) -> None:
+    with pytest.raises(RuntimeError, match=rf"{name} ablation needs the means.*fit\(model, loader\)"):
+        make_ablation(name).reference(collate(prompts(), "right"), torch.zeros(1))
+
+
+@means
+def test_a_loader_without_batches_has_no_mean(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} ablation: the loader for the means has no batch"):
+        make_ablation(name).fit(wrapped("gpt2"), [])
+
+
+def test_a_prompt_longer_than_all_that_means_were_taken_over_is_refused() -> None:
+    model, batch = wrapped("gpt2"), collate(prompts(), "left")
+    _, corrupt = run_pair(model, batch)
+    short = [row for row in prompts() if len(row[0]) <= 3]
+    with pytest.raises(ValueError, match=r"mean-positional ablation: a prompt of 5 tokens.*at most 3"):
+        fitted("mean-positional", model, short).reference(batch, corrupt)
+    assert fitted("mean", model, short).reference(batch, corrupt).shape == corrupt.shape  # one mean fits any length

@@ -1,0 +1,335 @@
+"""Learned gates against their own samples, the closed forms of the papers, a solver in numpy and finite differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lightning_circuits.gates import Gate, HardConcrete, TopK
+from lightning_circuits.sparsity import L0Penalty, SizeRange, TargetSparsity
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+GATES: dict[str, Callable[[], Gate]] = {
+    "hard-concrete": HardConcrete,
+    "top-k, soft": lambda: TopK(hard_from=1.0),
+    "top-k, hard": lambda: TopK(hard_from=0.0),
+}
+every_gate = pytest.mark.parametrize("make", GATES.values(), ids=GATES)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def with_logits(gate: Any, logits: Tensor) -> Any:
+    gate.logits = nn.Parameter(logits.clone())
+    return gate
+
+
+def spread(n: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return 2 * torch.randn(n, generator=generator(seed), dtype=torch.float64).to(dtype)
+
+
+# ---- all gates -----------------------------------------------------------------------------------------------------
+
+
+@every_gate
+def test_values_are_one_float32_per_edge_within_zero_and_one(make: Callable[[], Gate]) -> None:
+    gate = make()
+    gate.start(500, generator())
+    with torch.no_grad():
+        gate.logits += 3 * spread(500)
+    values = gate(generator(1), 0.5)
+    assert values.shape == (500,) and values.dtype == torch.float32
+    assert values.min() >= 0 and values.max() <= 1
+    assert values.max() > values.min()
+
+
+@every_gate
+def test_the_generator_alone_decides_what_is_drawn(make: Callable[[], Gate]) -> None:
+    gate = with_logits(make(), spread(300))
+    first = gate(generator(7), 0.3)
+    torch.rand(5)  # the global generator plays no part
+    assert torch.equal(first, gate(generator(7), 0.3))
+    assert not torch.equal(first, gate(generator(8), 0.3))
+
+
+@every_gate
+def test_the_start_depends_on_the_generator_alone(make: Callable[[], Gate]) -> None:
+    starts = []
+    for seed in (3, 3):
+        torch.rand(3)
+        gate = make()
+        gate.start(50, generator(seed))
+        starts.append(gate.logits.detach())
+    assert torch.equal(*starts)
+
+
+@every_gate
+@given(seed=st.integers(0, 1000), n=st.integers(2, 60), scale=st.sampled_from([1e-6, 1.0, 1e6]))
+def test_a_start_from_scores_keeps_their_ranks_and_nothing_else(
+    make: Callable[[], Gate], seed: int, n: int, scale: float
+) -> None:
+    scores = scale * torch.randn(n, generator=generator(seed))
+    gate = make()
+    gate.start(n, generator())
+    gate.start_from(scores)
+    assert gate.edge_scores().dtype == torch.float32
+    assert gate.edge_scores().argsort().tolist() == scores.argsort().tolist()
+    other = make()
+    other.start(n, generator(1))
+    other.start_from(scores / 1024)  # exact in binary: the same ranks
+    assert torch.equal(gate.logits, other.logits)
+
+
+@every_gate
+def test_a_start_from_scores_opens_the_best_and_leaves_all_gates_movable(make: Callable[[], Gate]) -> None:
+    gate = make()
+    gate.start(200, generator())
+    gate.start_from(torch.arange(200.0))
+    drawn = torch.stack([gate(generator(seed), 0.0) for seed in range(100)]).mean(0)
+    assert drawn[-20:].mean() > drawn[:20].mean() + 0.05
+    assert gate.logits.requires_grad and gate.logits.is_leaf
+
+
+def test_edge_scores_are_the_logits_without_their_graph() -> None:
+    gate = with_logits(TopK(), spread(9))
+    assert torch.equal(gate.edge_scores(), gate.logits) and not gate.edge_scores().requires_grad
+
+
+# ---- hard concrete -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log_alpha", [-6.0, -2.5, -1.5986, 0.0, 1.0, 3.0])
+def test_hard_concrete_openness_is_the_share_of_its_own_open_samples(log_alpha: float) -> None:
+    n = 40_000
+    gate = with_logits(HardConcrete(), torch.full((n,), log_alpha))
+    values = gate(generator(), 0.0)
+    expected = 1 - 1 / (1 + math.exp(1.5986 + log_alpha))  # FIELD.md: P(closed) = sigmoid(-1.5986 - log_alpha)
+    sampled = (values > 0).double().mean().item()
+    assert gate.openness().item() == pytest.approx(expected, abs=1e-4)
+    assert sampled == pytest.approx(expected, abs=4.5 * math.sqrt(expected * (1 - expected) / n) + 1e-5)
+
+
+@pytest.mark.parametrize("log_alpha", [-1.0, 0.5])
+def test_hard_concrete_samples_have_the_distribution_of_the_paper(log_alpha: float) -> None:
+    values = with_logits(HardConcrete(), torch.full((40_000,), log_alpha))(generator(), 0.0).detach().double().numpy()
+    for threshold in (0.0, 0.1, 0.3, 0.5, 0.8, 0.99):
+        stretched = (threshold + 0.1) / 1.2
+        at_most = 1 / (1 + math.exp(-(2 / 3 * math.log(stretched / (1 - stretched)) - log_alpha)))
+        assert (values <= threshold).mean() == pytest.approx(at_most, abs=0.012), threshold
+
+
+def test_hard_concrete_openness_is_a_mean_over_different_gates() -> None:
+    logits = torch.tensor([-3.0, 0.0, 2.0])
+    expected = sum(1 - 1 / (1 + math.exp(1.5986 + x)) for x in logits.tolist()) / 3
+    assert with_logits(HardConcrete(), logits).openness().item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_hard_concrete_gradient_is_exactly_zero_where_a_gate_is_clamped() -> None:
+    gate = with_logits(HardConcrete(), torch.linspace(-4, 4, 2000))
+    values = gate(generator(), 0.0)
+    values.sum().backward()
+    clamped = (values == 0) | (values == 1)
+    assert 100 < clamped.sum() < 1900
+    assert (gate.logits.grad[clamped] == 0).all()
+    assert (gate.logits.grad[~clamped] > 0).all()
+
+
+def test_hard_concrete_gradient_is_that_of_finite_differences() -> None:
+    logits, eps = spread(200, torch.float64), 1e-6
+    gate = with_logits(HardConcrete(), logits)
+    gate(generator(5), 0.0).sum().backward()
+    with torch.no_grad():  # every value depends on its own logit alone: one difference serves them all
+        above = with_logits(HardConcrete(), logits + eps)(generator(5), 0.0)
+        below = with_logits(HardConcrete(), logits - eps)(generator(5), 0.0)
+    torch.testing.assert_close(gate.logits.grad, (above - below) / (2 * eps), atol=1e-7, rtol=1e-5)
+
+
+def test_hard_concrete_penalty_reaches_every_gate_even_the_clamped() -> None:
+    gate = with_logits(HardConcrete(L0Penalty(2.0)), torch.linspace(-10, 10, 50))
+    gate.penalty(0.0).backward()
+    assert (gate.logits.grad > 0).all()  # DDP needs every parameter in the loss
+    share = torch.sigmoid(torch.linspace(-10, 10, 50).double() + math.log(11) * 2 / 3)
+    torch.testing.assert_close(gate.logits.grad.double(), 2.0 * share * (1 - share) / 50, rtol=1e-4, atol=1e-9)
+
+
+def test_hard_concrete_starts_nearly_open_with_most_gates_unclamped_below() -> None:
+    gate = HardConcrete()
+    gate.start(20_000, generator())
+    assert gate.logits.mean().item() == pytest.approx(2.0, abs=0.001)
+    assert gate.logits.std().item() == pytest.approx(0.01, rel=0.05)
+    assert (gate(generator(1), 0.0) == 0).double().mean().item() == pytest.approx(0.027, abs=0.006)
+
+
+def test_hard_concrete_is_trained_for_its_target_or_else_for_the_size_it_has() -> None:
+    assert HardConcrete(TargetSparsity(0.98)).trained_size() == pytest.approx(0.02)
+    gate = with_logits(HardConcrete(L0Penalty(1.0)), torch.full((10,), -1.5986))
+    assert gate.trained_size() == pytest.approx(0.5, abs=1e-3)
+    assert TopK().trained_size() is None
+
+
+# ---- top-k ---------------------------------------------------------------------------------------------------------
+
+
+def top_k(logits: Tensor, share: float, temperature: float, **options: Any) -> TopK:
+    """A gate of one size and temperature."""
+    return with_logits(TopK(SizeRange(share, share), temperature, temperature, **options), logits)
+
+
+def solved(x: Array, k: float, temperature: float) -> Array:
+    """The soft top-k by numpy: Newton's method on tau, kept within a bracket that only shrinks."""
+
+    def values(tau: float) -> Array:
+        return 0.5 * (1 + np.tanh((x - tau) / (2 * temperature)))  # the sigmoid, without overflow
+
+    low, high = float(x.min() - 50 * temperature), float(x.max() + 50 * temperature)
+    tau = (low + high) / 2
+    for _ in range(500):
+        m = values(tau)
+        excess = m.sum() - k
+        low, high = (tau, high) if excess > 0 else (low, tau)
+        slope = (m * (1 - m)).sum() / temperature
+        step = tau + excess / slope if slope > 0 else math.inf
+        tau = step if low < step < high else (low + high) / 2
+    return values(tau)
+
+
+soft_cases = given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(3, 120),
+    share=st.floats(0.02, 0.95),
+    temperature=st.sampled_from([0.07, 0.5, 2.0]),
+)
+
+
+@soft_cases
+def test_soft_top_k_is_what_an_independent_solver_finds(seed: int, n: int, share: float, temperature: float) -> None:
+    x = spread(n, torch.float64, seed)
+    values = top_k(x, share, temperature, hard_from=1.0)(generator(), 0.0).detach()
+    np.testing.assert_allclose(values.numpy(), solved(x.numpy(), share * n, temperature), atol=1e-7)
+
+
+@soft_cases
+def test_soft_top_k_sums_to_k_and_is_monotone_in_float32(seed: int, n: int, share: float, temperature: float) -> None:
+    x = spread(n, seed=seed)
+    values = top_k(x, share, temperature, hard_from=1.0)(generator(), 0.0).detach()
+    assert values.double().sum().item() == pytest.approx(share * n, rel=1e-4, abs=1e-3)
+    assert (values[x.argsort()].diff() >= 0).all()
+
+
+def test_soft_top_k_sums_to_k_over_a_hundred_thousand_edges() -> None:
+    values = top_k(spread(100_000), 0.003, 0.1, hard_from=1.0)(generator(), 0.0).detach()
+    assert values.double().sum().item() == pytest.approx(300, rel=1e-3)
+
+
+@given(seed=st.integers(0, 10_000), share=st.floats(0.05, 0.9), temperature=st.sampled_from([0.2, 0.5, 2.0]))
+def test_soft_top_k_gradient_is_that_of_finite_differences_of_the_solver(
+    seed: int, share: float, temperature: float
+) -> None:
+    n, eps = 12, 1e-5
+    x, weights = spread(n, torch.float64, seed), spread(n, torch.float64, seed + 1)
+    gate = top_k(x, share, temperature, hard_from=1.0)
+    (gate(generator(), 0.0) * weights).sum().backward()
+
+    def loss(point: Array) -> float:
+        return float(solved(point, share * n, temperature) @ weights.numpy())
+
+    differences = [
+        (loss(x.numpy() + eps * unit) - loss(x.numpy() - eps * unit)) / (2 * eps) for unit in np.eye(n)
+    ]
+    np.testing.assert_allclose(gate.logits.grad.numpy(), differences, atol=1e-6, rtol=1e-5)
+
+
+def test_what_one_gate_gains_the_others_lose() -> None:
+    gate = top_k(spread(50, torch.float64), 0.2, 0.5, hard_from=1.0)
+    (gate(generator(), 0.0) * spread(50, torch.float64, 1)).sum().backward()
+    assert gate.logits.grad.sum().item() == pytest.approx(0, abs=1e-12)
+    assert gate.logits.grad.abs().max() > 1e-3
+
+
+def test_saturated_gates_have_a_zero_gradient_not_nan() -> None:
+    gate = top_k(torch.tensor([-1e4] * 5 + [1e4] * 5), 0.5, 0.1, hard_from=1.0)
+    values = gate(generator(), 0.0)
+    (values * torch.arange(10.0)).sum().backward()
+    assert values.tolist() == [0.0] * 5 + [1.0] * 5
+    assert gate.logits.grad.tolist() == [0.0] * 10
+
+
+@soft_cases
+def test_hard_values_are_exactly_the_k_best(seed: int, n: int, share: float, temperature: float) -> None:
+    x = spread(n, seed=seed)
+    values = top_k(x, share, temperature, hard_from=0.0)(generator(), 0.0).detach()
+    k = max(round(share * n), 1)
+    best = np.argsort(-x.numpy())[:k]
+    assert sorted(values.nonzero().flatten().tolist()) == sorted(best.tolist())
+    assert set(values.tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("n_tied", [10, 4])
+def test_hard_values_are_k_also_when_gates_tie(n_tied: int) -> None:
+    x = torch.arange(10.0)
+    x[:n_tied] = -1.0
+    values = top_k(x, 0.8, 0.5, hard_from=0.0)(generator(), 0.0)
+    assert values.sum() == 8
+    assert (values[n_tied:] == 1).all()
+
+
+def test_hard_values_keep_one_edge_where_the_size_is_less_than_one() -> None:
+    values = top_k(spread(20), 0.001, 0.5, hard_from=0.0)(generator(), 0.0)
+    assert values.tolist() == [float(i == spread(20).argmax()) for i in range(20)]
+
+
+def test_hard_values_have_the_gradient_of_the_soft_ones() -> None:
+    x, weights = spread(40, torch.float64), spread(40, torch.float64, 1)
+    gradients = []
+    for hard_from in (0.0, 1.0):
+        gate = top_k(x, 0.25, 0.3, hard_from=hard_from)
+        (gate(generator(), 0.0) * weights).sum().backward()
+        gradients.append(gate.logits.grad)
+    assert torch.equal(*gradients) and gradients[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.25, 0.5, 0.999])
+def test_the_temperature_falls_geometrically(progress: float) -> None:
+    x = spread(60, torch.float64)
+    gate = with_logits(TopK(SizeRange(0.2, 0.2), temperature=0.8, final_temperature=0.05, hard_from=1.0), x)
+    expected = solved(x.numpy(), 12, math.exp((1 - progress) * math.log(0.8) + progress * math.log(0.05)))
+    np.testing.assert_allclose(gate(generator(), progress).detach().numpy(), expected, atol=1e-7)
+
+
+def test_circuits_become_hard_when_asked_and_not_before() -> None:
+    gate = with_logits(TopK(hard_from=0.6), spread(100))
+    for progress, hard in ((0.0, False), (0.59, False), (0.6, True), (0.99, True)):
+        values = gate(generator(), progress)
+        assert ((values == 0) | (values == 1)).all().item() is hard, progress
+
+
+def test_every_step_asks_another_size_from_the_range() -> None:
+    gate = with_logits(TopK(SizeRange(0.01, 0.5), hard_from=0.0), spread(1000))
+    sizes = [int(gate(generator(seed), 0.0).sum()) for seed in range(200)]
+    assert min(sizes) >= 10 and max(sizes) <= 500 and len(set(sizes)) > 80
+    median = sorted(sizes)[100]  # log-uniform: half of the steps are below the geometric mean, 71
+    assert 45 < median < 110
+
+
+def test_circuits_of_one_ranking_are_nested() -> None:
+    gate = with_logits(TopK(hard_from=0.0), spread(500))
+    drawn = sorted((gate(generator(seed), 0.0).detach() for seed in range(20)), key=lambda values: values.sum())
+    assert all((small <= large).all() for small, large in zip(drawn, drawn[1:], strict=False))
+
+
+@pytest.mark.parametrize("option", ["temperature", "final_temperature"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
+def test_a_temperature_that_is_not_positive_is_refused(option: str, value: float) -> None:
+    with pytest.raises(ValueError, match="temperatures must be positive"):
+        TopK(**{option: value})

@@ -1,0 +1,127 @@
+"""What closes gates: the law of the sizes, the price of openness, and the constraint with its multipliers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_circuits.sparsity import L0Penalty, SizeRange, TargetSparsity
+
+
+def draws(law: str, low: float, high: float, n: int = 4000) -> list[float]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = SizeRange(low, high, law)
+    return sorted(sizes.draw(generator) for _ in range(n))
+
+
+@pytest.mark.parametrize("quantile", [0.05, 0.25, 0.5, 0.75, 0.95])
+def test_sizes_follow_their_law(quantile: float) -> None:
+    low, high, n = 0.001, 0.2, 4000
+    log_uniform, uniform = draws("log-uniform", low, high), draws("uniform", low, high)
+    # The share of draws at or below the quantile that the law's inverse distribution gives.
+    assert sum(s <= low * (high / low) ** quantile for s in log_uniform) / n == pytest.approx(quantile, abs=0.025)
+    assert sum(s <= low + (high - low) * quantile for s in uniform) / n == pytest.approx(quantile, abs=0.025)
+
+
+@given(low=st.floats(1e-4, 1.0), ratio=st.floats(1.0, 100.0), law=st.sampled_from(["log-uniform", "uniform"]))
+def test_sizes_stay_within_the_range(low: float, ratio: float, law: str) -> None:
+    high = min(1.0, low * ratio)
+    for size in draws(law, low, high, n=20):
+        assert low * (1 - 1e-9) <= size <= high * (1 + 1e-9)
+
+
+def test_the_generator_alone_decides_the_sizes() -> None:
+    first = draws("log-uniform", 0.01, 0.1, 5)
+    torch.rand(3)
+    assert draws("log-uniform", 0.01, 0.1, 5) == first
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 0.1), (-0.1, 0.1), (0.2, 0.1), (0.1, 1.1), (math.nan, 0.1), (0.1, math.nan)]
+)
+def test_a_range_of_impossible_sizes_is_refused(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match="shares of the edges"):
+        SizeRange(low, high)
+
+
+def test_an_unknown_law_is_refused_with_those_known() -> None:
+    with pytest.raises(ValueError, match=r"'log-uniform' or 'uniform', got 'normal'"):
+        SizeRange(law="normal")
+
+
+@pytest.mark.parametrize("target", [1.0, 1.5, -0.01, 99.0, math.nan, math.inf])
+def test_a_target_outside_zero_to_one_is_refused(target: float) -> None:
+    with pytest.raises(ValueError, match=r"\[0, 1\).*0\.99 keeps 1 %"):
+        TargetSparsity(target)
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1.1, math.nan])
+def test_a_warmup_outside_training_is_refused(warmup: float) -> None:
+    with pytest.raises(ValueError, match="warmup"):
+        TargetSparsity(0.9, warmup)
+
+
+def test_a_target_of_zero_keeps_everything() -> None:
+    assert TargetSparsity(0.0).target_size() == 1.0
+    assert TargetSparsity(0.99).target_size() == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("progress", "warmup", "expected"),
+    [(0.0, 0.5, 0.0), (0.25, 0.5, 0.45), (0.5, 0.5, 0.9), (0.8, 0.5, 0.9), (1.0, 1.0, 0.9), (0.0, 0.0, 0.9)],
+)
+def test_the_target_rises_during_the_warmup(progress: float, warmup: float, expected: float) -> None:
+    sparsity = TargetSparsity(0.9, warmup)
+    with torch.no_grad():
+        sparsity.multipliers.copy_(torch.tensor([2.0, 3.0]))
+    for openness in (0.05, 0.3, 1.0):
+        missing = expected - (1 - openness)  # how much of the wanted sparsity is not there
+        price = sparsity(torch.tensor(openness, dtype=torch.float64), progress).item()
+        assert price == pytest.approx(2 * missing + 3 * missing**2, abs=1e-6)
+    assert sparsity(torch.tensor(1 - expected, dtype=torch.float64), progress).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_multipliers_start_at_zero_and_their_gradient_says_how_far_the_target_is() -> None:
+    sparsity = TargetSparsity(0.9, warmup=0.0)
+    assert sparsity.multipliers.tolist() == [0.0, 0.0]
+    sparsity(torch.tensor(0.6), 0.0).backward()  # 40 % closed, 90 % wanted
+    torch.testing.assert_close(sparsity.multipliers.grad, torch.tensor([0.5, 0.25]))
+    sparsity.multipliers.grad = None
+    sparsity(torch.tensor(0.02), 0.0).backward()  # overdone: the first multiplier goes back
+    torch.testing.assert_close(sparsity.multipliers.grad, torch.tensor([-0.08, 0.0064]))
+
+
+def test_ascended_multipliers_push_gates_shut_until_the_target_is_met() -> None:
+    """The game between gates and multipliers, played by hand: it settles where the constraint holds."""
+    sparsity = TargetSparsity(0.8, warmup=0.0)
+    logit, openness = 3.0, 1.0
+    for _ in range(6000):
+        x = torch.tensor(logit, requires_grad=True)
+        share = torch.sigmoid(x)
+        sparsity.multipliers.grad = None
+        sparsity(share, 0.0).backward()
+        logit -= 0.1 * x.grad.item()
+        with torch.no_grad():
+            sparsity.multipliers += 0.05 * sparsity.multipliers.grad
+        openness = share.item()
+    assert openness == pytest.approx(0.2, abs=0.02)
+
+
+def test_the_l0_penalty_is_a_price_per_open_gate() -> None:
+    openness = torch.tensor(0.25, requires_grad=True)
+    penalty = L0Penalty(3.0)(openness, 0.7)
+    penalty.backward()
+    assert penalty.item() == 0.75 and openness.grad.item() == 3.0
+    assert L0Penalty(0.0)(openness, 0.0).item() == 0.0
+    assert L0Penalty().target_size() is None
+    assert not list(L0Penalty().parameters())
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan])
+def test_a_price_that_is_not_one_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match="weight of the L0 penalty"):
+        L0Penalty(weight)
