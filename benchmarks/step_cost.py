@@ -152,7 +152,7 @@ def main() -> None:
             batch["attention_mask"],
             batch["positions"],
             corrupt,
-            skip_closed=search.gate.closed_for_good,
+            skip_closed=search.gate.closed_for_good(0.0),
         )
         penalty = search.gate.penalty(0.0)
         loss = kl_divergence(logits, full).mean()

@@ -11,6 +11,10 @@ leaves behind, after each measurement of `FaithfulnessValidation` and at the end
 Each file is written whole and then moved into its place, and the files it replaces are removed after that: a run killed
 at any moment leaves complete files. In the metadata of each stands how it was made (`CircuitSearch.describe`), on which
 data, its step and sizes before and after pruning, and what was measured.
+
+What is written is the pruned subgraph: without the edges that are on no way from the input to the logits. Under
+interchange ablation that changes nothing that a circuit puts out. Under the other ablations it would, and a circuit
+that was searched for under one of them is written as it was measured.
 """
 
 from __future__ import annotations
@@ -145,16 +149,18 @@ class CircuitExport(pl.Callback):
             describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
             for name, circuit in circuits_to_look_at(search, sizes).items():
                 measured = [row for row in rows if row.circuit in (name, f"{name} pruned")]
+                pruned = circuit.prune()
                 metadata = {
                     **circuit.metadata,
                     "data": None if describe is None else describe(),
                     "step": trainer.global_step,
                     "size": circuit.size,
                     "edges": circuit.n_edges,
-                    "edges_pruned": circuit.prune().n_edges,
+                    "edges_pruned": pruned.n_edges,
                     "measured": [row.to_dict() for row in measured],
                 }
-                self._write(name, replace(circuit, metadata=metadata), measured, trainer.global_step)
+                written = pruned if search.ablation.name == "interchange" else circuit
+                self._write(name, replace(written, metadata=metadata), measured, trainer.global_step)
         trainer.strategy.barrier()
 
     def _write(self, name: str, circuit: Circuit, measured: Sequence[Row], step: int) -> None:

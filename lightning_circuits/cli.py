@@ -9,13 +9,13 @@
 A saved circuit is checked again by naming it in the place of the search: `validate` on the prompts that the search was
 validated on, `test` on prompts that nothing has seen.
 
-    lightning-circuits test --config ioi_gpt2.yaml --model SavedCircuit --model.path runs/ioi_gpt2/circuit-last-1pct.json
+    lightning-circuits test --config ioi_gpt2.yaml --model SavedCircuit --model.path circuit.json
 
-Classes go by their bare names if they are ours or Lightning's, and by their path (`my_package.MySearch`) if they are not.
+Classes go by their bare names if they are ours or Lightning's, else by their path (`my_package.MySearch`).
 The prompts are tokenised by the model's own tokenizer; `--tokenizer NAME` takes another one.
 
 A mistake in the options, the model, the data or a file ends with one line, `error: ...`, and exit code 2, before
-anything is trained; with the environment variable JSONARGPARSE_DEBUG set, with its traceback. What goes wrong once
+anything is trained; with JSONARGPARSE_DEBUG=true in the environment, with its traceback. What goes wrong once
 training has begun is always shown in full.
 """
 
@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 for a mistake in what was asked for, 0 after `--help` and `--print_config`.
     """
+    # The language model is in eval mode because it has to be; the other is of Lightning against torch.
+    warnings.filterwarnings("ignore", r".*in eval mode at the start of training")
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
     begun = _Begun()
     try:
         CircuitCLI(
@@ -66,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> None:
             args=None if args is None else list(args),
         )
     except (ValueError, TypeError, OSError, ImportError) as error:
-        if begun.yes or DEBUG in os.environ:
+        if begun.yes or os.environ.get(DEBUG) == "true":
             raise
         sys.stderr.write(f"error: {_plain(str(error))}\n")
         raise SystemExit(2) from None
@@ -117,7 +121,7 @@ class Parser(LightningArgumentParser):
     """A parser whose errors are one line; jsonargparse would print all options and a tree of types before them."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        if DEBUG in os.environ and ex is not None:
+        if os.environ.get(DEBUG) == "true" and ex is not None:
             raise ex
         self.exit(2, f"error: {_plain(message)} (see {self.prog} --help)\n")
 

@@ -95,6 +95,7 @@ def evaluate(
     ablations: Sequence[Ablation],
     split: str = "val",
     seed: int = 0,
+    company: bool = True,
     rank: int = 0,
     world_size: int = 1,
 ) -> list[Row]:
@@ -107,17 +108,18 @@ def evaluate(
         ablations: mean ablations already fitted.
         split: what the batches are called in the rows.
         seed: of the random circuits. They are nested: a smaller one is part of a larger one.
+        company: whether each circuit comes with a random one and its complement, which take most of the time.
         rank, world_size: with several processes of one `torch.distributed` group, each takes every ``world_size``-th
             batch, none is repeated, and all get the same result.
 
     Returns:
-        For each ablation: full, empty, and for each circuit itself and its company (see the module).
+        For each ablation: full, empty, and each circuit with its company (see the module).
 
     Raises:
         ValueError: no batches; circuits of another layout; a circuit called like one of the rows above.
         TypeError: gates that are not binary.
     """
-    lineups = {ablation.name: _lineup(model, circuits, ablation, seed) for ablation in ablations}
+    lineups = {ablation.name: _lineup(model, circuits, ablation, seed, company) for ablation in ablations}
     metrics = {
         # Alone, it must not wait for the other processes, which may be elsewhere.
         (ablation, name): CircuitFaithfulness(sync_on_compute=world_size > 1).to(model.device)
@@ -161,7 +163,7 @@ def _logits(model: CircuitModel, circuit: Circuit, batch: Batch, reference: Tens
 
 
 def _lineup(
-    model: CircuitModel, circuits: Mapping[str, Circuit | Tensor], ablation: Ablation, seed: int
+    model: CircuitModel, circuits: Mapping[str, Circuit | Tensor], ablation: Ablation, seed: int, company: bool
 ) -> dict[str, Circuit]:
     """The circuits to run under an ablation, by the name of their row."""
     layout = model.layout
@@ -170,15 +172,16 @@ def _lineup(
         circuit = members if isinstance(members, Circuit) else Circuit(layout, members)
         if circuit.layout != layout:
             raise ValueError(f"circuit {name!r} is not of this model's layout: {circuit.layout.difference(layout)}")
-        company = {name: circuit}
+        rows = {name: circuit}
         pruned = circuit.prune()
         if ablation.name != "interchange" and pruned != circuit:
-            company[f"{name} pruned"] = pruned
-        company[f"{name} random"] = Circuit.random(layout, circuit.n_edges, seed)
-        company[f"{name} complement"] = circuit.complement()
-        if taken := [row for row in company if row in lineup]:
+            rows[f"{name} pruned"] = pruned
+        if company:
+            rows[f"{name} random"] = Circuit.random(layout, circuit.n_edges, seed)
+            rows[f"{name} complement"] = circuit.complement()
+        if taken := [row for row in rows if row in lineup]:
             raise ValueError(f"circuit {name!r}: there is a row {taken[0]!r} already; give the circuit another name")
-        lineup |= company
+        lineup |= rows
     return lineup
 
 

@@ -29,9 +29,6 @@ class Gate(nn.Module):
     logits: nn.Parameter
     """float32 ``[n_edges]``: what is learned. The larger, the more open."""
 
-    closed_for_good = False
-    """Whether a gate whose value is exactly 0 gets no gradient in that step, so that its cost can be saved."""
-
     def start(self, n_edges: int, generator: torch.Generator) -> None:
         """Make the parameters, all edges alike."""
         self.logits = nn.Parameter(torch.zeros(n_edges))
@@ -43,6 +40,10 @@ class Gate(nn.Module):
     def forward(self, generator: torch.Generator, progress: float) -> Tensor:
         """The values ``[n_edges]`` in [0, 1] for one training step, ``progress`` in [0, 1] of the way."""
         raise NotImplementedError
+
+    def closed_for_good(self, progress: float) -> bool:
+        """Whether gates whose value is exactly 0 have no gradient in that step, so that its cost can be saved."""
+        return False
 
     def edge_scores(self) -> Tensor:
         """float32 ``[n_edges]``: the ranking."""
@@ -82,7 +83,6 @@ class HardConcrete(Gate):
 
     TEMPERATURE = 2 / 3
     LOW, HIGH = -0.1, 1.1
-    closed_for_good = True
 
     def __init__(self, sparsity: Sparsity | None = None, start_at: float = 2.0) -> None:
         super().__init__()
@@ -94,12 +94,15 @@ class HardConcrete(Gate):
 
     def start_from(self, scores: Tensor) -> None:
         with torch.no_grad():
-            self.logits.copy_(self.start_at + 2 * (ranks(scores) - 0.5))
+            self.logits.copy_(8 * (ranks(scores) - 0.8))  # from all but closed to open: some 40 % open in expectation
 
     def forward(self, generator: torch.Generator, progress: float) -> Tensor:
         u = torch.rand(len(self.logits), generator=generator).clamp(1e-6, 1 - 1e-6).to(self.logits.device)
         z = torch.sigmoid((u.log() - (-u).log1p() + self.logits) / self.TEMPERATURE)
         return (z * (self.HIGH - self.LOW) + self.LOW).clamp(0, 1)
+
+    def closed_for_good(self, progress: float) -> bool:
+        return True
 
     def openness(self) -> Tensor:
         """The expected share of open gates (expected L0 / edges), in closed form, with gradient."""
@@ -120,32 +123,39 @@ class HardConcrete(Gate):
 class TopK(Gate):
     """A soft top-k of which every step asks another size, so that one run ranks the edges for circuits of all sizes.
 
-    The values are ``sigmoid((logits - tau) / T)`` with the threshold ``tau`` at which they sum to k. T falls during
-    training, and in its last part the step runs the *hard* circuit of the k best edges, the one that will be reported,
-    with the soft values' gradient (straight-through): what training sees is then what evaluation sees.
+    The values are ``sigmoid((logits - tau) / T)`` with the threshold ``tau`` at which they sum to k. Soft gates learn
+    well, but a mask of which thousands of gates are a little open is not yet a circuit: the hard circuit of its k best
+    edges can be far worse. So T falls during training, and in its last part a step runs the hard circuit itself, with
+    the soft values' gradient (straight-through). What training sees is then what evaluation sees.
 
     Args:
         sizes: which k are drawn.
         temperature: T at the beginning.
-        final_temperature: T at the end; it falls geometrically.
-        hard_from: how far training is, from 0 to 1, when the circuits become hard; 1 for never.
+        final_temperature: T at the end.
+        anneal_from: how far training is, from 0 to 1, when T begins to fall, geometrically.
+        hard_from: how far training is when the circuits become hard; 1 for never.
 
     Raises:
-        ValueError: a temperature that is not positive.
+        ValueError: a temperature that is not positive, or a part of training that is not in [0, 1].
     """
 
     def __init__(
         self,
         sizes: SizeRange | None = None,
         temperature: float = 0.5,
-        final_temperature: float = 0.1,
-        hard_from: float = 0.6,
+        final_temperature: float = 0.05,
+        anneal_from: float = 0.3,
+        hard_from: float = 0.75,
     ) -> None:
         super().__init__()
-        if not min(temperature, final_temperature) > 0:
+        if not (temperature > 0 and final_temperature > 0):
             raise ValueError(f"temperatures must be positive, got {temperature} and {final_temperature}")
+        for name, value in (("anneal_from", anneal_from), ("hard_from", hard_from)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is a part of training in [0, 1], got {value}")
         self.sizes = SizeRange() if sizes is None else sizes
-        self.temperature, self.final_temperature, self.hard_from = temperature, final_temperature, hard_from
+        self.temperature, self.final_temperature = temperature, final_temperature
+        self.anneal_from, self.hard_from = anneal_from, hard_from
 
     def start_from(self, scores: Tensor) -> None:
         with torch.no_grad():
@@ -153,20 +163,28 @@ class TopK(Gate):
 
     def forward(self, generator: torch.Generator, progress: float) -> Tensor:
         k = self.sizes.draw(generator) * len(self.logits)
-        temperature = self.temperature * (self.final_temperature / self.temperature) ** progress
+        fallen = max(0.0, progress - self.anneal_from) / max(1 - self.anneal_from, 1e-9)
+        temperature = self.temperature * (self.final_temperature / self.temperature) ** fallen
         soft = _SoftTopK.apply(self.logits, k, temperature)
         if progress < self.hard_from:
             return soft
         hard = torch.zeros_like(soft).index_fill_(0, self.logits.detach().topk(max(round(k), 1)).indices, 1.0)
         return _StraightThrough.apply(soft, hard)
 
+    def closed_for_good(self, progress: float) -> bool:
+        return progress < self.hard_from  # of a hard circuit, the edge that is not in it may be the better one
+
 
 class _SoftTopK(torch.autograd.Function):
-    """``m = sigmoid((x - tau) / T)`` with ``sum m = k``.
+    """``m = sigmoid((x - tau) / T)`` with ``sum m = k``, and 0 where that is below `TINY`.
 
     tau depends on x: differentiating the sum gives ``dtau/dx_i = m'_i / sum m'`` with ``m' = m (1 - m) / T``, hence
     ``dL/dx = m' (dL/dm - <m', dL/dm> / sum m')``: what one gate gains the others lose.
     """
+
+    # A million gates at this value are one edge, their gradient m (1 - m) / T is as small; as exact zeros they cost
+    # nothing, and as the denormal numbers that low temperatures make of them they would slow a CPU down tenfold.
+    TINY = 1e-6
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, k: float, temperature: float) -> Tensor:
@@ -176,6 +194,7 @@ class _SoftTopK(torch.autograd.Function):
             too_many = torch.sigmoid((x - tau) / temperature).sum() > k
             low, high = torch.where(too_many, tau, low), torch.where(too_many, high, tau)
         values = torch.sigmoid((x - (low + high) / 2) / temperature)
+        values = values.masked_fill_(values < _SoftTopK.TINY, 0.0)
         ctx.save_for_backward(values)
         ctx.temperature = temperature
         return values

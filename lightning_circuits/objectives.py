@@ -69,6 +69,24 @@ class LogitDifference(Objective):
         return -logit_difference(logits, batch["answers"], batch["distractors"])
 
 
+class MatchLogitDifference(Objective):
+    """KL, and with a weight how far the logit difference is from the full model's: ``KL + weight * |ld - ld_full|``.
+
+    KL alone hardly sees the distractors where they are improbable, and leaves faithfulness, which is measured by the
+    logit difference, to chance. Asking for the full model's difference, not for a large one, does not overshoot.
+
+    Args:
+        weight: nats per logit.
+    """
+
+    def __init__(self, weight: float = 0.1) -> None:
+        self.weight = weight
+
+    def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
+        here, full = (logit_difference(each, batch["answers"], batch["distractors"]) for each in (logits, full_logits))
+        return kl_divergence(logits, full_logits) + self.weight * (here - full).abs()
+
+
 class CrossEntropy(Objective):
     """Minus the log of the probability of the answers, taken together, in nats."""
 

@@ -54,21 +54,24 @@ class Sparsity(nn.Module):
 
 
 class TargetSparsity(Sparsity):
-    """Ask for a given sparsity: ``l1 (s - t) + l2 (s - t)^2``, with multipliers that grow while it is not reached.
+    """Ask for a given sparsity: ``l1 * excess + l2 * excess^2``, with multipliers that grow while it is not reached.
 
-    ``s`` is the expected share of closed gates, and ``t`` rises from 0 to ``target`` in the first ``warmup`` of
-    training, so that the circuit is pruned gradually (Louizos et al. 2018; Edge Pruning, appendix). The multipliers are
-    parameters that the optimizer *ascends* (`EdgePruning` sees to it).
+    ``excess`` is how far the expected share of open gates is *above* the share allowed. That share falls geometrically
+    from 1 to ``1 - target`` in the first ``warmup`` of training, so that as much of it is spent between 10 % and 1 % as
+    between 100 % and 10 %. Below the allowed share nothing pushes gates open again but the objective. The multipliers
+    are parameters that the optimizer *ascends* (Lagrange; Louizos et al. 2018 and Edge Pruning, which asks for equality
+    and lowers the share linearly, so that most of its training is spent on circuits far larger than the target).
 
     Args:
         target: the share of closed gates, in [0, 1): 0.99 keeps 1 % of the edges.
-        warmup: the share of training in which the target rises.
+        warmup: the share of training in which the allowed share falls.
+        multiplier_lr: learning rate of the multipliers.
 
     Raises:
-        ValueError: a target outside [0, 1), or a warmup outside [0, 1].
+        ValueError: a target outside [0, 1), a warmup outside [0, 1], or a learning rate that is not positive.
     """
 
-    def __init__(self, target: float = 0.99, warmup: float = 0.8) -> None:
+    def __init__(self, target: float = 0.99, warmup: float = 0.7, multiplier_lr: float = 2.0) -> None:
         super().__init__()
         if not 0 <= target < 1:
             raise ValueError(
@@ -77,12 +80,14 @@ class TargetSparsity(Sparsity):
             )
         if not 0 <= warmup <= 1:
             raise ValueError(f"warmup is a share of training in [0, 1], got {warmup}")
-        self.target, self.warmup = target, warmup
+        if not multiplier_lr > 0:
+            raise ValueError(f"multiplier_lr must be positive, got {multiplier_lr}")
+        self.target, self.warmup, self.multiplier_lr = target, warmup, multiplier_lr
         self.multipliers = nn.Parameter(torch.zeros(2))
 
     def forward(self, openness: Tensor, progress: float) -> Tensor:
-        target = self.target * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
-        excess = target - (1 - openness)
+        allowed = (1 - self.target) ** (min(1.0, progress / self.warmup) if self.warmup else 1.0)
+        excess = (openness - allowed).clamp(min=0)
         return self.multipliers[0] * excess + self.multipliers[1] * excess.square()
 
     def target_size(self) -> float:
@@ -98,7 +103,7 @@ class L0Penalty(Sparsity):
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
-        if weight < 0:
+        if not weight >= 0:
             raise ValueError(f"the weight of the L0 penalty must not be negative, got {weight}")
         self.weight = weight
 

@@ -30,8 +30,8 @@ N_VAL, N_TEST = 12, 10
 class Drift(CircuitSearch):
     """Scores that walk at random, by torch's global generator: cheap to train, and another circuit at each step."""
 
-    def __init__(self, trained: float | None = None) -> None:
-        super().__init__(MODEL)
+    def __init__(self, trained: float | None = None, ablation: str = "interchange") -> None:
+        super().__init__(MODEL, ablation)
         self.trained = trained
         self.seen: list[int] = []
         self.lr = 0.1
@@ -203,15 +203,17 @@ def test_limits_on_batches_are_kept(data: IOIDataModule) -> None:
     assert validation.rows[0].prompts == 4  # .4 of 3 batches
 
 
+@pytest.mark.parametrize("order", [1, -1])
 def test_a_run_ends_with_the_table_and_the_paths(
-    data: IOIDataModule, tmp_path: Path, capsys: pytest.CaptureFixture
+    data: IOIDataModule, tmp_path: Path, capsys: pytest.CaptureFixture, order: int
 ) -> None:
-    export = CircuitExport(tmp_path, formats=["json"])
-    make_trainer(FaithfulnessValidation(sizes=[0.1]), export, enable_progress_bar=True).fit(Drift(), data)
+    callbacks = [FaithfulnessValidation(sizes=[0.1]), CircuitExport(tmp_path, formats=["json"])][::order]
+    make_trainer(*callbacks, enable_progress_bar=True).fit(Drift(), data)
     printed = capsys.readouterr().out
     assert "Circuits by exact ablation: val split, 12 prompts" in printed and "10% complement" in printed
     assert f"{tmp_path / 'circuit-last-10pct.json'}\n" in printed
-    assert printed.rfind("Epoch") < printed.find("Circuits by exact ablation")  # the bar is done by then
+    for text in ("Circuits by exact ablation", "Circuits written"):
+        assert printed.rfind("Epoch") < printed.find(text)  # the bar is done by then
 
 
 # ---- bad input, before any training --------------------------------------------------------------------------------
@@ -319,7 +321,18 @@ def test_it_writes_the_last_and_the_best_whatever_the_order_of_callbacks(
         for suffix in ("json", "pt", "safetensors"):
             [row] = measured_in(tmp_path / f"circuit-step{step:06d}-30pct.{suffix}")
             assert row["kl"] == by_step[step] and row["split"] == "val"
-    assert Circuit.load(tmp_path / "circuit-last-30pct.json", search.layout) == search.circuit(0.3)
+    assert Circuit.load(tmp_path / "circuit-last-30pct.json", search.layout) == search.circuit(0.3).prune()
+
+
+@pytest.mark.parametrize("ablation", ["interchange", "zero"])
+def test_it_writes_the_pruned_circuit_where_pruning_changes_nothing(
+    data: IOIDataModule, tmp_path: Path, ablation: str
+) -> None:
+    search = Drift(trained=0.2, ablation=ablation)
+    make_trainer(CircuitExport(tmp_path, formats=["pt"])).fit(search, data)
+    expected = {"interchange": search.circuit().prune(), "zero": search.circuit()}
+    assert expected["interchange"] != expected["zero"]
+    assert Circuit.load(tmp_path / "circuit-last-20pct.pt") == expected[ablation]
 
 
 def test_the_file_says_how_it_was_made(data: IOIDataModule, tmp_path: Path) -> None:
@@ -335,7 +348,7 @@ def test_the_file_says_how_it_was_made(data: IOIDataModule, tmp_path: Path) -> N
     assert told == {
         "step": 3,
         "edges": n,
-        "edges_pruned": circuit.prune().n_edges,
+        "edges_pruned": search.circuit(0.3).prune().n_edges,
         "size": n / search.layout.n_edges,
     }
     assert [(row["ablation"], row["circuit"]) for row in circuit.metadata["measured"]] == [
@@ -468,12 +481,13 @@ def fit_with(folder: Path, **options: Any) -> None:
 
 def test_two_processes_measure_what_one_does_and_write_once(tmp_path: Path) -> None:
     fit_with(tmp_path / "one")
-    # From a process of its own: ddp_fork sets up process groups, which would stay behind in this one.
-    context = multiprocessing.get_context("fork")
+    # From a fresh process: this one may hold threads, which do not survive a fork.
+    context = multiprocessing.get_context("spawn")
     both = {"strategy": "ddp_fork", "devices": 2}
     process = context.Process(target=fit_with, args=(tmp_path / "two",), kwargs=both, daemon=False)
     process.start()
     process.join(timeout=120)
+    process.kill()
     assert process.exitcode == 0
     written = {"circuit-last-30pct.json", "circuit-step000002-30pct.json"}
     assert files(tmp_path / "one") == {"rows-0.json", *written}

@@ -178,6 +178,15 @@ def test_random_circuits_follow_from_the_seed(model: CircuitModel, data: IOIData
     assert random_row(1) == random_row(1) != random_row(2)
 
 
+def test_the_company_can_be_left_out(model: CircuitModel, data: IOIDataModule) -> None:
+    ablations = [make_ablation("interchange"), make_ablation("zero")]
+    alone = evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), ablations, company=False)
+    together = evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), ablations)
+    left_out = [row for row in together if row.circuit in ("c random", "c complement")]
+    assert len(left_out) == 4
+    assert [row.to_dict() for row in alone] == [row.to_dict() for row in together if row not in left_out]
+
+
 def test_what_cannot_be_evaluated_is_refused(model: CircuitModel, data: IOIDataModule) -> None:
     loader, ablations = data.val_dataloader(), [make_ablation("interchange")]
     with pytest.raises(ValueError, match="no batches in the test split"):

@@ -60,8 +60,8 @@ class CircuitSearch(pl.LightningModule):
         self.objective = KL() if objective is None else objective
         self.seed = seed
         self.model: Any = load_model(model, dtype) if isinstance(model, str) else model
-        self.model_name = model if isinstance(model, str) else (self.model.config.name_or_path or type(model).__name__)
         self.circuit_model: CircuitModel = wrap(self.model, kv)
+        self.model_name = model if isinstance(model, str) else (self.model.config.name_or_path or type(model).__name__)
         # A checkpoint holds what was learned. The frozen model is hundreds of times larger, and is where it was.
         self.strict_loading = False
 

@@ -27,6 +27,7 @@ from lightning_circuits.gates import Gate, TopK
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.objectives import Objective
 from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.sparsity import TargetSparsity
 
 
 class EdgePruning(CircuitSearch):
@@ -35,7 +36,7 @@ class EdgePruning(CircuitSearch):
     Args:
         model: a Hugging Face id, a local folder (GGUF included), ``tiny-ioi``, or a model in memory.
         gate: the gates. Default: `TopK`.
-        lr: learning rate of Adam for gates and multipliers; it falls linearly to zero in the last 30 % of training.
+        lr: learning rate of Adam for the gates; it falls linearly to zero in the last 60 % of training.
         warm_start: where the gates begin: edge scores ``[n_edges]`` or a `Circuit`, or the file of one. Only the ranks
             of the scores count. Default: all gates alike.
         ablation, objective, kv, dtype, seed: see `CircuitSearch`.
@@ -85,7 +86,7 @@ class EdgePruning(CircuitSearch):
             batch["attention_mask"],
             batch["positions"],
             self.ablation.reference(batch, corrupt),
-            skip_closed=self.gate.closed_for_good,
+            skip_closed=self.gate.closed_for_good(progress),
         )
         objective = self.objective(logits, batch, full_logits).mean()
         if not objective.isfinite():
@@ -107,16 +108,20 @@ class EdgePruning(CircuitSearch):
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
             raise ValueError("the training has no end to plan for: give the Trainer max_steps or max_epochs")
-        multipliers = [p for name, p in self.gate.named_parameters() if name.endswith("multipliers")]
-        ascended = {id(p) for p in multipliers}
-        groups: list[dict[str, Any]] = [{"params": [p for p in self.gate.parameters() if id(p) not in ascended]}]
-        if multipliers:
-            groups.append({"params": multipliers, "maximize": True})
+        groups: list[dict[str, Any]] = [{"params": [self.gate.logits]}]
+        groups += [
+            {"params": [part.multipliers], "lr": part.multiplier_lr, "maximize": True}
+            for part in self.gate.modules()
+            if isinstance(part, TargetSparsity)
+        ]
         optimizer = torch.optim.Adam(groups, lr=self.lr, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, max(total - step, 1) / (0.3 * total))
+            optimizer, lambda step: min(1.0, max(total - step, 1) / (0.6 * total))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "gate": type(self.gate).__name__}
 
     def _generator(self, draw: int) -> torch.Generator:
         """Random numbers that depend on the seed, the draw and the rank alone, so that a resumed run draws the same."""

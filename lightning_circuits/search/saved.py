@@ -60,3 +60,6 @@ class SavedCircuit(CircuitSearch):
         raise TypeError(
             "a saved circuit is not trained: use 'test' or 'validate' with SavedCircuit, or fit another method"
         )
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Never reached: there for Lightning to get as far as asking for the optimizers, which says what is wrong."""
