@@ -71,7 +71,7 @@ class TargetSparsity(Sparsity):
         ValueError: a target outside [0, 1), a warmup outside [0, 1], or a learning rate that is not positive.
     """
 
-    def __init__(self, target: float = 0.99, warmup: float = 0.7, multiplier_lr: float = 2.0) -> None:
+    def __init__(self, target: float = 0.99, warmup: float = 0.6, multiplier_lr: float = 10.0) -> None:
         super().__init__()
         if not 0 <= target < 1:
             raise ValueError(

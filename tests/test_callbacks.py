@@ -486,7 +486,7 @@ def test_two_processes_measure_what_one_does_and_write_once(tmp_path: Path) -> N
     both = {"strategy": "ddp_fork", "devices": 2}
     process = context.Process(target=fit_with, args=(tmp_path / "two",), kwargs=both, daemon=False)
     process.start()
-    process.join(timeout=120)
+    process.join(timeout=300)
     process.kill()
     assert process.exitcode == 0
     written = {"circuit-last-30pct.json", "circuit-step000002-30pct.json"}

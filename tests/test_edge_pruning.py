@@ -126,7 +126,7 @@ def test_hard_concrete_reaches_the_target_it_was_given() -> None:
             multipliers.append(pl_module.gate.sparsity.multipliers.detach().clone())
 
     search = EdgePruning(EMBEDDED, gate=HardConcrete(TargetSparsity(0.9, warmup=0.5)))
-    fit(search, 90, data(n_train=300), callbacks=[Recorder()])
+    fit(search, 90, data(n_train=300, batch_size=4), callbacks=[Recorder()])
     assert 0.06 < search.gate.openness().item() < 0.15
     assert search.trained_size() == pytest.approx(0.1)
     assert search.circuit().n_edges == round(0.1 * search.layout.n_edges)
@@ -154,7 +154,7 @@ def test_a_price_on_open_gates_closes_them() -> None:
     shares = []
     for weight in (0.0, 20.0):
         search = EdgePruning(EMBEDDED, gate=HardConcrete(L0Penalty(weight)))
-        fit(search, 12)
+        fit(search, 15, data(batch_size=2))
         shares.append(search.gate.openness().item())
     assert shares[1] < shares[0] - 0.2
 
@@ -209,11 +209,11 @@ def planted_batches(n: int) -> list[dict[str, Tensor]]:
     noise = torch.Generator().manual_seed(1)
     batches = []
     for _ in range(n):
-        clean = torch.randint(0, 8, (16, 4), generator=noise)
+        clean = torch.randint(0, 8, (8, 4), generator=noise)
         corrupt = clean.clone()
-        corrupt[:, :3] = (clean[:, :3] + torch.randint(1, 8, (16, 3), generator=noise)) % 8
+        corrupt[:, :3] = (clean[:, :3] + torch.randint(1, 8, (8, 3), generator=noise)) % 8
         batch = {"clean_ids": clean, "corrupt_ids": corrupt, "attention_mask": torch.ones_like(clean)}
-        batch |= {"answers": clean[:, :1], "distractors": corrupt[:, :1], "positions": torch.full((16,), 3)}
+        batch |= {"answers": clean[:, :1], "distractors": corrupt[:, :1], "positions": torch.full((8,), 3)}
         batches.append(batch)
     return batches
 

@@ -165,7 +165,7 @@ def test_two_processes_with_uneven_shares_give_the_result_of_one(tmp_path: Path)
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=120)
+        process.join(timeout=300)
     assert [process.exitcode for process in processes] == [0, 0]
     for rank in range(2):
         for found in json.loads(Path(f"{file}.{rank}").read_text()):

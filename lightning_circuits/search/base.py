@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable
 from copy import copy
 from importlib.metadata import PackageNotFoundError, version
@@ -114,6 +115,10 @@ class CircuitSearch(pl.LightningModule):
         }
 
     # ---- Lightning ---------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        # Lightning warns of every module in eval mode. Here it is the language model, and means to be.
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
     def on_fit_start(self) -> None:
         # The whole training split on every rank, so that all ranks have the same means.
