@@ -3,9 +3,9 @@
     python benchmarks/ioi_smollm2.py --seeds 0 1 2 --json ioi_smollm2.json
 
 For every seed (of the prompts and of training alike): EAP, which is the gates' gradient of the logit difference at
-M = 1 on 160 training pairs, edges taken by absolute value; one run of top-k gates, read at every size; and one run of hard concrete gates, trained
-for 1 % of the edges. Both start from the ranks of that EAP, and are trained to match the full model's distribution and
-logit difference. All settings are the same for all seeds and sizes.
+M = 1 on 160 training pairs, edges taken by absolute value; one run of top-k gates, read at every size; and one run of
+hard concrete gates, trained for 1 % of the edges. Both start from the ranks of that EAP, and are trained to match the
+full model's distribution and logit difference. All settings are the same for all seeds and sizes.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ A *stock step* is the Hugging Face model's forward on the clean prompts, logits 
 the input embeddings (weights frozen); `--last-logits` gives the stricter one, with logits at the last position only.
 A *gate step* is everything `EdgePruning` does: the stock runs on the clean and the corrupt prompts, the forward with
 gated edges, KL, backward, Adam. The two alternate in one process; the ratio is that of the medians. On a CPU seconds
-are CPU seconds, and memory is the peak of the resident set above what stood before the first step; on a GPU they are wall
-seconds and the allocator's peak.
+are CPU seconds, and memory is the peak of the resident set above what stood before the first step; on a GPU they are
+wall seconds and the allocator's peak.
 """
 
 from __future__ import annotations

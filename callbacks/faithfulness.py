@@ -22,20 +22,19 @@ the batches, each batch once. Training prompts are never measured on; mean ablat
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import copy
 from itertools import islice
 from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
-from torch.utils.data.distributed import DistributedSampler
 
 from lightning_circuits.ablation import Ablation, MeanAblation, make_ablation
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation import Row, evaluate, table
 from lightning_circuits.lightning import pl
 from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.search.splits import whole_split
 from lightning_circuits.selection import size_to_count
 
 DEFAULT_SIZES = (0.005, 0.01, 0.02, 0.05)
@@ -117,7 +116,7 @@ class FaithfulnessValidation(pl.Callback):
                     "measure circuits on"
                 )
         if any(isinstance(ablation, MeanAblation) for ablation in self.ablations):
-            _loader(trainer, "train")
+            whole_split(trainer, "train")
         # A run of its own: other prompts perhaps, so means are taken anew and nothing has been measured.
         self.ablations = [make_ablation(ablation.name) for ablation in self.ablations]
         self._fitted = False
@@ -160,7 +159,7 @@ class FaithfulnessValidation(pl.Callback):
             if not self._fitted:
                 for ablation in self.ablations:
                     if isinstance(ablation, MeanAblation):
-                        ablation.fit(search.circuit_model, _loader(trainer, "train"))
+                        ablation.fit(search.circuit_model, whole_split(trainer, "train"))
                 self._fitted = True
             return evaluate(
                 search.circuit_model,
@@ -176,7 +175,7 @@ class FaithfulnessValidation(pl.Callback):
     def _batches(self, trainer: pl.Trainer, split: str) -> Iterator[dict[str, Tensor]]:
         """The split, or as much of it as `Trainer(limit_val_batches=...)` (`limit_test_batches`) leaves."""
         limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
-        loader = _loader(trainer, split)
+        loader = whole_split(trainer, split)
         if isinstance(limit, float):  # a share; 1.0 is all, also of a loader that does not know its length
             return islice(loader, None if limit == 1.0 else int(limit * len(loader)))
         return islice(loader, limit)
@@ -239,41 +238,6 @@ def close_progress_bar(trainer: pl.Trainer, stage: str) -> None:
     """Let the bar end now, at the end of a run, so that what is printed next stands below it."""
     if trainer.progress_bar_callback is not None:
         trainer.progress_bar_callback.teardown(trainer, trainer.lightning_module, stage)
-
-
-def _loader(trainer: pl.Trainer, split: str) -> Any:
-    """A fresh loader over all of a split, the same on every process.
-
-    Raises:
-        ValueError: there is no such loader, or a collection of several, or it repeats prompts.
-    """
-    loops: dict[str, Any] = {
-        "train": trainer.fit_loop,
-        "val": trainer.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop,
-        "test": trainer.test_loop,
-    }
-    # Lightning has no public way to ask where the loaders of a split come from (a datamodule, the module, the call)
-    # before its loop has run, and with it come distributed samplers, which repeat prompts.
-    source = loops[split]._data_source
-    found = source.dataloader() if source.is_defined() else []
-    loaders = list(found) if isinstance(found, (list, tuple, dict)) else [found]
-    if not loaders or loaders[0] is None:
-        purpose = "mean ablation takes its means over" if split == "train" else "circuits are measured on"
-        raise ValueError(
-            f"{purpose} the {split} split, and there is none: give the Trainer a datamodule with a {split}_dataloader"
-        )
-    if len(loaders) > 1 or isinstance(found, dict):
-        raise ValueError(f"there are several {split} loaders: give one, so that it is clear what is measured")
-    loader = loaders[0]
-    if isinstance(getattr(loader, "sampler", None), DistributedSampler):
-        raise ValueError(
-            f"the {split} loader has a DistributedSampler, which repeats prompts to even out the processes: leave it "
-            "out, the prompts are shared out here, each once"
-        )
-    if getattr(loader, "replicas", 1) > 1:  # datamodules.PairLoader, which shares training out by itself
-        loader = copy(loader)
-        loader.replicas, loader.rank = 1, 0
-    return loader
 
 
 def _scalars(rows: Sequence[Row]) -> dict[str, float]:

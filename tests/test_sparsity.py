@@ -74,7 +74,7 @@ def test_a_target_of_zero_keeps_everything() -> None:
     ("progress", "warmup", "allowed"),
     [(0.0, 0.5, 1.0), (0.25, 0.5, 0.1), (0.5, 0.5, 0.01), (0.8, 0.5, 0.01), (1.0, 1.0, 0.01), (0.0, 0.0, 0.01)],
 )
-def test_the_allowed_share_falls_geometrically_during_the_warmup(progress: float, warmup: float, allowed: float) -> None:
+def test_the_allowed_share_falls_geometrically(progress: float, warmup: float, allowed: float) -> None:
     sparsity = TargetSparsity(0.99, warmup)
     with torch.no_grad():
         sparsity.multipliers.copy_(torch.tensor([2.0, 3.0]))

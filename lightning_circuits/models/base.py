@@ -166,8 +166,8 @@ class CircuitModel:
             error = ((here - stock).float().norm() / stock.float().norm().clamp(min=1e-30)).item()
             if not error < tolerance:
                 raise ValueError(
-                    f"{name} of this {type(self.model).__name__} does not compute what {type(self).__name__} reads from "
-                    f"its weights (relative error {error:.2g}): a modified module, an adapter that was not merged, a hook?"
+                    f"{name} of this {type(self.model).__name__} does not compute what {type(self).__name__} reads "
+                    f"from its weights (relative error {error:.2g}): a modified module, an unmerged adapter, a hook?"
                 )
 
         positions = self.position_embedding(context)

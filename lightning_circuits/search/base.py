@@ -15,20 +15,19 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable
-from copy import copy
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_circuits.ablation import make_ablation
+from lightning_circuits.ablation import MeanAblation, make_ablation
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
 from lightning_circuits.lightning import pl
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.objectives import KL, Objective
 from lightning_circuits.pretrained import load_model
+from lightning_circuits.search.splits import whole_split
 from lightning_circuits.selection import size_to_count, top_n
 
 
@@ -60,9 +59,11 @@ class CircuitSearch(pl.LightningModule):
         self.ablation = make_ablation(ablation)
         self.objective = KL() if objective is None else objective
         self.seed = seed
-        self.model: Any = load_model(model, dtype) if isinstance(model, str) else model
-        self.circuit_model: CircuitModel = wrap(self.model, kv)
-        self.model_name = model if isinstance(model, str) else (self.model.config.name_or_path or type(model).__name__)
+        language_model: Any = load_model(model, dtype) if isinstance(model, str) else model
+        self.circuit_model: CircuitModel = wrap(language_model, kv)
+        self.model = language_model
+        name = language_model.config.name_or_path or type(language_model).__name__
+        self.model_name: str = model if isinstance(model, str) else name
         # A checkpoint holds what was learned. The frozen model is hundreds of times larger, and is where it was.
         self.strict_loading = False
 
@@ -121,8 +122,8 @@ class CircuitSearch(pl.LightningModule):
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
     def on_fit_start(self) -> None:
-        # The whole training split on every rank, so that all ranks have the same means.
-        self.ablation.fit(self.circuit_model, _all_batches(self.trainer))
+        if isinstance(self.ablation, MeanAblation):
+            self.ablation.fit(self.circuit_model, whole_split(self.trainer, "train"))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Nothing: circuits are judged by callbacks.FaithfulnessValidation, over the same batches."""
@@ -163,16 +164,6 @@ def fingerprint(model: Any) -> str:
         config.pop(key, None)
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     return hashlib.sha256(json.dumps([config, shapes], sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _all_batches(trainer: Any) -> Iterable[dict[str, Tensor]]:
-    """A fresh loader over the whole training split, the same on every rank."""
-    # `trainer.train_dataloader` is still None when fitting starts, and there is no public way to the loader's source.
-    loader = trainer.fit_loop._data_source.dataloader()
-    if getattr(loader, "replicas", 1) > 1:  # datamodules.PairLoader, which shares training out by itself
-        loader = copy(loader)
-        loader.replicas, loader.rank = 1, 0
-    return loader
 
 
 def _versions() -> dict[str, str]:

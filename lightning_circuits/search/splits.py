@@ -1,0 +1,49 @@
+"""The whole of a split, on every process, whenever it is wanted.
+
+Lightning hands out loaders when a loop runs, and shares them out among processes, repeating prompts until all have
+equally many. Means and measurements need each prompt once, and between two training steps.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+from torch.utils.data.distributed import DistributedSampler
+
+from lightning_circuits.lightning import pl
+
+
+def whole_split(trainer: pl.Trainer, split: str) -> Any:
+    """A fresh loader over all of a split, the same on every process.
+
+    Raises:
+        ValueError: there is no such loader, or a collection of several, or it repeats prompts.
+    """
+    loops: dict[str, Any] = {
+        "train": trainer.fit_loop,
+        "val": trainer.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop,
+        "test": trainer.test_loop,
+    }
+    # Lightning has no public way to ask where the loaders of a split come from (a datamodule, the module, the call)
+    # before its loop has run, and with it come distributed samplers, which repeat prompts.
+    source = loops[split]._data_source
+    found = source.dataloader() if source.is_defined() else []
+    loaders = list(found) if isinstance(found, (list, tuple, dict)) else [found]
+    if not loaders or loaders[0] is None:
+        purpose = "mean ablation takes its means over" if split == "train" else "circuits are measured on"
+        raise ValueError(
+            f"{purpose} the {split} split, and there is none: give the Trainer a datamodule with a {split}_dataloader"
+        )
+    if len(loaders) > 1 or isinstance(found, dict):
+        raise ValueError(f"there are several {split} loaders: give one, so that it is clear what is measured")
+    loader = loaders[0]
+    if isinstance(getattr(loader, "sampler", None), DistributedSampler):
+        raise ValueError(
+            f"the {split} loader has a DistributedSampler, which repeats prompts to even out the processes: leave it "
+            "out, the prompts are shared out here, each once"
+        )
+    if getattr(loader, "replicas", 1) > 1:  # datamodules.PairLoader, which shares training out by itself
+        loader = copy(loader)
+        loader.replicas, loader.rank = 1, 0
+    return loader
