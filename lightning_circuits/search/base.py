@@ -73,8 +73,8 @@ class CircuitSearch(pl.LightningModule):
         """float32 ``[n_edges]``: the higher, the sooner an edge is kept."""
         raise NotImplementedError(f"{type(self).__name__} does not say edge_scores()")
 
-    def trained_size(self) -> float | None:
-        """The share of the edges that the method was made to keep, if it has one."""
+    def trained_size(self) -> float | int | None:
+        """The share or number of edges that the method was made to keep, if it has one."""
         return None
 
     # ---- what it gets for it -----------------------------------------------------------------------------------

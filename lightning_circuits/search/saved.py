@@ -44,8 +44,8 @@ class SavedCircuit(CircuitSearch):
     def edge_scores(self) -> Tensor:
         return self.saved.members.float() if self.saved.scores is None else self.saved.scores
 
-    def trained_size(self) -> float:
-        return self.saved.size
+    def trained_size(self) -> int:
+        return self.saved.n_edges
 
     def circuit(self, size: float | int | None = None) -> Circuit:
         """The circuit of the file; with a size, the best edges by the scores of the file."""
