@@ -70,7 +70,9 @@ def loop_means(family: str, name: str) -> dict[str, list[Tensor]]:
     seen: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
     for row in prompts():
         batch = as_pairs(collate([row], "right"))
-        for writer, output in oracle(tiny_model(family, torch.float64), ALL_OPEN, batch.clean_ids, batch).writers.items():
+        for writer, output in oracle(
+            tiny_model(family, torch.float64), ALL_OPEN, batch.clean_ids, batch
+        ).writers.items():
             for token, vector in enumerate(output[0]):
                 seen[writer, token if name == "mean-positional" else 0].append(vector)
     found: dict[str, list[Tensor]] = defaultdict(list)

@@ -76,7 +76,7 @@ def test_a_packaged_config_is_found_by_name(name: str, capsys: pytest.CaptureFix
     config = printed(capsys, "--config", name)
     written = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
     assert config["model"]["init_args"]["model"] == "tiny-ioi"
-    assert config["trainer"]["max_steps"] == written["trainer"]["max_steps"]
+    assert config["trainer"]["max_epochs"] == written["trainer"]["max_epochs"]
 
 
 def test_a_file_goes_before_a_packaged_config_and_a_later_one_before_an_earlier(

@@ -57,7 +57,7 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained() -> Trained:
     """The six lines of the README, on the embedded model."""
-    search = EdgePruning(model=EMBEDDED)
+    search = EdgePruning(model=EMBEDDED, seed=1)
     weights = {name: value.clone() for name, value in search.model.state_dict().items()}
     source = data(n_train=300)
     trainer = fit(search, STEPS, source)
@@ -97,16 +97,18 @@ def best(scores: Tensor, n: int) -> Tensor:
 
 def test_the_circuit_found_is_far_better_than_attribution_and_chance(trained: Trained) -> None:
     search, held_out = trained.search, list(trained.data.val_dataloader())
-    circuit = search.circuit(size=0.05)
-    n = round(0.05 * search.layout.n_edges)
-    assert circuit.n_edges == n
-    found = mean_kl(search, circuit.members, held_out)
     scores = eap_scores(search, trained.data.train_dataloader())
-    attributed = min(mean_kl(search, best(ranking, n), held_out) for ranking in (scores, scores.abs()))
-    drawn = min(mean_kl(search, Circuit.random(search.layout, n, seed).members, held_out) for seed in range(3))
-    assert found < 0.4 * attributed
-    assert found < 0.2 * drawn
-    assert mean_kl(search, best(search.edge_scores(), search.layout.n_edges), held_out) < 1e-6  # all edges: the model itself
+    for size in (0.05, 0.1):
+        n = round(size * search.layout.n_edges)
+        circuit = search.circuit(size=size)
+        assert circuit.n_edges == n
+        found = mean_kl(search, circuit.members, held_out)
+        attributed = min(mean_kl(search, best(ranking, n), held_out) for ranking in (scores, scores.abs()))
+        drawn = min(mean_kl(search, Circuit.random(search.layout, n, seed).members, held_out) for seed in range(3))
+        assert found < 0.4 * attributed and found < 0.2 * drawn, size
+    assert (
+        mean_kl(search, best(search.edge_scores(), search.layout.n_edges), held_out) < 1e-6
+    )  # all edges: the model itself
 
 
 def test_one_run_ranks_the_edges_for_circuits_of_all_sizes(trained: Trained) -> None:
@@ -154,7 +156,7 @@ def test_a_price_on_open_gates_closes_them() -> None:
     shares = []
     for weight in (0.0, 20.0):
         search = EdgePruning(EMBEDDED, gate=HardConcrete(L0Penalty(weight)))
-        fit(search, 15, data(batch_size=2))
+        fit(search, 25, data(batch_size=2))
         shares.append(search.gate.openness().item())
     assert shares[1] < shares[0] - 0.2
 
@@ -366,7 +368,7 @@ def test_a_circuit_says_how_it_came_about(trained: Trained) -> None:
     metadata = trained.search.circuit(0.05).metadata
     expected = {
         "method": "EdgePruning", "model": EMBEDDED, "ablation": "interchange", "objective": "KL", "kv": "head",
-        "gate": "TopK", "seed": 0, "step": STEPS, "dtype": "float32", "n_edges": trained.search.layout.n_edges,
+        "gate": "TopK", "seed": 1, "step": STEPS, "dtype": "float32", "n_edges": trained.search.layout.n_edges,
     }  # fmt: skip
     assert {key: metadata[key] for key in expected} == expected
     assert {"torch", "transformers"} <= metadata["versions"].keys()
@@ -591,7 +593,7 @@ def test_a_saved_circuit_is_a_method_and_says_what_it_was_made_by(trained: Train
     for path in _files(tmp_path, circuit):
         search = SavedCircuit(EMBEDDED, path)
         assert search.circuit() == circuit
-        assert search.trained_size() == pytest.approx(circuit.size)
+        assert search.trained_size() == circuit.n_edges
         assert search.circuit(10) == trained.search.circuit(10)
         assert search.circuit().metadata["path"] == str(path)
         with pytest.raises(TypeError, match="a saved circuit is not trained"):

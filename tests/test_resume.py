@@ -48,10 +48,10 @@ def run(gate, ablation, folder, every, steps, resume=None, kill=None):
     '''Train, and write down what came out.'''
     torch.manual_seed(os.getpid())  # the global generator is another one each time
     record = Record()
-    callbacks = [pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=every, save_top_k=-1, filename="{step}"), record]
+    keep = pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=every, save_top_k=-1, filename="{step}")
     trainer = pl.Trainer(
         max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=callbacks + ([Kill(kill)] if kill else []),
+        callbacks=[keep, record] + ([Kill(kill)] if kill else []),
     )
     search = EdgePruning("tiny-ioi", gate=GATES[gate](), ablation=ablation)
     data = IOIDataModule("tiny-ioi", n_train=16, n_val=4, n_test=4, batch_size=4)
@@ -85,9 +85,7 @@ def equal(a: Any, b: Any) -> bool:
         ("HardConcrete", "interchange", 6, 12),  # at the end of one
     ],
 )
-def test_a_killed_run_resumes_to_the_same_bits(
-    gate: str, ablation: str, every: int, last: int, tmp_path: Path
-) -> None:
+def test_a_killed_run_resumes_to_the_same_bits(gate: str, ablation: str, every: int, last: int, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     killed = tmp_path / "killed"
