@@ -527,7 +527,7 @@ def _opt_config() -> Any:
 
 
 def test_what_is_no_language_model_is_refused() -> None:
-    with pytest.raises(TypeError, match="expected a Hugging Face language model.*Linear"):
+    with pytest.raises(TypeError, match=r"expected a Hugging Face language model.*Linear"):
         EdgePruning(torch.nn.Linear(2, 2))
 
 

@@ -112,6 +112,20 @@ def test_edge_scores_are_the_logits_without_their_graph() -> None:
     assert torch.equal(gate.edge_scores(), gate.logits) and not gate.edge_scores().requires_grad
 
 
+@every_gate
+def test_gates_closed_for_good_do_not_need_their_gradient(make: Callable[[], Gate]) -> None:
+    """Where a gate says so, whatever comes back to a value of 0 moves nothing, and may be left out; else it moves."""
+    moved = []
+    for garbage in (0.0, 100.0):
+        gate = with_logits(make(), 3 * spread(400))
+        values = gate(generator(3), 0.5)
+        closed = values.detach() == 0
+        values.backward(spread(400, seed=1).masked_fill(closed, garbage))
+        moved.append(gate.logits.grad)
+    assert 50 < closed.sum() < 400
+    assert torch.equal(*moved) is gate.closed_for_good(0.5)
+
+
 # ---- hard concrete -------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +371,7 @@ def test_the_temperature_stays_until_it_is_told_to_fall(progress: float, fallen:
 def test_a_part_of_training_outside_it_is_refused(option: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{option} is a part of training"):
         TopK(**{option: value})
+
 
 def test_circuits_become_hard_when_asked_and_not_before() -> None:
     gate = with_logits(TopK(hard_from=0.6), spread(100))
