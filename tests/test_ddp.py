@@ -18,6 +18,8 @@ from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.models import wrap
 from lightning_circuits.pretrained import load_model
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import sys
 import torch

@@ -17,6 +17,7 @@ from lightning_circuits.objectives import (
     KL,
     CrossEntropy,
     LogitDifference,
+    MatchLogitDifference,
     Objective,
     correct,
     kl_divergence,
@@ -73,6 +74,23 @@ def test_kl_is_that_of_torch_distributions_from_the_full_model(case: dict[str, A
     assert torch.equal(KL()(case["logits"], case["tensors"], case["full"]), found)
 
 
+@given(batches(), st.floats(0, 5))
+def test_matching_adds_how_far_the_logit_difference_is_from_the_full_models(
+    case: dict[str, Any], weight: float
+) -> None:
+    found = MatchLogitDifference(weight)(case["logits"], case["tensors"], case["full"])
+    answers, distractors = case["lists"]
+    kl = kl_of(Categorical(logits=case["full"]), Categorical(logits=case["logits"]))
+    for i in range(len(found)):
+        here, full = (
+            mean([row[t] for t in answers[i]]) - mean([row[t] for t in distractors[i]])
+            for row in (case["logits"][i].tolist(), case["full"][i].tolist())
+        )
+        assert found[i].item() == pytest.approx(kl[i].item() + weight * abs(here - full), abs=1e-9)
+    same = MatchLogitDifference(weight)(case["full"], case["tensors"], case["full"])
+    torch.testing.assert_close(same, torch.zeros_like(same), atol=1e-12, rtol=0)  # no reward for more than the model
+
+
 def test_kl_in_nats_by_hand() -> None:
     full, circuit = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
     assert kl_divergence(circuit, full).item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
@@ -122,7 +140,9 @@ def test_a_tie_is_not_correct() -> None:
 
 
 @pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("objective", [KL(), LogitDifference(), CrossEntropy()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize(
+    "objective", [KL(), LogitDifference(), MatchLogitDifference(), CrossEntropy()], ids=lambda o: type(o).__name__
+)
 def test_narrow_logits_are_measured_in_float32(objective: Objective, narrow: torch.dtype) -> None:
     noise = torch.Generator().manual_seed(0)
     logits, full = (30 * torch.randn(4, 2000, generator=noise) for _ in range(2))
