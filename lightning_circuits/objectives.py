@@ -77,9 +77,14 @@ class MatchLogitDifference(Objective):
 
     Args:
         weight: nats per logit.
+
+    Raises:
+        ValueError: a negative weight.
     """
 
     def __init__(self, weight: float = 0.1) -> None:
+        if not weight >= 0:
+            raise ValueError(f"the weight of the logit difference must not be negative, got {weight}")
         self.weight = weight
 
     def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:

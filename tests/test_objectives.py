@@ -173,3 +173,9 @@ def test_an_objective_of_ones_own_that_says_nothing_is_named() -> None:
 
     with pytest.raises(NotImplementedError, match="Mine"):
         Mine()(torch.zeros(1, 2), {}, torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("weight", [-0.1, math.nan])
+def test_a_negative_weight_of_the_logit_difference_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match="must not be negative"):
+        MatchLogitDifference(weight)
