@@ -10,7 +10,7 @@
     >>> make_ablation("zero").name
     'zero'
 
-How a circuit scores depends on which: write it beside every number (FIELD.md section 6). The two means need one pass
+How a circuit scores depends on which: write it beside every number. The two means need one pass
 over a loader, `fit`, before they are used; the others ignore it.
 """
 

@@ -132,7 +132,7 @@ class Circuit:
 
         A way goes through nodes: what enters a head by its query, key or value leaves by its output. Under K/V per
         group a key or value reader belongs to every head of its group. Only under interchange ablation does pruning
-        keep the model's output (FIELD.md section 2).
+        keep the model's output.
         """
         layout, members = self.layout, self.members
         n_rows, n_own = layout.n_attention_readers + 1, layout.n_heads + 1  # readers and nodes of a layer

@@ -13,7 +13,7 @@ approximation, no gradient, no soft gates. A figure by itself says little, so ev
 | `1% complement`     | everything but the circuit: what is left of the behaviour without it                          |
 
 Pruning never changes what a circuit puts out under interchange ablation. Under zero and mean ablation it does, a pruned
-circuit is a different circuit there, and gets a row of its own (FIELD.md section 2).
+circuit is a different circuit there, and gets a row of its own.
 
     >>> rows = evaluate(model, {"1%": circuit}, loader, [make_ablation("interchange")])          # doctest: +SKIP
     >>> rows[2].circuit, rows[2].faithfulness, rows[2].edges, rows[2].edges_pruned               # doctest: +SKIP
@@ -104,7 +104,7 @@ def evaluate(
     Args:
         model: the frozen model; batches are moved to its device.
         circuits: by name; a bool tensor ``[n_edges]`` will do for a circuit.
-        batches: the whole data set, on every process (see DESIGN.md section 5 for what a batch is).
+        batches: the whole data set, on every process (see `datamodules.pairs` for what a batch is).
         ablations: mean ablations already fitted.
         split: what the batches are called in the rows.
         seed: of the random circuits. They are nested: a smaller one is part of a larger one.

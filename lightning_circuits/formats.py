@@ -1,7 +1,7 @@
 """Circuits as files: plain data in, bytes out, and back.
 
 Other tools read circuits too, so `.json` and `.pt` are, field by field and in the same order, what EAP-IG writes and
-MIB scores (FIELD.md section 3). What those formats have no place for (where the circuit comes from, how its keys and
+MIB scores. What those formats have no place for (where the circuit comes from, how its keys and
 values are counted) stands in one more key, ``metadata``, which their loaders pass over. For the largest models
 `.safetensors` is the compact one: two flat vectors and a JSON string. `.graphml` and `.dot` are for looking at a
 circuit: they hold its own edges only, and cannot be read back.

@@ -16,7 +16,7 @@ Backward recomputes layer by layer from the top. With ``dx_r`` the gradient at r
     dL/dM[r, w] = <dx_r, out_w - ref_w>          dL/d out_w = sum over later readers r of  M[r, w] * dx_r
 
 so a second stack of the same size, the gradients of the writers, is all that a step keeps beside the first, and one
-layer's activations. At M = 1 under interchange ablation, -dL/dM is the EAP score (FIELD.md section 1).
+layer's activations. At M = 1 under interchange ablation, -dL/dM is the EAP score (Syed et al. 2023).
 """
 
 from __future__ import annotations

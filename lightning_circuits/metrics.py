@@ -5,8 +5,8 @@
     f = (m(circuit) - m(empty)) / (m(full) - m(empty))
 
 0 is what the ablation alone does, 1 the full model; f > 1 overshoots: the circuit answers more surely than the model.
-The means are taken before the ratio: single prompts on which full and empty hardly differ would rule a mean of ratios
-(FIELD.md section 6). How the ratios per prompt spread is worth seeing all the same: their median and quartiles.
+The means are taken before the ratio: single prompts on which full and empty hardly differ would rule a mean of ratios.
+How the ratios per prompt spread is worth seeing all the same: their median and quartiles.
 
 f alone misleads, a circuit may reach 1 and say other things than the model, so there are beside it the KL divergence
 from the full model, the accuracy, and how often circuit and model agree, apart for prompts where the model is right and

@@ -3,7 +3,7 @@
 The functions measure; the classes are training objectives, callables ``(logits, batch, full_logits) -> loss [B]``
 where smaller is better and ``full_logits`` are the full model's on the clean prompt. `KL` asks a circuit to say what
 the model says, which is what faithfulness means. `LogitDifference` asks for the right answer, and is happiest with a
-circuit that answers more surely than the model does: it overshoots (FIELD.md section 4).
+circuit that answers more surely than the model does: it overshoots.
 
     >>> logits = torch.tensor([[2.0, 0.5, 0.0]])
     >>> logit_difference(logits, answers=torch.tensor([[0]]), distractors=torch.tensor([[1]]))
