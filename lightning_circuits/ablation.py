@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_circuits.models import CircuitModel
@@ -34,10 +35,8 @@ def run_pair(model: CircuitModel, batch: Batch) -> tuple[Tensor, Tensor]:
         the full model's logits on the clean prompts ``[B, V]``, and every writer's output on the corrupt ones
         ``[n_writers, B, T, d]``, freshly allocated: the masked computation may consume it.
     """
-    n, length = batch["clean_ids"].shape
-    corrupt = torch.empty(
-        model.layout.n_writers, n, length, model.layout.d_model, dtype=model.dtype, device=model.device
-    )
+    n = len(batch["clean_ids"])
+    corrupt = model.new_stack(batch["clean_ids"].shape)
     logits = model.run(
         torch.cat([batch["clean_ids"], batch["corrupt_ids"]]),
         batch["attention_mask"].repeat(2, 1),
@@ -78,26 +77,20 @@ class MeanAblation(Ablation):
 
     @torch.no_grad()
     def fit(self, model: CircuitModel, batches: Iterable[Batch]) -> None:
-        sums, counts = torch.zeros(0), torch.zeros(0)
+        # float64: sums over a whole data set, exact enough not to depend on the batch size
+        sums = torch.zeros(model.layout.n_writers, 0, model.layout.d_model, dtype=torch.float64, device=model.device)
+        counts = sums.new_zeros(0)
         for batch in batches:
             batch = {key: value.to(model.device) for key, value in batch.items()}
             ids, mask = batch["clean_ids"], batch["attention_mask"]
-            stack = torch.empty(
-                model.layout.n_writers, *ids.shape, model.layout.d_model, dtype=model.dtype, device=model.device
-            )
+            stack = model.new_stack(ids.shape)
             model.run(ids, mask, batch["positions"], writers=stack)
-            slots = position_ids(mask) if self.positional else torch.zeros_like(ids)
             real = mask.bool()
-            longest = int(slots.max()) + 1
-            if len(counts) < longest:  # float64: sums over a whole data set, exact enough not to depend on batch size
-                grown = torch.zeros(len(stack), longest, stack.shape[-1], dtype=torch.float64, device=stack.device)
-                grown[:, : len(counts)] = sums if len(counts) else 0
-                sums, counts = (
-                    grown,
-                    torch.cat([counts.to(stack.device), counts.new_zeros(longest - len(counts)).to(stack.device)]),
-                )
-            sums.index_add_(1, slots[real], stack[:, real].double())
-            counts.index_add_(0, slots[real], torch.ones_like(slots[real], dtype=counts.dtype))
+            slots = (position_ids(mask) if self.positional else torch.zeros_like(ids))[real]
+            more = max(0, int(slots.max()) + 1 - len(counts))  # a prompt longer than all before
+            sums, counts = F.pad(sums, (0, 0, 0, more)), F.pad(counts, (0, more))
+            sums.index_add_(1, slots, stack[:, real].double())
+            counts.index_add_(0, slots, counts.new_ones(len(slots)))
         if not len(counts):
             raise ValueError(f"{self.name} ablation: the loader for the means has no batch")
         self.means = (sums / counts[:, None]).to(model.dtype)

@@ -51,8 +51,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 for a mistake in what was asked for, 0 after `--help` and `--print_config`.
     """
-    # The language model is in eval mode because it has to be; the other is of Lightning against torch.
-    warnings.filterwarnings("ignore", r".*in eval mode at the start of training")
+    # Of Lightning against torch, and nothing that a user could mend.
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
     begun = _Begun()
     try:

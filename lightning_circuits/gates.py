@@ -49,6 +49,10 @@ class Gate(nn.Module):
         """float32 ``[n_edges]``: the ranking."""
         return self.logits.detach()
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer is to move, in its own words; without a learning rate of its own, that of the search."""
+        return [{"params": [self.logits]}]
+
     def penalty(self, progress: float) -> Tensor | None:
         """What open gates cost, a scalar; None for gates whose size is not left to a penalty."""
         return None
@@ -109,6 +113,9 @@ class HardConcrete(Gate):
         shift = self.TEMPERATURE * math.log(-self.LOW / self.HIGH)  # -1.5986: P(z = 0) = sigmoid(shift - logit)
         return torch.sigmoid(self.logits - shift).mean()
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [*super().parameter_groups(), *self.sparsity.parameter_groups()]
+
     def penalty(self, progress: float) -> Tensor:
         return self.sparsity(self.openness(), progress)
 
@@ -168,7 +175,8 @@ class TopK(Gate):
         soft = _SoftTopK.apply(self.logits, k, temperature)
         if progress < self.hard_from:
             return soft
-        hard = torch.zeros_like(soft).index_fill_(0, self.logits.detach().topk(max(round(k), 1)).indices, 1.0)
+        best = self.logits.detach().sort(descending=True, stable=True).indices  # of equals the first, as in `selection`
+        hard = torch.zeros_like(soft).index_fill_(0, best[: max(round(k), 1)], 1.0)
         return _StraightThrough.apply(soft, hard)
 
     def closed_for_good(self, progress: float) -> bool:

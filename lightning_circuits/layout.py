@@ -110,6 +110,11 @@ class Layout:
         """How many writers stand before the attention of ``layer`` (``n_layers`` counts them all)."""
         return 1 + layer * (self.n_heads + 1)
 
+    def own_writers(self, layer: int) -> tuple[slice, int]:
+        """Where the heads of a layer and its MLP stand among the writers."""
+        first = self.writers_before(layer)
+        return slice(first, first + self.n_heads), first + self.n_heads
+
     # These tensors are made once and used everywhere. Made under Lightning's inference mode they would be inference
     # tensors for good, and refused by autograd later: so they are made outside it.
 

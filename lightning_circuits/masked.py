@@ -82,8 +82,8 @@ def reference_streams(model: CircuitModel, reference: Tensor, context: Context) 
         total += positions
     for layer in range(layout.n_layers):
         streams[2 * layer] = total
-        first, mlp = layout.writers_before(layer), layout.writers_before(layer + 1) - 1
-        total += reference[first:mlp].sum(0, dtype=total.dtype)
+        heads, mlp = layout.own_writers(layer)
+        total += reference[heads].sum(0, dtype=total.dtype)
         bias = model.output_bias(layer)
         if bias is not None:
             total += bias
@@ -161,8 +161,8 @@ def _streams(x: Tensor, stack: Tensor, mask: Tensor, bases: Tensor, layout: Layo
 
 def _own_writers(stack: Tensor, layout: Layout, layer: int) -> tuple[Tensor, Tensor]:
     """The heads ``[n_heads, ...]`` and the MLP ``[...]`` of a layer in a stack of writers, as views."""
-    first, end = layout.writers_before(layer), layout.writers_before(layer + 1)
-    return stack[first : end - 1], stack[end - 1]
+    heads, mlp = layout.own_writers(layer)
+    return stack[heads], stack[mlp]
 
 
 def _vjp(function: Callable[[Tensor], Tensor], x: Tensor, dy: Tensor) -> Tensor:

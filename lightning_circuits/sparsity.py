@@ -9,6 +9,7 @@ Sizes are shares of all edges throughout. `progress` is how far training is, fro
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,10 @@ class Sparsity(nn.Module):
         """The share of the edges that is asked for, if one is."""
         return None
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer is to move, in its own words."""
+        return []
+
 
 class TargetSparsity(Sparsity):
     """Ask for a given sparsity: ``l1 * excess + l2 * excess^2``, with multipliers that grow while it is not reached.
@@ -92,6 +97,9 @@ class TargetSparsity(Sparsity):
 
     def target_size(self) -> float:
         return 1 - self.target
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [self.multipliers], "lr": self.multiplier_lr, "maximize": True}]
 
 
 class L0Penalty(Sparsity):

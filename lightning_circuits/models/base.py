@@ -119,6 +119,10 @@ class CircuitModel:
     def dtype(self) -> torch.dtype:
         return self.output_weight(0).dtype
 
+    def new_stack(self, shape: Sequence[int]) -> Tensor:
+        """An uninitialised stack ``[n_writers, B, T, d]`` for prompts of shape ``[B, T]``."""
+        return torch.empty(self.layout.n_writers, *shape, self.layout.d_model, dtype=self.dtype, device=self.device)
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """``[B, T]`` to ``[B, T, d]``: what the writer ``input`` puts into the stream."""
         return self.token_embedding(input_ids)
@@ -157,7 +161,7 @@ class CircuitModel:
         """
         ids = torch.arange(8, device=self.device).view(2, 4) % self.model.config.vocab_size
         mask, last = torch.ones_like(ids), torch.full((2,), 3, device=self.device)
-        writers = torch.empty(self.layout.n_writers, 2, 4, self.layout.d_model, dtype=self.dtype, device=self.device)
+        writers = self.new_stack(ids.shape)
         logits = self.run(ids, mask, last, writers)
         context = self.context(mask)
         tolerance = 1e-3 if torch.finfo(self.dtype).bits >= 32 else 0.1
@@ -173,10 +177,10 @@ class CircuitModel:
         positions = self.position_embedding(context)
         stream = writers[0] if positions is None else writers[0] + positions
         for layer in range(self.layout.n_layers):
-            first, mlp = self.layout.writers_before(layer), self.layout.writers_before(layer + 1) - 1
+            heads, mlp = self.layout.own_writers(layer)
             readers = stream.expand(self.layout.n_attention_readers, *stream.shape)
-            compare(f"the attention of layer {layer}", self.attention(layer, readers, context), writers[first:mlp])
-            stream = stream + writers[first:mlp].sum(0)
+            compare(f"the attention of layer {layer}", self.attention(layer, readers, context), writers[heads])
+            stream = stream + writers[heads].sum(0)
             bias = self.output_bias(layer)
             stream = stream if bias is None else stream + bias
             compare(f"the MLP of layer {layer}", self.mlp(layer, stream), writers[mlp])
@@ -224,10 +228,10 @@ class CircuitModel:
 
             handles.append(self.token_embedding.register_forward_hook(embedding))
             for layer in range(self.layout.n_layers):
-                first, mlp = self.layout.writers_before(layer), self.layout.writers_before(layer + 1) - 1
+                own, mlp = self.layout.own_writers(layer)
 
                 def heads(
-                    _module: nn.Module, inputs: tuple[Tensor], layer: int = layer, out: Tensor = writers[first:mlp]
+                    _module: nn.Module, inputs: tuple[Tensor], layer: int = layer, out: Tensor = writers[own]
                 ) -> None:
                     z = inputs[0][-last:].unflatten(-1, (self.layout.n_heads, -1)).movedim(-2, 0)
                     out.copy_(self._write_heads(layer, z))

@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_circuits import selection
 from lightning_circuits.ablation import MeanAblation, make_ablation
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
@@ -28,7 +29,6 @@ from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.objectives import KL, Objective
 from lightning_circuits.pretrained import load_model
 from lightning_circuits.search.splits import whole_split
-from lightning_circuits.selection import size_to_count, top_n
 
 
 class CircuitSearch(pl.LightningModule):
@@ -69,9 +69,16 @@ class CircuitSearch(pl.LightningModule):
 
     # ---- what a method says ------------------------------------------------------------------------------------
 
+    absolute: bool = False
+    """Whether an edge is kept for its |score|: attribution finds edges that work against the behaviour too."""
+
     def edge_scores(self) -> Tensor:
-        """float32 ``[n_edges]``: the higher, the sooner an edge is kept."""
+        """float32 ``[n_edges]``: the higher (with `absolute`, the farther from 0), the sooner an edge is kept."""
         raise NotImplementedError(f"{type(self).__name__} does not say edge_scores()")
+
+    def node_scores(self) -> Tensor | None:
+        """float32 ``[n_writers]``: what each writer as a whole is worth, from methods that know."""
+        return None
 
     def trained_size(self) -> float | int | None:
         """The share or number of edges that the method was made to keep, if it has one."""
@@ -83,20 +90,34 @@ class CircuitSearch(pl.LightningModule):
     def layout(self) -> Layout:
         return self.circuit_model.layout
 
-    def circuit(self, size: float | int | None = None) -> Circuit:
-        """The best circuit of a size, by score.
+    def circuit(self, size: float | int | None = None, threshold: float | None = None, greedy: bool = False) -> Circuit:
+        """The circuit of the best edges, by score (with `absolute`, by |score|).
 
         Args:
             size: a share of the edges in (0, 1], or a number of edges from 1 up. Default: the size trained for.
+            threshold: instead of a size, the score that an edge must reach.
+            greedy: grow the circuit from the logits downwards, so that every edge of it leads there.
 
         Raises:
-            ValueError: a size that rounds to no edge; no size given, and the method has none of its own.
+            ValueError: a size that rounds to no edge; no size given, and the method has none of its own; both a size
+                and a threshold, or a threshold for a greedy circuit; scores that are NaN.
         """
-        size = self.trained_size() if size is None else size
-        if size is None:
-            raise ValueError(f"{type(self).__name__} ranks edges for every size: say which, such as circuit(size=0.01)")
-        scores = self.edge_scores().detach().float().cpu()
-        members = top_n(scores, size_to_count(size, self.layout))
+        scores, absolute = self.edge_scores().detach().float().cpu(), self.absolute
+        if threshold is not None:
+            if size is not None or greedy:
+                raise ValueError("a circuit has a size or a threshold, and only one of a size grows greedily")
+            members = selection.threshold(scores, threshold, absolute, self.layout)
+        else:
+            size = self.trained_size() if size is None else size
+            if size is None:
+                raise ValueError(
+                    f"{type(self).__name__} ranks edges for every size: say which, such as circuit(size=0.01)"
+                )
+            n = selection.size_to_count(size, self.layout)
+            if greedy:
+                members = selection.greedy(scores, n, self.layout, absolute)
+            else:
+                members = selection.top_n(scores, n, absolute, self.layout)
         return Circuit(self.layout, members, scores, self.describe())
 
     def describe(self) -> dict[str, Any]:
@@ -110,6 +131,7 @@ class CircuitSearch(pl.LightningModule):
             "objective": getattr(self.objective, "__name__", type(self.objective).__name__),
             "kv": self.layout.kv,
             "n_edges": self.layout.n_edges,
+            "ranking": "absolute" if self.absolute else "signed",
             "seed": self.seed,
             "step": self.global_step,
             "versions": _versions(),

@@ -27,7 +27,6 @@ from lightning_circuits.gates import Gate, TopK
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.objectives import Objective
 from lightning_circuits.search.base import CircuitSearch
-from lightning_circuits.sparsity import TargetSparsity
 
 
 class EdgePruning(CircuitSearch):
@@ -108,13 +107,7 @@ class EdgePruning(CircuitSearch):
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
             raise ValueError("the training has no end to plan for: give the Trainer max_steps or max_epochs")
-        groups: list[dict[str, Any]] = [{"params": [self.gate.logits]}]
-        groups += [
-            {"params": [part.multipliers], "lr": part.multiplier_lr, "maximize": True}
-            for part in self.gate.modules()
-            if isinstance(part, TargetSparsity)
-        ]
-        optimizer = torch.optim.Adam(groups, lr=self.lr, weight_decay=0.0)
+        optimizer = torch.optim.Adam(self.gate.parameter_groups(), lr=self.lr, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, max(total - step, 1) / (0.6 * total))
         )

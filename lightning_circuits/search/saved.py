@@ -21,6 +21,8 @@ class SavedCircuit(CircuitSearch):
     Args:
         model: the language model it belongs to, as for every `CircuitSearch`.
         path: a circuit file: ``.json``, ``.pt`` or ``.safetensors``, from here or from EAP-IG and MIB.
+        absolute: whether circuits of other sizes take edges by |score|. Default: as the file says; the files of other
+            tools do not say it, and are taken by score.
         ablation, objective, kv, dtype, seed: see `CircuitSearch`.
 
     Raises:
@@ -31,6 +33,7 @@ class SavedCircuit(CircuitSearch):
         self,
         model: str | nn.Module,
         path: str | Path,
+        absolute: bool | None = None,
         ablation: str = "interchange",
         objective: Objective | None = None,
         kv: str = "head",
@@ -40,6 +43,7 @@ class SavedCircuit(CircuitSearch):
         super().__init__(model, ablation=ablation, objective=objective, kv=kv, dtype=dtype, seed=seed)
         self.path = str(path)
         self.saved = Circuit.load(path, self.layout)
+        self.absolute = self.saved.metadata.get("ranking") == "absolute" if absolute is None else absolute
 
     def edge_scores(self) -> Tensor:
         return self.saved.members.float() if self.saved.scores is None else self.saved.scores
@@ -47,11 +51,11 @@ class SavedCircuit(CircuitSearch):
     def trained_size(self) -> int:
         return self.saved.n_edges
 
-    def circuit(self, size: float | int | None = None) -> Circuit:
-        """The circuit of the file; with a size, the best edges by the scores of the file."""
-        if size is None:
+    def circuit(self, size: float | int | None = None, threshold: float | None = None, greedy: bool = False) -> Circuit:
+        """The circuit of the file; with a size or a threshold, the best edges by the scores of the file."""
+        if size is None and threshold is None:
             return Circuit(self.layout, self.saved.members, self.saved.scores, self.describe())
-        return super().circuit(size)
+        return super().circuit(size, threshold, greedy)
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "path": self.path, "made_by": self.saved.metadata}
