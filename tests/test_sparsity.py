@@ -15,7 +15,7 @@ from lightning_circuits.sparsity import L0Penalty, SizeRange, TargetSparsity
 def draws(law: str, low: float, high: float, n: int = 4000) -> list[float]:
     generator = torch.Generator().manual_seed(0)
     sizes = SizeRange(low, high, law)
-    return sorted(sizes.draw(generator) for _ in range(n))
+    return sorted(sizes.draw(generator, progress=1.0) for _ in range(n))
 
 
 @pytest.mark.parametrize("quantile", [0.05, 0.25, 0.5, 0.75, 0.95])
