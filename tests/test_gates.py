@@ -382,7 +382,7 @@ def test_circuits_become_hard_when_asked_and_not_before() -> None:
 
 def test_every_step_asks_another_size_from_the_range() -> None:
     gate = with_logits(TopK(SizeRange(0.01, 0.5), hard_from=0.0), spread(1000))
-    sizes = [int(gate(generator(seed), 0.0).sum()) for seed in range(200)]
+    sizes = [int(gate(generator(seed), 1.0).sum()) for seed in range(200)]
     assert min(sizes) >= 10 and max(sizes) <= 500 and len(set(sizes)) > 80
     median = sorted(sizes)[100]  # log-uniform: half of the steps are below the geometric mean, 71
     assert 45 < median < 110
@@ -390,7 +390,7 @@ def test_every_step_asks_another_size_from_the_range() -> None:
 
 def test_circuits_of_one_ranking_are_nested() -> None:
     gate = with_logits(TopK(hard_from=0.0), spread(500))
-    drawn = sorted((gate(generator(seed), 0.0).detach() for seed in range(20)), key=lambda values: values.sum())
+    drawn = sorted((gate(generator(seed), 1.0).detach() for seed in range(20)), key=lambda values: values.sum())
     assert all((small <= large).all() for small, large in itertools.pairwise(drawn))
 
 

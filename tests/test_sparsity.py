@@ -48,6 +48,23 @@ def test_a_range_of_impossible_sizes_is_refused(low: float, high: float) -> None
         SizeRange(low, high)
 
 
+@given(warmup=st.floats(0.05, 1.0), progress=st.floats(0.0, 1.0), law=st.sampled_from(["log-uniform", "uniform"]))
+def test_the_range_opens_downwards(warmup: float, progress: float, law: str) -> None:
+    sizes, generator = SizeRange(0.001, 0.4, law, warmup), torch.Generator().manual_seed(0)
+    drawn = [sizes.draw(generator, progress) for _ in range(200)]
+    # Halfway through the warmup, as many tenfolds are open as are still to open.
+    lowest = 10 ** (math.log10(0.4) + min(progress / warmup, 1.0) * math.log10(0.001 / 0.4))
+    assert lowest * (1 - 1e-9) <= min(drawn) and max(drawn) <= 0.4 * (1 + 1e-9)
+    if law == "log-uniform":
+        assert min(drawn) < lowest * (0.4 / lowest) ** 0.1 * (1 + 1e-9)  # not stuck above it
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1.1, math.nan])
+def test_a_warmup_that_is_no_part_of_training_is_refused(warmup: float) -> None:
+    with pytest.raises(ValueError, match="warmup is a share of training"):
+        SizeRange(warmup=warmup)
+
+
 def test_an_unknown_law_is_refused_with_those_known() -> None:
     with pytest.raises(ValueError, match=r"'log-uniform' or 'uniform', got 'normal'"):
         SizeRange(law="normal")
