@@ -8,9 +8,13 @@ leaves behind, after each measurement of `FaithfulnessValidation` and at the end
     runs/ioi/circuit-last-1pct.json, .pt              the circuit as it stands
     runs/ioi/circuit-step000200-1pct.json, .pt        the best one measured so far (`save_top_k` of them)
 
-Each file is written whole and then moved into its place, and the files it replaces are removed after that: a run killed
-at any moment leaves complete files. In the metadata of each stands how it was made (`CircuitSearch.describe`), on which
-data, its step and sizes before and after pruning, and what was measured.
+The files of a circuit are all written whole and then moved into their places together, and those they replace are
+removed after that. So a run killed at any moment, or a disk that is full, leaves complete files. On a full disk
+training goes on: a warning says so, the next export tries again, and if the last one fails too the run ends with an
+error, the search still in memory.
+
+In the metadata of each file stands how it was made (`CircuitSearch.describe`), on which data, its step and sizes before
+and after pruning, and what was measured.
 
 What is written is the pruned subgraph: without the edges that are on no way from the input to the logits. Under
 interchange ablation that changes nothing that a circuit puts out. Under the other ablations it would, and a circuit
@@ -20,7 +24,9 @@ that was searched for under one of them is written as it was measured.
 from __future__ import annotations
 
 import math
+import os
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +39,10 @@ from lightning_circuits.callbacks.faithfulness import (
     require_search,
     sizes_to_look_at,
 )
+from lightning_circuits.callbacks.loggers import run_folder
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation import Row
+from lightning_circuits.figures import SUFFIXES, save_figure
 from lightning_circuits.formats import FORMATS
 from lightning_circuits.lightning import pl
 from lightning_circuits.search.base import CircuitSearch
@@ -47,12 +55,32 @@ MONITORS: dict[str, Callable[[Row], float]] = {
 """What may be monitored, as numbers of which the smallest is the best: faithfulness is best at 1, not above."""
 
 
+def _save_data(path: Path, circuit: Circuit) -> None:
+    circuit.save(path)
+
+
+def _save_page(path: Path, circuit: Circuit) -> None:
+    from lightning_circuits.page import save_page
+
+    save_page(path, circuit)
+
+
+WRITERS: dict[str, Callable[[Path, Circuit], Any]] = {
+    **dict.fromkeys(FORMATS, _save_data),
+    **dict.fromkeys(SUFFIXES, save_figure),
+    ".html": _save_page,
+}
+"""What writes a circuit, by suffix: data, figures for papers, the interactive page."""
+
+
 class CircuitExport(pl.Callback):
     """Write the circuits of a search to files.
 
     Args:
-        dirpath: the folder; it is made if it is not there.
-        formats: of `json`, `pt`, `safetensors`, `graphml`, `dot`; each circuit is written in all that are named.
+        dirpath: the folder; it is made if it is not there. Default: where the run's first logger writes
+            (``save_dir/name/version``), so that no two runs share one.
+        formats: each circuit is written in all that are named: as data in `json`, `pt`, `safetensors`, `graphml` or
+            `dot`; as a figure in `svg`, `pdf` or `png`; as an interactive page in `html`.
         sizes: of the circuits, as for `FaithfulnessValidation`. Default: the circuits that it measures.
         save_top_k: how many of the best circuits of each size are kept; -1 keeps all, 0 only the last.
         monitor: what makes a circuit the best: the lowest `kl`, the `faithfulness` nearest to 1, or the highest
@@ -64,18 +92,19 @@ class CircuitExport(pl.Callback):
     Raises:
         ValueError: here, an unknown format or monitor, or `save_top_k` below -1. At setup, so before any training: a
             folder that cannot be made or written to; a size that rounds to no edge.
+        OSError: at the end of training, the last circuits cannot be written (a full disk).
         TypeError: at setup, the model is no `CircuitSearch`.
     """
 
     def __init__(
         self,
-        dirpath: str | Path,
+        dirpath: str | Path | None = None,
         formats: Sequence[str] = ("json", "pt", "safetensors"),
         sizes: Sequence[int | float] | None = None,
         save_top_k: int = 1,
         monitor: str = "kl",
     ) -> None:
-        known = [suffix.removeprefix(".") for suffix in FORMATS]
+        known = [suffix.removeprefix(".") for suffix in WRITERS]
         if not formats or (unknown := [name for name in formats if name not in known]):
             asked = f"unknown format {unknown[0]!r}" if formats else "no format to write circuits in"
             raise ValueError(f"{asked}: choose from {', '.join(known)}")
@@ -83,13 +112,17 @@ class CircuitExport(pl.Callback):
             raise ValueError(f"circuits cannot be ranked by {monitor!r}: choose one of {', '.join(MONITORS)}")
         if save_top_k < -1:
             raise ValueError(f"save_top_k is {save_top_k}: a number of circuits to keep, or -1 for all")
-        self.dirpath = Path(dirpath)
+        self.dirpath = None if dirpath is None else Path(dirpath)
         self.formats = tuple(formats)
         self.sizes = sizes
         self.save_top_k = save_top_k
         self.monitor = monitor
         self.best: dict[str, list[tuple[float, int]]] = {}  # for each size: how bad, and of which step; best first
+        self._folder = self.dirpath or Path()  # known at setup
         self._exported: int | None = None  # the step of the last export
+        self._circuits: dict[str, Circuit] = {}  # what it was
+        self._trouble: str | None = None  # what went wrong with it
+        self._warned = False
 
     @property
     def paths(self) -> list[Path]:
@@ -101,6 +134,27 @@ class CircuitExport(pl.Callback):
             for path in self._files(name, step)
         ]
 
+    # ---- for other callbacks -----------------------------------------------------------------------------------
+
+    def due(self, trainer: pl.Trainer) -> bool:
+        """Whether circuits are written after the training batch that has just been done."""
+        validation = _validation(trainer)
+        return validation is not None and validation.due(trainer)
+
+    def export(self, trainer: pl.Trainer, search: CircuitSearch) -> dict[str, Circuit]:
+        """The circuits of this training step, by name, written to files.
+
+        It is done once, whichever callback asks first. With several processes, all have to ask; only the first gets any
+        circuit.
+        """
+        if self._exported != trainer.global_step:
+            self._exported = trainer.global_step
+            self._circuits = self._export(trainer, search, _validation(trainer))
+            if self._trouble and not self._warned and trainer.is_global_zero:
+                self._warned = True
+                warnings.warn(f"{self._trouble}. Training goes on, the next export tries again", stacklevel=2)
+        return self._circuits
+
     # ---- Lightning ---------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -108,23 +162,30 @@ class CircuitExport(pl.Callback):
             return
         sizes_to_look_at(require_search(self, pl_module), self.sizes)
         self.best, self._exported = {}, None  # a resumed run gets the best of its checkpoint after this
+        self._trouble, self._warned = None, False
+        self._folder = run_folder(trainer) if self.dirpath is None else self.dirpath
         if trainer.is_global_zero:
             try:
-                self.dirpath.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=self.dirpath):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=self._folder):
                     pass
             except OSError as error:
                 raise ValueError(
-                    f"circuits cannot be written to {self.dirpath} ({error}): give CircuitExport another dirpath"
+                    f"circuits cannot be written to {self._folder} ({error}): give CircuitExport another dirpath"
                 ) from error
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        validation = _validation(trainer)
-        if validation is not None and validation.due(trainer):
-            self._export(trainer, require_search(self, pl_module), validation)
+        if self.due(trainer):
+            self.export(trainer, require_search(self, pl_module))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._export(trainer, require_search(self, pl_module), _validation(trainer))
+        if self._trouble:
+            self._exported = None  # once more
+        self.export(trainer, require_search(self, pl_module))
+        if self._trouble:
+            raise OSError(
+                f"{self._trouble}. Unless they are saved from memory, search.circuit(...).save(...), they are lost"
+            )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.is_global_zero and self._exported is not None:
@@ -139,12 +200,13 @@ class CircuitExport(pl.Callback):
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
-    def _export(self, trainer: pl.Trainer, search: CircuitSearch, validation: FaithfulnessValidation | None) -> None:
-        if self._exported == trainer.global_step:
-            return
-        self._exported = trainer.global_step
+    def _export(
+        self, trainer: pl.Trainer, search: CircuitSearch, validation: FaithfulnessValidation | None
+    ) -> dict[str, Circuit]:
         rows = [] if validation is None else validation.measure(trainer, search)
         sizes = validation.sizes if self.sizes is None and validation is not None else self.sizes
+        written: dict[str, Circuit] = {}
+        trouble: str | None = None
         if trainer.is_global_zero:
             describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
             for name, circuit in circuits_to_look_at(search, sizes).items():
@@ -159,9 +221,19 @@ class CircuitExport(pl.Callback):
                     "edges_pruned": pruned.n_edges,
                     "measured": [row.to_dict() for row in measured],
                 }
-                written = pruned if search.ablation.name == "interchange" else circuit
-                self._write(name, replace(written, metadata=metadata), measured, trainer.global_step)
-        trainer.strategy.barrier()
+                chosen = pruned if search.ablation.name == "interchange" else circuit
+                written[name] = replace(chosen, metadata=metadata)
+                try:
+                    self._write(name, written[name], measured, trainer.global_step)
+                except OSError as error:
+                    trouble = str(error)
+        # All processes wait for the files, and learn what became of them: one alone must not stop.
+        trouble = trainer.strategy.broadcast(trouble)
+        self._trouble = trouble and (
+            f"the circuits of step {trainer.global_step} could not all be written to {self._folder} ({trouble}). The "
+            "files that are there are complete, of this step or an earlier one"
+        )
+        return written
 
     def _write(self, name: str, circuit: Circuit, measured: Sequence[Row], step: int) -> None:
         """Write a circuit as the last of its size and, if it is among the best, as that; remove what it displaces."""
@@ -171,12 +243,17 @@ class CircuitExport(pl.Callback):
         after = sorted(before if math.isnan(value) else [*before, (value, step)])
         if self.save_top_k >= 0:
             after = after[: self.save_top_k]
+        paths = self._files(name, None) + (self._files(name, step) if (value, step) in after else [])
+        staged = {path: path.with_name(f".writing-{path.name}") for path in paths}
+        try:
+            for path, temporary in staged.items():
+                WRITERS[path.suffix](temporary, circuit)
+            for path, temporary in staged.items():
+                os.replace(temporary, path)
+        finally:
+            for temporary in staged.values():
+                temporary.unlink(missing_ok=True)
         self.best[name] = after
-        for path in self._files(name, None):
-            circuit.save(path)
-        if (value, step) in after:
-            for path in self._files(name, step):
-                circuit.save(path)
         for entry in before:
             if entry not in after:
                 for path in self._files(name, entry[1]):
@@ -186,7 +263,7 @@ class CircuitExport(pl.Callback):
         """The files of the circuit called `name` at a step; without one, of the last."""
         label = "last" if step is None else f"step{step:06d}"
         stem = f"circuit-{label}-{name.replace('%', 'pct').replace(' ', '-')}"
-        return [self.dirpath / f"{stem}.{suffix}" for suffix in self.formats]
+        return [self._folder / f"{stem}.{suffix}" for suffix in self.formats]
 
 
 def _validation(trainer: pl.Trainer) -> FaithfulnessValidation | None:

@@ -21,7 +21,7 @@ the batches, each batch once. Training prompts are never measured on; mean ablat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -41,7 +41,82 @@ DEFAULT_SIZES = (0.005, 0.01, 0.02, 0.05)
 """Shares of the edges that are looked at when neither the user nor the method names a size."""
 
 
-class FaithfulnessValidation(pl.Callback):
+class ExactAblationCallback(pl.Callback):
+    """What callbacks that judge circuits by exact ablation have in common; by itself it judges nothing.
+
+    Every process takes its share of the batches of a split, each batch once; mean ablations take their means over all
+    of the training split, once a run; the random numbers of training stay as they are.
+
+    Args:
+        ablations: what cut edges carry, by name (see `lightning_circuits.ablation`).
+        seed: of random circuits.
+
+    Raises:
+        ValueError: an unknown ablation, or none.
+    """
+
+    def __init__(self, ablations: Sequence[str], seed: int) -> None:
+        if not ablations:
+            raise ValueError("no ablation to measure under: name at least one, such as 'interchange'")
+        self.ablations: list[Ablation] = [make_ablation(name) for name in dict.fromkeys(ablations)]
+        self.seed = seed
+        self._fitted = False
+
+    def _begin(self, trainer: pl.Trainer, split: str) -> None:
+        """For `setup`: see that there is something to measure on, before any training.
+
+        Raises:
+            ValueError: no batch in the split; mean ablation without training prompts.
+        """
+        with torch.random.fork_rng(devices=[]):
+            if next(self._batches(trainer, split), None) is None:
+                raise ValueError(
+                    f"the {split} loader (with Trainer(limit_{split}_batches=...), if that was given) has no batch to "
+                    "measure circuits on"
+                )
+        if any(isinstance(ablation, MeanAblation) for ablation in self.ablations):
+            whole_split(trainer, "train")
+        # A run of its own: other prompts perhaps, so means are taken anew.
+        self.ablations = [make_ablation(ablation.name) for ablation in self.ablations]
+        self._fitted = False
+
+    def _evaluate(
+        self,
+        trainer: pl.Trainer,
+        search: CircuitSearch,
+        circuits: Mapping[str, Circuit],
+        split: str,
+        company: bool = True,
+    ) -> list[Row]:
+        # Loaders may draw random numbers just by being iterated: measuring must not change how training goes on.
+        with torch.random.fork_rng(devices=[]):
+            if not self._fitted:
+                for ablation in self.ablations:
+                    if isinstance(ablation, MeanAblation):
+                        ablation.fit(search.circuit_model, whole_split(trainer, "train"))
+                self._fitted = True
+            return evaluate(
+                search.circuit_model,
+                circuits,
+                self._batches(trainer, split),
+                self.ablations,
+                split=split,
+                seed=self.seed,
+                company=company,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+            )
+
+    def _batches(self, trainer: pl.Trainer, split: str) -> Iterator[dict[str, Tensor]]:
+        """The split, or as much of it as `Trainer(limit_val_batches=...)` (`limit_test_batches`) leaves."""
+        limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
+        loader = whole_split(trainer, split)
+        if isinstance(limit, float):  # a share; 1.0 is all, also of a loader that does not know its length
+            return islice(loader, None if limit == 1.0 else int(limit * len(loader)))
+        return islice(loader, limit)
+
+
+class FaithfulnessValidation(ExactAblationCallback):
     """Measure binary circuits on the validation split every so many training steps and at the end.
 
     Args:
@@ -69,15 +144,11 @@ class FaithfulnessValidation(pl.Callback):
     ) -> None:
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps is {every_n_steps}: it has to be at least 1")
-        if not ablations:
-            raise ValueError("no ablation to measure under: name at least one, such as 'interchange'")
+        super().__init__(ablations, seed)
         self.every_n_steps = every_n_steps
         self.sizes = sizes
-        self.ablations: list[Ablation] = [make_ablation(name) for name in dict.fromkeys(ablations)]
-        self.seed = seed
         self.rows: list[Row] = []
         self._measured: int | None = None  # the step of the last measurement within fit
-        self._fitted = False
 
     # ---- for other callbacks -----------------------------------------------------------------------------------
 
@@ -91,7 +162,7 @@ class FaithfulnessValidation(pl.Callback):
         With several processes, all have to ask.
         """
         if self._measured != trainer.global_step:
-            self.rows = self._evaluate(trainer, search, "val")
+            self.rows = self._evaluate(trainer, search, circuits_to_look_at(search, self.sizes), "val")
             self._measured = trainer.global_step
             scalars = _scalars(self.rows)
             # Not by log_dict, which loses what does not fall on a multiple of log_every_n_steps, and has no word after
@@ -108,18 +179,7 @@ class FaithfulnessValidation(pl.Callback):
             return
         search = require_search(self, pl_module)
         sizes_to_look_at(search, self.sizes)
-        split = "test" if stage == "test" else "val"
-        with torch.random.fork_rng(devices=[]):
-            if next(self._batches(trainer, split), None) is None:
-                raise ValueError(
-                    f"the {split} loader (with Trainer(limit_{split}_batches=...), if that was given) has no batch to "
-                    "measure circuits on"
-                )
-        if any(isinstance(ablation, MeanAblation) for ablation in self.ablations):
-            whole_split(trainer, "train")
-        # A run of its own: other prompts perhaps, so means are taken anew and nothing has been measured.
-        self.ablations = [make_ablation(ablation.name) for ablation in self.ablations]
-        self._fitted = False
+        self._begin(trainer, "test" if stage == "test" else "val")
         self.rows, self._measured = [], None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -140,45 +200,15 @@ class FaithfulnessValidation(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.rows and trainer.is_global_zero:
             close_progress_bar(trainer, stage)
-            console = Console()
-            if not console.is_terminal:  # a file is as wide as the table
-                console = Console(width=100)
-            console.print(table(self.rows))
+            console().print(table(self.rows))
 
     # ---- measuring ---------------------------------------------------------------------------------------------
 
     def _evaluate_now(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> None:
         """For `trainer.validate` and `trainer.test`, which return what is logged here."""
-        self.rows = self._evaluate(trainer, search, split)
+        self.rows = self._evaluate(trainer, search, circuits_to_look_at(search, self.sizes), split)
         search.log_dict(_scalars(self.rows), sync_dist=trainer.world_size > 1)
         self._log_table(trainer)
-
-    def _evaluate(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> list[Row]:
-        # Loaders may draw random numbers just by being iterated: measuring must not change how training goes on.
-        with torch.random.fork_rng(devices=[]):
-            if not self._fitted:
-                for ablation in self.ablations:
-                    if isinstance(ablation, MeanAblation):
-                        ablation.fit(search.circuit_model, whole_split(trainer, "train"))
-                self._fitted = True
-            return evaluate(
-                search.circuit_model,
-                circuits_to_look_at(search, self.sizes),
-                self._batches(trainer, split),
-                self.ablations,
-                split=split,
-                seed=self.seed,
-                rank=trainer.global_rank,
-                world_size=trainer.world_size,
-            )
-
-    def _batches(self, trainer: pl.Trainer, split: str) -> Iterator[dict[str, Tensor]]:
-        """The split, or as much of it as `Trainer(limit_val_batches=...)` (`limit_test_batches`) leaves."""
-        limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
-        loader = whole_split(trainer, split)
-        if isinstance(limit, float):  # a share; 1.0 is all, also of a loader that does not know its length
-            return islice(loader, None if limit == 1.0 else int(limit * len(loader)))
-        return islice(loader, limit)
 
     def _log_table(self, trainer: pl.Trainer) -> None:
         rows = [row.to_dict() for row in self.rows]
@@ -238,6 +268,12 @@ def close_progress_bar(trainer: pl.Trainer, stage: str) -> None:
     """Let the bar end now, at the end of a run, so that what is printed next stands below it."""
     if trainer.progress_bar_callback is not None:
         trainer.progress_bar_callback.teardown(trainer, trainer.lightning_module, stage)
+
+
+def console() -> Console:
+    """The terminal; where there is none, a page as wide as the tables."""
+    found = Console()
+    return found if found.is_terminal else Console(width=100)
 
 
 def _scalars(rows: Sequence[Row]) -> dict[str, float]:

@@ -45,16 +45,19 @@ class Circuit:
         members: bool ``[n_edges]``, the edges chosen. Copied to the CPU.
         scores: ``[n_edges]``, what each edge was worth to the search, higher is better. Copied to the CPU as float32.
         metadata: plain JSON data on where the circuit comes from; saved with it.
+        node_scores: ``[n_writers]``, what each writer as a whole was worth to the search; NaN where it gave none.
+            Copied to the CPU as float32.
 
     Raises:
         TypeError: members that are not bool (a soft mask is no circuit).
-        ValueError: a vector of another length than the layout's edges.
+        ValueError: a vector of another length than the layout's edges or writers.
     """
 
     layout: Layout
     members: Tensor
     scores: Tensor | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    node_scores: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.members.dtype != torch.bool:
@@ -65,6 +68,14 @@ class Circuit:
         if self.scores is not None:
             scores = self.layout.check(self.scores).detach().to("cpu", torch.float32, copy=True)
             object.__setattr__(self, "scores", scores)
+        if self.node_scores is not None:
+            if self.node_scores.shape != (self.layout.n_writers,):
+                raise ValueError(
+                    f"expected one score for each of the {self.layout.n_writers:,} writers of {self.layout}, "
+                    f"got a tensor of shape {tuple(self.node_scores.shape)}"
+                )
+            node_scores = self.node_scores.detach().to("cpu", torch.float32, copy=True)
+            object.__setattr__(self, "node_scores", node_scores)
         object.__setattr__(self, "metadata", dict(self.metadata))
 
     # ---- making one --------------------------------------------------------------------------------------------
@@ -164,7 +175,7 @@ class Circuit:
             leads[:n] |= (shared & rows[:, None]).any(0)
 
         kept = members & reached[layout.edge_writer] & open_readers[layout.edge_reader]
-        return Circuit(layout, kept, self.scores, self.metadata)
+        return Circuit(layout, kept, self.scores, self.metadata, self.node_scores)
 
     # ---- set operations: the results are bare, no search has scored them ---------------------------------------
 
@@ -242,7 +253,8 @@ class Circuit:
         only, `.graphml` and `.dot`. Gives the path.
 
         Raises:
-            ValueError: unknown suffix, a score that is NaN or infinite, metadata that JSON cannot hold.
+            ValueError: unknown suffix, a score that is NaN or infinite, an infinite score of a node, metadata that JSON
+                cannot hold.
             FileNotFoundError: the folder is not there.
         """
         formats.save(path, self._data())
@@ -272,7 +284,7 @@ class Circuit:
         return cls(*data)
 
     def _data(self) -> formats.CircuitData:
-        return formats.CircuitData(self.layout, self.members, self.scores, self.metadata)
+        return formats.CircuitData(self.layout, self.members, self.scores, self.metadata, self.node_scores)
 
 
 def _share(part: Tensor, whole: Tensor) -> float:

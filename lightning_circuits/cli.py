@@ -11,6 +11,12 @@ validated on, `test` on prompts that nothing has seen.
 
     lightning-circuits test --config ioi_gpt2.yaml --model SavedCircuit --model.path circuit.json
 
+The whole faithfulness curve of a saved ranking (or, with `--ckpt_path`, of a search), and several in one figure:
+
+    lightning-circuits evaluate --config ioi_gpt2.yaml --model SavedCircuit --model.path scores.json --output runs/eap
+    lightning-circuits evaluate --config ioi_gpt2.yaml --ckpt_path runs/.../last.ckpt --sizes "[0.01, 0.1, 1.0]"
+    lightning-circuits compare runs/eap runs/ioi_gpt2
+
 Classes go by their bare names if they are ours or Lightning's, else by their path (`my_package.MySearch`).
 The prompts are tokenised by the model's own tokenizer; `--tokenizer NAME` takes another one.
 
@@ -32,14 +38,22 @@ from typing import Any
 from jsonargparse import ActionConfigFile
 
 # Imported for their classes: a bare name in a config can mean only what has been imported.
-from lightning_circuits import callbacks, configs, datamodules, gates, objectives, sparsity  # noqa: F401
+from lightning_circuits import callbacks, compare, configs, datamodules, gates, objectives, sparsity  # noqa: F401
+from lightning_circuits.callbacks import FaithfulnessCurve
 from lightning_circuits.lightning import LightningArgumentParser, LightningCLI, pl
 from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.search.eap import EAP  # noqa: F401
+from lightning_circuits.search.eap_ig import EAPIG, CleanCorrupted  # noqa: F401
+from lightning_circuits.search.eap_ig_activations import EAPIGActivations  # noqa: F401
 from lightning_circuits.search.edge_pruning import EdgePruning  # noqa: F401
+from lightning_circuits.search.information_flow import InformationFlowRoutes  # noqa: F401
+from lightning_circuits.search.patching import ActivationPatching  # noqa: F401
+from lightning_circuits.search.random_scores import RandomScores  # noqa: F401
 from lightning_circuits.search.saved import SavedCircuit  # noqa: F401
 
 CONFIGS = Path(configs.__file__).parent
 DEBUG = "JSONARGPARSE_DEBUG"
+MISTAKES = (ValueError, TypeError, OSError, ImportError)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -54,12 +68,17 @@ def main(args: Sequence[str] | None = None) -> None:
     # Of Lightning against torch, and nothing that a user could mend.
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
     begun = _Begun()
+    words = sys.argv[1:] if args is None else list(args)
     try:
+        if words[:1] == ["compare"]:  # of files: there is no model and no Trainer
+            compare.main(words[1:])
+            return
         CircuitCLI(
             CircuitSearch,
             datamodules.PairDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            trainer_class=CircuitTrainer,
             parser_class=Parser,
             seed_everything_default=0,
             # Each method has its own optimizer, which --optimizer would replace.
@@ -68,11 +87,50 @@ def main(args: Sequence[str] | None = None) -> None:
             trainer_defaults={"callbacks": [begun]},
             args=None if args is None else list(args),
         )
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        if begun.yes or os.environ.get(DEBUG) == "true":
+    except Exception as error:
+        # Weights & Biases refuses to begin by errors of its own: not logged in, no network.
+        wandb = type(error).__module__.startswith("wandb.errors")
+        hint = " (WANDB_MODE=offline keeps a run on this machine, wandb sync sends it later)" if wandb else ""
+        if not (wandb or isinstance(error, MISTAKES)) or begun.yes or os.environ.get(DEBUG) == "true":
             raise
-        sys.stderr.write(f"error: {_plain(str(error))}\n")
+        sys.stderr.write(f"error: {_plain(str(error))}{hint}\n")
         raise SystemExit(2) from None
+
+
+class CircuitTrainer(pl.Trainer):
+    """Lightning's Trainer, which can also measure the faithfulness curve of a search as it stands."""
+
+    def evaluate(
+        self,
+        model: CircuitSearch,
+        datamodule: pl.LightningDataModule,
+        sizes: list[int | float] | None = None,
+        ablations: list[str] | None = None,
+        rankings: list[str] | None = None,
+        output: str | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Measure the faithfulness curve of a saved ranking, or of a search and its checkpoint, on the test split.
+
+        Nothing is trained. What is not given is as the config's own FaithfulnessCurve has it, if there is one.
+
+        Args:
+            model: the search.
+            datamodule: its prompts.
+            sizes: of the circuits: shares of the edges (1.0 is all of them), or numbers of edges (1 is a single one).
+            ablations: what cut edges carry: interchange, zero, mean, mean-positional.
+            rankings: by what edges are taken: signed, absolute.
+            output: the folder for curve.json, .csv, .png and .svg. Default: where the logger writes.
+            ckpt_path: the checkpoint of a search that was trained.
+        """
+        callbacks_of = self.callbacks  # type: ignore[has-type]  # Lightning sets it elsewhere
+        curve = next((one for one in callbacks_of if isinstance(one, FaithfulnessCurve)), FaithfulnessCurve())
+        given = {"sizes": sizes, "ablations": ablations, "rankings": rankings, "dirpath": output}
+        curve = FaithfulnessCurve(**curve.options | {name: value for name, value in given.items() if value is not None})
+        # The other callbacks judge and export what the curve does not need.
+        ours = callbacks.CircuitExport, callbacks.FaithfulnessValidation, FaithfulnessCurve
+        self.callbacks = [*(one for one in callbacks_of if not isinstance(one, ours)), curve]
+        self.test(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
 
 
 class CircuitCLI(LightningCLI):
@@ -81,12 +139,20 @@ class CircuitCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         every = LightningCLI.subcommands()
-        return {name: every[name] for name in ("fit", "validate", "test")}
+        mine = {name: every[name] for name in ("fit", "validate", "test")}
+        return {**mine, "evaluate": {"model", "datamodule"}}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = self.parser_class(**kwargs)
         parser.add_argument("-c", "--config", action=FindConfig, help="A config file, or the name of a packaged one.")
         return parser
+
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        super().setup_parser(*args, **kwargs)
+        self.parser.epilog = (
+            "And: lightning-circuits compare RUN RUN ... puts the faithfulness curves of several runs into one table "
+            "and one figure (lightning-circuits compare --help)."
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # A link takes its target out of the user's hands, hence an option beside it.
@@ -109,7 +175,8 @@ class FindConfig(ActionConfigFile):
 
     def __call__(self, parser: Any, namespace: Any, value: Any, option_string: str | None = None) -> None:
         if not Path(value).is_file():
-            packaged = {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"))}
+            files = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("with/*.yaml")])
+            packaged = {file.relative_to(CONFIGS).with_suffix("").as_posix(): file for file in files}
             if value.removesuffix(".yaml") not in packaged:
                 parser.error(f"there is no config {value}: neither such a file nor packaged ({', '.join(packaged)})")
             value = str(packaged[value.removesuffix(".yaml")])

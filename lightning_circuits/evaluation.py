@@ -1,6 +1,6 @@
 """What a circuit is worth: exact ablation over a data set, with everything that the number has to be compared with.
 
-A circuit is judged by running the model with all other edges cut (`masked.masked_logits` with binary gates): no
+A circuit is judged by running the model with all other edges cut (`masked.masked_stream` with binary gates): no
 approximation, no gradient, no soft gates. A figure by itself says little, so every circuit comes in company:
 
 | row                 | what it is                                                                                    |
@@ -20,7 +20,8 @@ circuit is a different circuit there, and gets a row of its own.
     ('1%', 0.97, 325, 301)
     >>> rich.print(table(rows))                                                                  # doctest: +SKIP
 
-The stock runs of a batch are made once and serve all circuits and all ablations.
+The stock runs of a batch are made once and serve all circuits and all ablations; the stream that the references of an
+ablation make is summed once and serves all circuits. A circuit of all edges, or of none, then needs no run of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from torch import Tensor
 
 from lightning_circuits.ablation import Ablation, Batch, run_pair
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.masked import masked_logits
+from lightning_circuits.masked import masked_stream, reference_streams
 from lightning_circuits.metrics import CircuitFaithfulness
 from lightning_circuits.models import CircuitModel
 
@@ -51,7 +52,8 @@ class Row:
     """One circuit under one ablation. Numbers that do not exist are NaN (see `metrics.CircuitFaithfulness`).
 
     ``size`` is the share of the model's edges, ``edges`` their number, both before pruning; ``edges_pruned`` is how
-    many lie on a way from input to logits.
+    many lie on a way from input to logits. ``faithfulness_low`` and ``faithfulness_high`` are the bootstrap's 95 %
+    interval over prompts.
     """
 
     circuit: str
@@ -62,6 +64,8 @@ class Row:
     edges_pruned: int
     prompts: int
     faithfulness: float
+    faithfulness_low: float
+    faithfulness_high: float
     faithfulness_q1: float
     faithfulness_median: float
     faithfulness_q3: float
@@ -132,17 +136,12 @@ def evaluate(
             continue
         batch = {key: value.to(model.device) for key, value in batch.items()}
         full_logits, corrupt = run_pair(model, batch)
+        stack = torch.empty_like(corrupt)
         for ablation in ablations:
-            reference = ablation.reference(batch, corrupt)
-            lineup = lineups[ablation.name]
-            # Under interchange the empty circuit is the stock run on the corrupt prompts, of which run_pair keeps only
-            # the writers. It has no edges to mix, costs little, and is run here for every ablation alike.
-            empty_logits = _logits(model, lineup["empty"], batch, reference)
-            known = {"full": full_logits, "empty": empty_logits}
-            for name, circuit in lineup.items():
-                logits = known[name] if name in known else _logits(model, circuit, batch, reference)
+            run = _Run(model, batch, full_logits, ablation.reference(batch, corrupt), stack)
+            for name, circuit in lineups[ablation.name].items():
                 metrics[ablation.name, name].update(
-                    logits, full_logits, empty_logits, batch["answers"], batch["distractors"]
+                    run.logits(circuit), full_logits, run.empty_logits, batch["answers"], batch["distractors"]
                 )
     if number < 0:
         raise ValueError(f"no batches in the {split} split to evaluate circuits on")
@@ -155,11 +154,32 @@ def evaluate(
     return rows
 
 
-def _logits(model: CircuitModel, circuit: Circuit, batch: Batch, reference: Tensor) -> Tensor:
-    """``[B, V]``: what the circuit puts out. ``reference`` stays as it is."""
-    gates = circuit.members.to(model.device, torch.float32)
-    prompts = batch["clean_ids"], batch["attention_mask"], batch["positions"]
-    return masked_logits(model, gates, *prompts, reference.clone())
+class _Run:
+    """A batch under one ablation, ready for any number of circuits.
+
+    Args:
+        full_logits: ``[B, V]``, of the stock model.
+        reference: ``[n_writers, B, T, d]``, kept as it is.
+        stack: memory of the same shape, to compute in.
+    """
+
+    def __init__(
+        self, model: CircuitModel, batch: Batch, full_logits: Tensor, reference: Tensor, stack: Tensor
+    ) -> None:
+        context, positions = model.context(batch["attention_mask"]), batch["positions"]
+        bases = reference_streams(model, reference, context)
+        self.model, self.full_logits = model, full_logits
+        # With every edge cut the logits read what the references make, and nothing else.
+        self.empty_logits = model.unembed(bases[-1][torch.arange(len(positions), device=positions.device), positions])
+        self.common = model, context, model.embed(batch["clean_ids"]), positions, bases, reference, stack
+
+    def logits(self, circuit: Circuit) -> Tensor:
+        """``[B, V]``: what the circuit puts out."""
+        if circuit.n_edges == 0:
+            return self.empty_logits
+        if circuit.n_edges == circuit.layout.n_edges:
+            return self.full_logits
+        return self.model.unembed(masked_stream(circuit.members.to(self.model.device), *self.common))
 
 
 def _lineup(
@@ -186,7 +206,7 @@ def _lineup(
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Rows of one split as a `rich` table, a section for each ablation. Quartiles are left to `Row.to_dict`."""
+    """Rows of one split as a `rich` table, a section for each ablation. Quartiles: see `Row.to_dict`."""
     splits = dict.fromkeys(f"{row.split} split, {row.prompts:,} prompts" for row in rows)
     view = Table(
         title=f"Circuits by exact ablation: {'; '.join(splits)}",

@@ -3,7 +3,7 @@
 Other tools read circuits too, so `.json` and `.pt` are, field by field and in the same order, what EAP-IG writes and
 MIB scores. What those formats have no place for (where the circuit comes from, how its keys and
 values are counted) stands in one more key, ``metadata``, which their loaders pass over. For the largest models
-`.safetensors` is the compact one: two flat vectors and a JSON string. `.graphml` and `.dot` are for looking at a
+`.safetensors` is the compact one: flat vectors and a JSON string. `.graphml` and `.dot` are for looking at a
 circuit: they hold its own edges only, and cannot be read back.
 
 Every file is written whole beside its place and then moved into it, so a run killed while it writes leaves the last
@@ -43,12 +43,13 @@ from lightning_circuits.layout import Layout
 
 class CircuitData(NamedTuple):
     """What a circuit file holds: ``members`` bool ``[n_edges]``; ``scores`` float32 ``[n_edges]`` or None; metadata
-    of plain JSON types."""
+    of plain JSON types; ``node_scores`` float32 ``[n_writers]`` or None, NaN for a writer that has no score."""
 
     layout: Layout
     members: Tensor
     scores: Tensor | None
     metadata: dict[str, Any]
+    node_scores: Tensor | None = None
 
 
 class Format(NamedTuple):
@@ -68,7 +69,8 @@ def save(path: str | os.PathLike[str], data: CircuitData) -> None:
     """Write a circuit to ``path``, atomically, in the format that its suffix names.
 
     Raises:
-        ValueError: unknown suffix; a score that is NaN or infinite (the edge is named); metadata that JSON cannot hold.
+        ValueError: unknown suffix; a score that is NaN or infinite (the edge is named), or an infinite one of a node;
+            metadata that JSON cannot hold.
         FileNotFoundError: the folder is not there.
     """
     path = Path(path)
@@ -79,6 +81,12 @@ def save(path: str | os.PathLike[str], data: CircuitData) -> None:
         edge = int((~data.scores.isfinite()).nonzero()[0])
         raise ValueError(
             f"cannot write {path}: the score of edge {data.layout.edge_names([edge])[0]} is {float(data.scores[edge])}"
+        )
+    if data.node_scores is not None and data.node_scores.isinf().any():
+        node = int(data.node_scores.isinf().nonzero()[0])
+        raise ValueError(
+            f"cannot write {path}: "
+            f"the score of node {data.layout.writer_names[node]} is {float(data.node_scores[node])}"
         )
     if taken := [key for key in RESERVED if key in data.metadata]:
         raise ValueError(f"cannot write {path}: the metadata keys {taken} belong to the file format; use another name")
@@ -203,9 +211,26 @@ def _file_metadata(data: CircuitData) -> dict[str, Any]:
     return {**data.metadata, "n_kv_readers": data.layout.n_kv_readers, "scored": data.scores is not None}
 
 
-def _from_file(layout: Layout, members: Tensor, scores: Tensor, metadata: Mapping[str, Any]) -> CircuitData:
+def _from_file(
+    layout: Layout, members: Tensor, scores: Tensor | None, metadata: Mapping[str, Any], node_scores: Tensor | None
+) -> CircuitData:
     own = {key: value for key, value in metadata.items() if key not in RESERVED}
-    return CircuitData(layout, members, scores if metadata.get("scored", True) else None, own)
+    scores = scores if metadata.get("scored", True) else None
+    return CircuitData(layout, members, scores, own, _any_score(layout, node_scores))
+
+
+def _any_score(layout: Layout, node_scores: Tensor | None) -> Tensor | None:
+    """The scores of the nodes; None where no node has one, which is how `.json` cannot help but say it."""
+    if node_scores is None or node_scores.isnan().all():
+        return None
+    if node_scores.shape != (layout.n_writers,):
+        raise ValueError(f"its scores of nodes have shape {tuple(node_scores.shape)}, not ({layout.n_writers},)")
+    return node_scores.float()
+
+
+def _refuse_neurons(keys: Collection[str]) -> None:
+    if any(key.startswith("neurons") for key in keys):
+        raise ValueError("it chooses single neurons of the nodes; circuits here are made of whole edges")
 
 
 def _scores(data: CircuitData) -> Tensor:
@@ -239,6 +264,10 @@ def _write_json(data: CircuitData) -> bytes:
         "edges": {name: {"score": score, "in_graph": member} for name, score, member in edges},
         "metadata": _file_metadata(data),
     }
+    if data.node_scores is not None:
+        for name, score in zip(layout.writer_names, data.node_scores.tolist(), strict=True):
+            if score == score:  # JSON has no NaN; a node without the key is one without a score to EAP-IG too
+                content["nodes"][name]["score"] = score
     return json.dumps(content).encode()
 
 
@@ -252,12 +281,22 @@ def _read_json(content: bytes) -> CircuitData:
     if len(edges) != len(names) or not all(name in edges for name in names):
         odd = sorted(set(names) ^ set(edges))
         raise ValueError(f"its edges are not those of {layout}: {', '.join(odd[:3])}, and {len(odd):,} such in all")
+    # Early versions of EAP-IG wrote plain true and false for nodes.
+    nodes = {name: node for name, node in file.get("nodes", {}).items() if isinstance(node, Mapping)}
+    _refuse_neurons({key for node in nodes.values() for key in node})
+    # MIB's nine circuits of a submission may come without scores.
+    scored = any("score" in edge for edge in edges.values())
     try:
         members = torch.tensor([edges[name]["in_graph"] for name in names], dtype=torch.bool)
-        scores = torch.tensor([edges[name]["score"] for name in names], dtype=torch.float32)
+        scores = torch.tensor([edges[name]["score"] for name in names], dtype=torch.float32) if scored else None
+        worth = [nodes.get(name, {}).get("score", torch.nan) for name in layout.writer_names]
+        node_scores = torch.tensor(worth, dtype=torch.float32)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"every edge needs a 'score' (a number) and 'in_graph' (true or false): {error}") from error
-    return _from_file(layout, members, scores, file.get("metadata", {}))
+        raise ValueError(
+            "every edge needs 'in_graph' (true or false), and a 'score' (a number) unless none has; the 'score' of a "
+            f"node, where there is one, is a number: {error}"
+        ) from error
+    return _from_file(layout, members, scores, file.get("metadata", {}), node_scores)
 
 
 def _write_pt(data: CircuitData) -> bytes:
@@ -271,28 +310,34 @@ def _write_pt(data: CircuitData) -> bytes:
         "nodes_in_graph": node_members(layout, data.members)[:-1],
         "metadata": _file_metadata(data),
     }
+    if data.node_scores is not None:
+        file["nodes_scores"] = data.node_scores
     torch.save(file, content)
     return content.getvalue()
 
 
 def _read_pt(content: bytes) -> CircuitData:
     file = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    _require(file, "cfg", "src_nodes", "dst_nodes", "edges_scores", "edges_in_graph")
+    _require(file, "cfg", "src_nodes", "dst_nodes", "edges_in_graph")
+    _refuse_neurons(file)
     layout = _layout(file["cfg"], file["dst_nodes"])
     if file["src_nodes"] != layout.writer_names or file["dst_nodes"] != layout.reader_names:
         raise ValueError(f"the order of its src_nodes or dst_nodes is not that of {layout}")
     for key in ("edges_scores", "edges_in_graph"):
-        if file[key].shape != (layout.n_writers, layout.n_readers):
+        if key in file and file[key].shape != (layout.n_writers, layout.n_readers):
             raise ValueError(f"{key} has shape {tuple(file[key].shape)}, not {(layout.n_writers, layout.n_readers)}")
     members = layout.from_matrix(file["edges_in_graph"].T).bool()
-    return _from_file(layout, members, layout.from_matrix(file["edges_scores"].T).float(), file.get("metadata", {}))
+    # As in `.json`, MIB's nine circuits of a submission may come without scores.
+    scores = layout.from_matrix(file["edges_scores"].T).float() if "edges_scores" in file else None
+    return _from_file(layout, members, scores, file.get("metadata", {}), file.get("nodes_scores"))
 
 
 # ---- safetensors ---------------------------------------------------------------------------------------------------
 
 
 def _write_safetensors(data: CircuitData) -> bytes:
-    tensors = {"members": data.members} | ({} if data.scores is None else {"scores": data.scores})
+    optional = {"scores": data.scores, "node_scores": data.node_scores}
+    tensors = {"members": data.members} | {key: value for key, value in optional.items() if value is not None}
     header = json.dumps({"layout": data.layout.to_dict(), "metadata": data.metadata})
     return safetensors.torch.save(tensors, metadata={"circuit": header})
 
@@ -307,7 +352,8 @@ def _read_safetensors(content: bytes) -> CircuitData:
     _require(circuit, "layout", "metadata")
     layout = Layout(**circuit["layout"])
     members, scores = layout.check(tensors["members"]), tensors.get("scores")
-    return CircuitData(layout, members, None if scores is None else layout.check(scores), circuit["metadata"])
+    scores = None if scores is None else layout.check(scores)
+    return CircuitData(layout, members, scores, circuit["metadata"], _any_score(layout, tensors.get("node_scores")))
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ a LightningModule`). So everything here takes Lightning from this module, which 
 2. else the one your program has imported already, so that our classes fit your `Trainer`;
 3. else the one that is installed.
 
-Where 2 or 3 leaves both, it is `pytorch_lightning`. The choice is made once, when this module is first imported:
+Where 2 or 3 leaves both, it is `pytorch_lightning`. The choice is made once, when this module is first imported; so
+import your Lightning before `lightning_circuits`, or set the variable. A program in which the two are mixed all the
+same is told so by `refuse_mixture`, when one of our objects is made or meets a Trainer.
 
     from lightning_circuits.lightning import LightningCLI, pl
 
@@ -32,7 +34,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["LightningArgumentParser", "LightningCLI", "SaveConfigCallback", "pl"]
+__all__ = ["LightningArgumentParser", "LightningCLI", "SaveConfigCallback", "pl", "refuse_mixture"]
 
 _VARIABLE = "LIGHTNING_CIRCUITS_NAMESPACE"
 _NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
@@ -60,6 +62,9 @@ def _import_lightning() -> ModuleType:
     )
 
 
+# Nobody had imported Lightning or asked for one, so what was chosen may not be what the program goes on to use.
+_CHOSEN_BLINDLY = not os.environ.get(_VARIABLE) and not any(name in sys.modules for name in _NAMESPACES)
+
 if TYPE_CHECKING:
     import pytorch_lightning as pl
     from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -71,3 +76,31 @@ else:
         if name in _CLI_NAMES:
             return getattr(import_module(f"{pl.__name__}.cli"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+_OTHER = next(name for name in _NAMESPACES if name != pl.__name__)
+
+
+def refuse_mixture(who: object, trainer: object = None) -> None:
+    """Say in time that a Trainer of the other namespace would not know what to do with our objects.
+
+    Args:
+        who: one of our objects.
+        trainer: the Trainer that it meets. None: there is none yet, and what tells is what has been imported.
+
+    Raises:
+        TypeError: the trainer is of the other namespace. Or your program has imported the other namespace only, after
+            this module had to choose one: a module of ours would then be refused with nothing but "`model` must be a
+            `LightningModule`".
+    """
+    if trainer is None:
+        mixed = _CHOSEN_BLINDLY and _OTHER in sys.modules
+        met = f"your program imports {_OTHER}"
+    else:
+        mixed = not isinstance(trainer, pl.Trainer)
+        met = f"the Trainer is one of {_OTHER}"
+    if mixed:
+        raise TypeError(
+            f"{met}, but {type(who).__name__} was built on {pl.__name__}, and classes of the two do not mix: import "
+            f"{_OTHER} before lightning_circuits, or set the environment variable {_VARIABLE}={_OTHER}"
+        )

@@ -67,6 +67,41 @@ def masked_logits(
     return model.unembed(stream)
 
 
+def masked_stream(
+    gates: Tensor,
+    model: CircuitModel,
+    context: Context,
+    embedding: Tensor,
+    positions: Tensor,
+    bases: Tensor,
+    reference: Tensor,
+    stack: Tensor,
+) -> Tensor:
+    """The stream ``[B, d]`` that the logits read at ``positions``: the forward, layer by layer, without a gradient.
+
+    For many masks on one batch: all but ``gates`` and ``stack`` is the same for each.
+
+    Args:
+        gates: ``[n_edges]``.
+        embedding: ``[B, T, d]``, what the clean prompts' tokens write.
+        bases: the `reference_streams`.
+        reference: ``[n_writers, B, T, d]``.
+        stack: of the same shape, filled with the differences ``out - reference``; it may be ``reference`` itself.
+    """
+    mask, layout = gates.detach().to(stack.dtype), model.layout
+    x = stack.new_empty(layout.n_attention_readers + 1, *stack.shape[1:])
+    torch.sub(embedding, reference[0], out=stack[0])
+    for layer in range(layout.n_layers):
+        heads, mlp = _own_writers(stack, layout, layer)
+        ref_heads, ref_mlp = _own_writers(reference, layout, layer)
+        _streams(x, stack, mask, bases, layout, layer)
+        torch.sub(model.attention(layer, x[:-1], context), ref_heads, out=heads)
+        x[-1] += _mix(layout.layer(mask, layer).own[None], heads)[0]
+        torch.sub(model.mlp(layer, x[-1]), ref_mlp, out=mlp)
+    row = torch.arange(len(positions), device=positions.device)
+    return bases[-1][row, positions] + _mix(layout.logits(mask)[None], stack[:, row, positions])[0]
+
+
 def reference_streams(model: CircuitModel, reference: Tensor, context: Context) -> Tensor:
     """The residual stream that the references alone make, ``[2 * n_layers + 1, B, T, d]``.
 
@@ -108,25 +143,18 @@ class _MaskedStream(torch.autograd.Function):
         stack: Tensor,
         skip_closed: bool,
     ) -> Tensor:
-        mask, layout = gates.detach().to(stack.dtype), model.layout
-        x = stack.new_empty(layout.n_attention_readers + 1, *stack.shape[1:])
-        stack[0] = embedding - stack[0]
-        for layer in range(layout.n_layers):
-            heads, mlp = _own_writers(stack, layout, layer)
-            _streams(x, stack, mask, bases, layout, layer)
-            heads.copy_(model.attention(layer, x[:-1], context) - heads)
-            x[-1] += _mix(layout.layer(mask, layer).own[None], heads)[0]
-            mlp.copy_(model.mlp(layer, x[-1]) - mlp)
-        row = torch.arange(len(positions), device=positions.device)
+        # The stack of differences is built in the memory of the reference.
+        stream = masked_stream(gates, model, context, embedding, positions, bases, stack, stack)
         ctx.save_for_backward(gates)
-        ctx.run = model, context, row, positions, bases, stack, skip_closed
-        return bases[-1][row, positions] + _mix(layout.logits(mask)[None], stack[:, row, positions])[0]
+        ctx.run = model, context, positions, bases, stack, skip_closed
+        return stream
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dlogits: Tensor) -> tuple[Tensor | None, ...]:
         (gates,) = ctx.saved_tensors
-        model, context, row, positions, bases, stack, skip_closed = ctx.run
+        model, context, positions, bases, stack, skip_closed = ctx.run
+        row = torch.arange(len(positions), device=positions.device)
         mask, layout = gates.detach().to(stack.dtype), model.layout
         dgates, dstack = torch.zeros_like(gates), torch.zeros_like(stack)
         x = stack.new_empty(layout.n_attention_readers + 1, *stack.shape[1:])

@@ -28,6 +28,25 @@ class Objective:
         raise NotImplementedError(f"{type(self).__name__} does not say what its loss is")
 
 
+def losses(objective: Objective, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
+    """What an objective says of each prompt, ``[B]``.
+
+    Raises:
+        ValueError: it says something else than one number for each prompt, or nothing that can be differentiated.
+    """
+    loss = objective(logits, batch, full_logits)
+    name = getattr(objective, "__name__", type(objective).__name__)
+    if not isinstance(loss, Tensor) or loss.shape != logits.shape[:1]:
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise ValueError(
+            f"the objective {name} has to give one loss for each of the {len(logits)} prompts of the batch, a tensor "
+            f"[{len(logits)}], and gave {got}: leave out its mean or sum over prompts"
+        )
+    if logits.requires_grad and not loss.requires_grad:
+        raise ValueError(f"the objective {name} cannot be differentiated: its loss has no gradient to the logits")
+    return loss
+
+
 def logit_difference(logits: Tensor, answers: Tensor, distractors: Tensor) -> Tensor:
     """Mean logit of the answers minus mean logit of the distractors, ``[B]``.
 
@@ -67,6 +86,32 @@ class LogitDifference(Objective):
 
     def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
         return -logit_difference(logits, batch["answers"], batch["distractors"])
+
+
+class ProbabilityDifference(Objective):
+    """Minus the difference in probability between answers and distractors, each a set of tokens.
+
+    The greater-than task asks it of the years above and below the one in the prompt (Hanna et al. 2023).
+
+    Args:
+        reduction: of a set's probabilities: their ``sum``, or their ``mean``.
+
+    Raises:
+        ValueError: another reduction.
+    """
+
+    def __init__(self, reduction: str = "sum") -> None:
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"the probabilities of a set of tokens have a 'sum' or a 'mean', not a {reduction!r}")
+        self.reduction = reduction
+
+    def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
+        probabilities = _log_softmax(logits).exp()
+        return self._of(probabilities, batch["distractors"]) - self._of(probabilities, batch["answers"])
+
+    def _of(self, probabilities: Tensor, tokens: Tensor) -> Tensor:
+        total = _logits_at(probabilities, tokens, 0.0).sum(-1)
+        return total / (tokens >= 0).sum(-1).clamp(min=1) if self.reduction == "mean" else total
 
 
 class MatchLogitDifference(Objective):

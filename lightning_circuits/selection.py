@@ -1,24 +1,46 @@
 """From scores to circuits: how many edges, and which.
 
-A search gives every edge a score; a circuit is the best n of them. What "best" means is always said, never guessed:
-the highest score, or, with ``absolute``, the largest |score| (attribution scores may be negative: an edge that works
-against the behaviour). Equal scores, common when gates saturate, are broken by the lower flat index, so that the same
-scores give the same circuit on every machine.
+A search gives every edge a score; a circuit is a choice by these scores. There are three ways to choose:
+
+| way         | the edges                                                                                              |
+|-------------|--------------------------------------------------------------------------------------------------------|
+| `top_n`     | the n best                                                                                             |
+| `threshold` | all that score at least so much                                                                        |
+| `greedy`    | n, one after the other from the logits up: the best edge into what is in already                       |
+
+What "best" means is always said, never guessed: the highest score, or, with ``absolute``, the largest |score|
+(attribution scores may be negative: an edge that works against the behaviour). Equal scores, common when gates
+saturate, are broken by the lower flat index, so that the same scores give the same circuit on every machine. Circuits
+of the same scores are nested: a smaller one is a part of a larger one made the same way.
 
     >>> top_n(torch.tensor([0.5, -3.0, 2.0, 0.5]), 2)
     tensor([ True, False,  True, False])
     >>> top_n(torch.tensor([0.5, -3.0, 2.0, 0.5]), 2, absolute=True)
     tensor([False,  True,  True, False])
+    >>> threshold(torch.tensor([0.5, -3.0, 2.0, 0.5]), 0.5)
+    tensor([ True, False,  True,  True])
     >>> gpt2 = Layout(n_layers=12, n_heads=12, d_model=768)
     >>> size_to_count(0.01, gpt2), size_to_count(200, gpt2)
     (325, 200)
+
+The n best edges need not hang together: the best may lead to a head from which nothing goes on. `greedy` never takes
+such an edge, whatever it scores.
+
+    >>> scores = torch.zeros(gpt2.n_edges)
+    >>> for name, score in {"a0.h1->m2": 9.0, "m5->logits": 2.0, "a3.h0->m5": 1.0}.items():
+    ...     scores[gpt2.edge_index(name)] = score
+    >>> gpt2.edge_names(top_n(scores, 2).nonzero()[:, 0]), gpt2.edge_names(greedy(scores, 2, gpt2).nonzero()[:, 0])
+    (['a0.h1->m2', 'm5->logits'], ['a3.h0->m5', 'm5->logits'])
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
+from lightning_circuits.formats import reader_nodes
 from lightning_circuits.layout import Layout
 
 
@@ -37,18 +59,110 @@ def top_n(scores: Tensor, n: int, absolute: bool = False, layout: Layout | None 
     Raises:
         ValueError: a score that is NaN; scores that are not a vector; more edges than there are.
     """
+    return _first(n, _best_first(scores, n, absolute, layout))
+
+
+def threshold(scores: Tensor, at_least: float, absolute: bool = False, layout: Layout | None = None) -> Tensor:
+    """Every edge that scores at least so much, bool ``[n_edges]``; an edge exactly on the threshold is in.
+
+    Args:
+        scores: ``[n_edges]``, any real dtype; infinite scores are fine.
+        at_least: in the units of the scores; with ``absolute`` of |score|. Compared in the precision of the scores.
+        absolute: compare |score|.
+        layout: only to name the edge in an error.
+
+    Raises:
+        ValueError: a score or threshold that is NaN; scores that are not a vector.
+    """
+    if at_least != at_least:
+        raise ValueError("a threshold of NaN: no score can be compared with it")
+    return _worth(scores, absolute, layout) >= at_least
+
+
+def greedy(scores: Tensor, n: int, layout: Layout, absolute: bool = False) -> Tensor:
+    """n edges from the logits up: again and again the best edge into a node that is in already.
+
+    At first only the logits are in. A node comes in when an edge from it is chosen, and with it all edges into its
+    readers (query, key and value of a head) become candidates. A key or value reader that a group of heads shares is
+    open as soon as one of them is in. The result is that of EAP-IG's ``apply_greedy`` before pruning.
+
+    Args:
+        scores: ``[n_edges]``, any real dtype; infinite scores are fine.
+        n: how many, 0 to all.
+        layout: whose edges they are.
+        absolute: rank by |score|.
+
+    Returns:
+        bool ``[n_edges]``, on the device of ``scores``, True n times. Of equal candidates the lower flat index goes
+        first.
+
+    Raises:
+        ValueError: a score that is NaN; scores of another layout; more edges than there are.
+
+    There is no step per edge, one per node is enough. Let ``place`` be an edge's place among all, best first, and
+    ``join[k]`` the place of the edge that brings in the k-th node: the first of all candidates from nodes that are
+    still out. Before that edge come exactly the candidates in better places. So an edge that is a candidate from the
+    moment k0 on is taken on the way to the first node k >= k0 with ``place <= join[k]``, and on one such way edges go
+    by their places.
+    """
+    order = _best_first(layout.check(scores), n, absolute, layout).cpu()
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    join, opened = _joins(place, layout)
+    # When each edge is taken: on the way to which node.
+    way = torch.empty_like(place)
+    for k0, (start, end) in zip(opened, pairwise(layout.reader_offset.tolist()), strict=True):
+        way[start:end] = k0 + torch.searchsorted(join[k0:].cummax(0).values, place[start:end])
+    return _first(n, order[way[order].sort(stable=True).indices]).to(scores.device)
+
+
+def _joins(place: Tensor, layout: Layout) -> tuple[Tensor, list[int]]:
+    """In which order nodes come in: the place of the edge that brings in each, ``[n_writers]``, and for each reader
+    how many nodes are in when its edges become candidates, ``[n_readers]``."""
+    out = len(place)  # behind all places
+    readers_of: list[list[int]] = [[] for _ in range(layout.n_nodes)]
+    for reader, node in zip(*(pairs.tolist() for pairs in reader_nodes(layout)), strict=True):
+        readers_of[node].append(reader)
+    offsets = layout.reader_offset.tolist()
+
+    best = torch.full((layout.n_writers,), out)  # of the candidates from each writer; `out` for those that are in
+    inside = torch.zeros(layout.n_writers, dtype=torch.bool)
+    join = torch.empty(layout.n_writers, dtype=torch.int64)
+    opened = [layout.n_writers] * layout.n_readers  # of the last node, no other comes after
+    node = layout.n_writers  # the logits
+    for k in range(layout.n_writers):
+        for reader in readers_of[node]:
+            opened[reader] = min(opened[reader], k)
+            candidates = place[offsets[reader] : offsets[reader + 1]]
+            best[: len(candidates)].clamp_(max=candidates)
+        best[inside] = out
+        node = int(best.argmin())
+        join[k], inside[node] = best[node], True
+    return join, opened
+
+
+def _worth(scores: Tensor, absolute: bool, layout: Layout | None) -> Tensor:
+    """What edges are chosen by: the scores or their sizes, once they are known to be sound."""
     if scores.ndim != 1:
         raise ValueError(f"expected a flat vector of scores, got a tensor of shape {tuple(scores.shape)}")
-    if not 0 <= n <= len(scores):
-        raise ValueError(f"cannot choose {n:,} of {len(scores):,} edges")
     if scores.isnan().any():
         edge = int(scores.isnan().nonzero()[0])
         name = f"edge {edge}" if layout is None else f"edge {layout.edge_names([edge])[0]}"
         raise ValueError(f"the score of {name} is NaN, so the edges cannot be ranked")
-    order = torch.sort(scores.abs() if absolute else scores, descending=True, stable=True).indices
-    members = torch.zeros_like(scores, dtype=torch.bool)
-    members[order[:n]] = True
-    return members
+    return scores.detach().abs() if absolute else scores.detach()
+
+
+def _best_first(scores: Tensor, n: int, absolute: bool, layout: Layout | None) -> Tensor:
+    """The indices of all edges, the best first, of equals the lower index; n is what will be asked of them."""
+    worth = _worth(scores, absolute, layout)
+    if not 0 <= n <= len(worth):
+        raise ValueError(f"cannot choose {n:,} of {len(worth):,} edges")
+    return worth.sort(descending=True, stable=True).indices
+
+
+def _first(n: int, order: Tensor) -> Tensor:
+    """bool: True at the first n indices of an order."""
+    return torch.zeros_like(order, dtype=torch.bool).index_fill_(0, order[:n], True)
 
 
 def size_to_count(size: float, layout: Layout) -> int:

@@ -272,7 +272,7 @@ def test_mean_ablation_needs_training_prompts(data: IOIDataModule) -> None:
         (lambda: FaithfulnessValidation(every_n_steps=0), "at least 1"),
         (lambda: FaithfulnessValidation(ablations=["interchnage"]), "unknown ablation 'interchnage'"),
         (lambda: FaithfulnessValidation(ablations=[]), "no ablation"),
-        (lambda: CircuitExport("x", formats=["json", "png"]), "unknown format 'png': choose from json, pt"),
+        (lambda: CircuitExport("x", formats=["json", "jpg"]), "unknown format 'jpg': choose from json, pt"),
         (lambda: CircuitExport("x", formats=[]), "no format"),
         (lambda: CircuitExport("x", monitor="loss"), "choose one of kl, faithfulness, accuracy"),
         (lambda: CircuitExport("x", save_top_k=-2), "save_top_k is -2"),
@@ -360,7 +360,7 @@ def test_the_file_says_how_it_was_made(data: IOIDataModule, tmp_path: Path) -> N
 
 def write(export: CircuitExport, step: int, f: float, kl: float = 0.5, accuracy: float = 0.5) -> None:
     """Write a circuit of the size `c` as if it had been measured so."""
-    others = dict.fromkeys(("faithfulness_q1", "faithfulness_median", "faithfulness_q3", "logit_difference"), 0.0)
+    others = {f"faithfulness_{of}": 0.0 for of in ("low", "high", "q1", "median", "q3")} | {"logit_difference": 0.0}
     others |= dict.fromkeys(("agreement_when_right", "agreement_when_wrong"), 1.0)
     row = Row("c", "interchange", "val", 0.1, 1, 1, 8, faithfulness=f, kl=kl, accuracy=accuracy, **others)
     export._write("c", Circuit.full(Drift().layout), [row], step)

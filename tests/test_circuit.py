@@ -113,8 +113,10 @@ def test_a_group_is_entered_through_any_of_its_readers() -> None:
 
 def test_prune_keeps_scores_and_metadata() -> None:
     layout = LAYOUTS[0]
-    circuit = Circuit(layout, torch.ones(layout.n_edges, dtype=torch.bool), torch.randn(layout.n_edges), {"seed": 1})
+    members, node_scores = torch.ones(layout.n_edges, dtype=torch.bool), torch.randn(layout.n_writers)
+    circuit = Circuit(layout, members, torch.randn(layout.n_edges), {"seed": 1}, node_scores)
     pruned = circuit.prune()
+    assert torch.equal(pruned.node_scores, node_scores)
     assert pruned == circuit and torch.equal(pruned.scores, circuit.scores) and pruned.metadata == {"seed": 1}
 
 
@@ -219,6 +221,18 @@ def test_soft_masks_and_wrong_lengths_are_refused() -> None:
         Circuit(GPT2, torch.zeros(5, dtype=torch.bool))
     with pytest.raises(ValueError, match="32,491 edges"):
         Circuit(GPT2, torch.zeros(GPT2.n_edges, dtype=torch.bool), torch.zeros(5))
+    with pytest.raises(ValueError, match="157 writers"):  # not 158: the logits write nothing
+        Circuit(GPT2, torch.zeros(GPT2.n_edges, dtype=torch.bool), node_scores=torch.zeros(158))
+
+
+def test_scores_of_nodes_are_copies_too() -> None:
+    layout = LAYOUTS[0]
+    node_scores = torch.zeros(layout.n_writers, dtype=torch.float64, requires_grad=True)
+    circuit = Circuit(layout, torch.zeros(layout.n_edges, dtype=torch.bool), node_scores=node_scores)
+    node_scores.data.fill_(1.0)
+    assert circuit.node_scores.dtype == torch.float32
+    assert not circuit.node_scores.any() and not circuit.node_scores.requires_grad
+    assert circuit == Circuit.empty(layout)  # equal circuits are the same edges, however they were found
 
 
 # ---- as a graph ------------------------------------------------------------------------------------------------------

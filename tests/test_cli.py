@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.cli import CONFIGS, main
+from lightning_circuits.curves import Curve
 from lightning_circuits.lightning import pl
 from lightning_circuits.pretrained import load_model
 
@@ -169,7 +170,7 @@ def test_a_subcommand_that_circuits_have_no_use_for_is_refused(capsys: pytest.Ca
     with pytest.raises(SystemExit) as exit:
         main(["predict", *SMALL])
     assert exit.value.code == 2
-    assert "choose from 'fit', 'validate', 'test'" in capsys.readouterr().err
+    assert "choose from 'fit', 'validate', 'test', 'evaluate'" in capsys.readouterr().err
 
 
 def test_a_mistake_keeps_its_traceback_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +232,45 @@ def test_a_saved_circuit_of_another_layout_is_refused(trained: Path, capsys: pyt
     assert exit.value.code == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and "n_layers" in error
+
+
+def test_the_curve_of_a_saved_ranking_and_of_a_checkpoint_are_one_and_compare(
+    trained: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curve = ["--sizes=[0.05, 200, 1.0]", "--ablations=[interchange]"]
+    main(["evaluate", *SMALL, "--model=SavedCircuit", f"--model.path={saved(trained)[0]}", *curve, "--output=a"])
+    checkpoint = trained / "runs" / "quickstart" / "version_0" / "checkpoints" / "last.ckpt"
+    main(["evaluate", *SMALL, f"--ckpt_path={checkpoint}", *curve, "--output=b"])
+    a, b = (Curve.load(elsewhere / name / "curve.json") for name in "ab")
+    assert a.rows == b.rows and a.method == b.method == "EdgePruning" and a.split == "test" and a.prompts == 16
+    # 1.0 is all edges, as an integer would not be.
+    assert [row["edges"] for row in a.points("interchange", "signed")] == [24, 200, 479]
+    assert not list(elsewhere.glob("**/circuit-*"))  # nothing is exported again
+    capsys.readouterr()
+    main(["compare", "a", "b", "--output", "both"])
+    assert "EdgePruning a" in capsys.readouterr().out
+    assert {path.name for path in (elsewhere / "both").iterdir()} == {"compare.png", "compare.svg", "compare.csv"}
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("compare nowhere", "no run at nowhere"),
+        ("compare runs --y=loss", "invalid choice: 'loss'"),
+        ("compare empty", "no curve in empty"),
+        ("evaluate --config=quickstart.yaml --sizes=[0.1]", "at least two sizes"),
+        ("evaluate --config=quickstart.yaml --sizes=[0.0001,0.1]", "rounds to 0 edges"),
+    ],
+)
+def test_a_mistake_in_judging_is_one_line(
+    command: str, said: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "empty").mkdir()
+    with pytest.raises(SystemExit) as exit:
+        main(command.split())
+    assert exit.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and said in error
 
 
 def test_a_run_goes_on_from_its_checkpoint(trained: Path, elsewhere: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,10 +15,11 @@ from rich.console import Console
 from torch import Tensor
 
 from lightning_circuits import evaluation
-from lightning_circuits.ablation import make_ablation
+from lightning_circuits.ablation import make_ablation, run_pair
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation import Row, evaluate, table
+from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.pretrained import load_model
 
@@ -154,6 +157,52 @@ def test_stock_runs_are_made_once_a_batch(
     assert len(calls) == 3  # 20 prompts in batches of 8
 
 
+def test_what_a_batch_and_an_ablation_have_in_common_is_computed_once(
+    model: CircuitModel, data: IOIDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = {"reference_streams": 0, "masked_stream": 0}
+
+    def counted(function: Callable[..., Tensor], *args: Any) -> Tensor:
+        calls[function.__name__] += 1
+        return function(*args)
+
+    for name in calls:
+        monkeypatch.setattr(evaluation, name, partial(counted, getattr(evaluation, name)))
+    circuits = {"a": circuit_of(model), "all": Circuit.full(model.layout), "none": Circuit.empty(model.layout)}
+    ablations = [make_ablation("interchange"), make_ablation("zero")]
+    evaluate(model, circuits, data.val_dataloader(), ablations, company=False)
+    # Three batches under two ablations; under zero ablation `a` is pruned to another circuit. All edges and none of
+    # them need no run.
+    assert calls == {"reference_streams": 6, "masked_stream": 3 * (1 + 2)}
+
+
+@pytest.mark.parametrize("ablation", ["interchange", "zero", "mean-positional"])
+def test_every_row_is_what_the_masked_computation_says(model: CircuitModel, data: IOIDataModule, ablation: str) -> None:
+    """Each circuit by itself, on references of its own; the empty one too, by a run with every gate closed."""
+    circuits = {"large": circuit_of(model, 400), "small": circuit_of(model, 20)}
+    cut = make_ablation(ablation)
+    cut.fit(model, data.train_dataloader())
+    found = keyed(evaluate(model, circuits, data.val_dataloader(), [cut]))
+    circuits |= {"full": Circuit.full(model.layout), "empty": Circuit.empty(model.layout)}
+    circuits |= {"small complement": circuits["small"].complement()}
+    for name, circuit in circuits.items():
+        differences = []
+        for batch in data.val_dataloader():
+            reference = cut.reference(batch, run_pair(model, batch)[1]).clone()
+            prompts = batch["clean_ids"], batch["attention_mask"], batch["positions"]
+            differences.append(difference(masked_logits(model, circuit.members.float(), *prompts, reference), batch))
+        assert found[ablation, name].logit_difference == pytest.approx(torch.cat(differences).mean().item(), abs=1e-4)
+
+
+def test_the_interval_holds_the_faithfulness_of_all_prompts(model: CircuitModel, data: IOIDataModule) -> None:
+    rows = keyed(evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), [make_ablation("interchange")]))
+    for row in rows.values():
+        assert row.faithfulness_low <= row.faithfulness <= row.faithfulness_high
+    row = rows["interchange", "c"]
+    assert row.faithfulness_low < row.faithfulness < row.faithfulness_high
+    assert (rows["interchange", "full"].faithfulness_low, rows["interchange", "empty"].faithfulness_high) == (1, 0)
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_out_the_batches_without_repeating_one(
     model: CircuitModel, data: IOIDataModule, world_size: int
@@ -201,7 +250,16 @@ def test_what_cannot_be_evaluated_is_refused(model: CircuitModel, data: IOIDataM
 
 
 def a_row(**values: Any) -> Row:
-    names = ["faithfulness", "faithfulness_q1", "faithfulness_median", "faithfulness_q3", "kl", "accuracy"]
+    names = [
+        "faithfulness",
+        "faithfulness_low",
+        "faithfulness_high",
+        "faithfulness_q1",
+        "faithfulness_median",
+        "faithfulness_q3",
+        "kl",
+        "accuracy",
+    ]
     names += ["agreement_when_right", "agreement_when_wrong", "logit_difference"]
     fixed = {"circuit": "1%", "ablation": "mean", "split": "val", "size": 0.01, "edges": 1325, "edges_pruned": 301}
     return Row(**{**fixed, "prompts": 50, **dict.fromkeys(names, 0.5), **values})

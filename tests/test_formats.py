@@ -26,10 +26,12 @@ ALL = [*READABLE, ".graphml", ".dot"]
 METADATA = {"model": "gpt2", "seed": 3, "data": {"name": "ioi", "sizes": [0.01, 0.1]}, "size": 0.25, "none": None}
 
 
-def circuit(layout: Layout, seed: int = 0, scored: bool = True) -> Circuit:
+def circuit(layout: Layout, seed: int = 0, scored: bool = True, node_scored: bool = False) -> Circuit:
     generator = torch.Generator().manual_seed(seed)
     members = torch.rand(layout.n_edges, generator=generator) < 0.2
-    return Circuit(layout, members, torch.randn(layout.n_edges, generator=generator) if scored else None, METADATA)
+    scores = torch.randn(layout.n_edges, generator=generator) if scored else None
+    node_scores = torch.randn(layout.n_writers, generator=generator) if node_scored else None
+    return Circuit(layout, members, scores, METADATA, node_scores)
 
 
 def eap_ig_names(layout: Layout) -> tuple[list[str], list[str], list[str]]:
@@ -133,18 +135,142 @@ def test_files_of_eap_ig_are_read(tmp_path: Path) -> None:
         assert torch.equal(loaded.scores, expected)
 
 
+class Library:
+    """A file as EAP-IG's `Graph.from_json` and `Graph.from_pt` take it in: two matrices, writers by places where a
+    stream is read, found from a name by arithmetic on the sizes in `cfg`."""
+
+    def __init__(self, path: Path) -> None:
+        if path.suffix == ".json":
+            file = json.loads(path.read_text())
+            assert {"cfg", "nodes", "edges"} <= set(file)
+            self._size(file["cfg"])
+            for name, node in file["nodes"].items():
+                if name != "logits":
+                    self.nodes[self.forward(name)] = node["in_graph"]
+                    self.node_scores[self.forward(name)] = node.get("score", float("nan"))
+            for name, edge in file["edges"].items():
+                parent, child = name.split("->")
+                self.scores[self.forward(parent), self.backward(child)] = edge["score"]
+                self.edges[self.forward(parent), self.backward(child)] = edge["in_graph"]
+        else:
+            file = torch.load(path)
+            assert {"cfg", "src_nodes", "dst_nodes", "edges_scores", "edges_in_graph", "nodes_in_graph"} <= set(file)
+            self._size(file["cfg"])
+            self.scores[:], self.edges[:] = file["edges_scores"], file["edges_in_graph"]
+            self.nodes[:] = file["nodes_in_graph"]
+            self.node_scores = file.get("nodes_scores", self.node_scores)
+            assert [self.forward(name) for name in file["src_nodes"]] == list(range(len(self.nodes)))
+            columns = [self.backward(name) % self.scores.shape[1] for name in file["dst_nodes"]]
+            assert columns == list(range(self.scores.shape[1]))
+
+    def _size(self, cfg: dict[str, Any]) -> None:
+        self.n_heads = cfg["n_heads"]
+        n_forward = 1 + cfg["n_layers"] * (self.n_heads + 1)
+        n_backward = cfg["n_layers"] * (3 * self.n_heads + 1) + 1
+        self.scores, self.edges = torch.zeros(n_forward, n_backward), torch.zeros(n_forward, n_backward).bool()
+        self.nodes, self.node_scores = torch.zeros(n_forward).bool(), torch.full((n_forward,), float("nan"))
+        assert cfg["parallel_attn_mlp"] is False and cfg["d_model"] > 0
+
+    def forward(self, name: str) -> int:
+        if name == "input":
+            return 0
+        if name[0] == "m":
+            return 1 + int(name[1:]) * (self.n_heads + 1) + self.n_heads
+        layer, head = name[1:].split(".h")
+        return 1 + int(layer) * (self.n_heads + 1) + int(head)
+
+    def backward(self, name: str) -> int:
+        if name == "logits":
+            return -1
+        if name[0] == "m":
+            return int(name[1:]) * (3 * self.n_heads + 1) + 3 * self.n_heads
+        layer, head = name[1:-3].split(".h")
+        return int(layer) * (3 * self.n_heads + 1) + "qkv".index(name[-2]) * self.n_heads + int(head)
+
+
+@pytest.mark.parametrize("layout", [PER_HEAD, GPT2], ids=str)
+def test_the_library_reads_the_same_from_both_files(tmp_path: Path, layout: Layout) -> None:
+    saved = circuit(layout, node_scored=True)
+    one, other = (Library(saved.save(tmp_path / f"c{suffix}")) for suffix in (".json", ".pt"))
+    for found in (one, other):
+        assert found.edges.sum() == saved.n_edges and found.scores.shape == (layout.n_writers, layout.n_readers)
+        assert torch.equal(found.node_scores, saved.node_scores)
+    for name in ("scores", "edges", "nodes"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+    scored = {
+        name: float(score)
+        for name, score in zip(
+            layout.edge_names(saved.members.nonzero()[:, 0]), saved.scores[saved.members], strict=True
+        )
+    }
+    for name in list(scored)[::97]:
+        parent, child = name.split("->")
+        assert one.edges[one.forward(parent), one.backward(child)]
+        assert one.scores[one.forward(parent), one.backward(child)] == scored[name]
+    assert one.nodes.tolist() == [name in saved.node_names() for name in layout.writer_names]
+
+
+def test_files_without_scores_of_edges_as_mib_has_them(tmp_path: Path) -> None:
+    """The nine circuits of a submission: "nearly identical, but without the floating-point edge/node scores"."""
+    saved = circuit(PER_HEAD)
+    file = json.loads(saved.save(tmp_path / "c.json").read_text())
+    for edge in file["edges"].values():
+        del edge["score"]
+    del file["metadata"]
+    (tmp_path / "c.json").write_text(json.dumps(file))
+    content = torch.load(saved.save(tmp_path / "c.pt"))
+    del content["edges_scores"], content["metadata"]
+    torch.save(content, tmp_path / "c.pt")
+    for suffix in (".json", ".pt"):
+        loaded = Circuit.load(tmp_path / f"c{suffix}", PER_HEAD)
+        assert loaded == saved and loaded.scores is None and loaded.node_scores is None
+
+
+def test_nodes_that_are_only_true_or_false_as_early_versions_of_eap_ig_have_them(tmp_path: Path) -> None:
+    file = json.loads(circuit(PER_HEAD).save(tmp_path / "c.json").read_text())
+    file["nodes"] = {name: node["in_graph"] for name, node in file["nodes"].items()}
+    (tmp_path / "c.json").write_text(json.dumps(file))
+    assert Circuit.load(tmp_path / "c.json") == circuit(PER_HEAD)
+
+
 # ---- there and back --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", READABLE)
 @pytest.mark.parametrize("layout", [PER_HEAD, PER_GROUP, Layout(1, 1, 1), Layout(12, 2, 4, 1)], ids=str)
-@pytest.mark.parametrize("scored", [True, False])
-def test_round_trip(tmp_path: Path, suffix: str, layout: Layout, scored: bool) -> None:
-    saved = circuit(layout, scored=scored)
+@pytest.mark.parametrize(("scored", "node_scored"), [(True, False), (False, False), (True, True), (False, True)])
+def test_round_trip(tmp_path: Path, suffix: str, layout: Layout, scored: bool, node_scored: bool) -> None:
+    saved = circuit(layout, scored=scored, node_scored=node_scored)
     loaded = Circuit.load(saved.save(tmp_path / f"c{suffix}"), layout)
     assert loaded == saved and loaded.layout == layout and loaded.metadata == METADATA
     assert loaded.scores is None if not scored else torch.equal(loaded.scores, saved.scores)
+    assert loaded.node_scores is None if not node_scored else torch.equal(loaded.node_scores, saved.node_scores)
     assert loaded.members.dtype == torch.bool
+
+
+@pytest.mark.parametrize("suffix", READABLE)
+def test_some_nodes_may_have_no_score_and_no_node_is_as_none(tmp_path: Path, suffix: str) -> None:
+    node_scores = torch.linspace(-1, 1, PER_HEAD.n_writers)
+    node_scores[[0, 3]] = torch.nan
+    saved = Circuit(PER_HEAD, circuit(PER_HEAD).members, node_scores=node_scores)
+    loaded = Circuit.load(saved.save(tmp_path / f"c{suffix}"))
+    torch.testing.assert_close(loaded.node_scores, node_scores, rtol=0, atol=0, equal_nan=True)
+    bare = Circuit(PER_HEAD, saved.members, node_scores=torch.full((PER_HEAD.n_writers,), torch.nan))
+    assert Circuit.load(bare.save(tmp_path / f"c{suffix}")).node_scores is None
+
+
+def test_json_with_scores_of_nodes_is_json(tmp_path: Path) -> None:
+    """Strictly: no NaN, which Python writes and others refuse."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    node_scores = torch.full((PER_HEAD.n_writers,), torch.nan)
+    node_scores[2] = 0.5
+    path = Circuit(PER_HEAD, circuit(PER_HEAD).members, node_scores=node_scores).save(tmp_path / "c.json")
+    nodes = json.loads(path.read_text(), parse_constant=refuse)["nodes"]
+    assert {name: node["score"] for name, node in nodes.items() if "score" in node} == {"a0.h1": 0.5}
+    assert "score" not in nodes["logits"]
 
 
 def test_every_format_gives_back_the_same_metadata(tmp_path: Path) -> None:
@@ -265,6 +391,33 @@ def test_scores_that_are_no_numbers_are_refused_with_the_edge(tmp_path: Path, su
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("suffix", ALL)
+def test_an_infinite_score_of_a_node_is_refused_with_the_node(tmp_path: Path, suffix: str) -> None:
+    node_scores = torch.zeros(PER_HEAD.n_writers)
+    node_scores[1] = torch.inf
+    with pytest.raises(ValueError, match=r"score of node a0\.h0 is inf"):
+        Circuit(PER_HEAD, circuit(PER_HEAD).members, node_scores=node_scores).save(tmp_path / f"c{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_circuits_of_single_neurons_are_refused(tmp_path: Path) -> None:
+    file = json.loads(circuit(PER_HEAD).save(tmp_path / "c.json").read_text())
+    file["nodes"]["m0"]["neurons"] = [True, False] * 4
+    (tmp_path / "c.json").write_text(json.dumps(file))
+    content = torch.load(circuit(PER_HEAD).save(tmp_path / "c.pt"))
+    torch.save({**content, "neurons_in_graph": torch.ones(PER_HEAD.n_writers, 8)}, tmp_path / "c.pt")
+    for suffix in (".json", ".pt"):
+        with pytest.raises(ValueError, match="single neurons"):
+            Circuit.load(tmp_path / f"c{suffix}")
+
+
+def test_scores_of_nodes_of_another_number_are_refused(tmp_path: Path) -> None:
+    content = torch.load(circuit(PER_HEAD).save(tmp_path / "c.pt"))
+    torch.save({**content, "nodes_scores": torch.ones(3)}, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match=r"scores of nodes have shape \(3,\), not \(11,\)"):
+        Circuit.load(tmp_path / "c.pt")
+
+
 @pytest.mark.parametrize("metadata", [{"x": torch.zeros(1)}, {"x": float("nan")}, {"x": {1, 2}}])
 @pytest.mark.parametrize("suffix", READABLE)
 def test_metadata_that_json_cannot_hold_is_refused(tmp_path: Path, suffix: str, metadata: dict[str, Any]) -> None:
@@ -349,6 +502,7 @@ def test_files_that_contradict_themselves(
         (lambda edges: edges.update({"m1->m0": {"score": 0, "in_graph": True}}), "m1->m0, and 1 such"),
         (lambda edges: edges["a0.h1->m1"].pop("in_graph"), "'in_graph'"),
         (lambda edges: edges["a0.h1->m1"].update(score="high"), "'score'"),
+        (lambda edges: edges["a0.h1->m1"].pop("score"), "'score'"),
     ],
 )
 def test_json_with_wrong_edges(tmp_path: Path, spoil: Callable[[dict[str, Any]], object], what: str) -> None:

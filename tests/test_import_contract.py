@@ -30,9 +30,9 @@ MAPPED = ("callbacks", "datamodules", "configs")
 
 FLOORS = [
     {"layout", "gates", "sparsity", "objectives", "pretrained", "lightning", "datamodules", "configs"},
-    {"circuit", "formats", "models"},
-    {"masked", "ablation", "selection", "metrics"},
-    {"evaluation"},
+    {"circuit", "formats", "models", "submission", "page"},
+    {"masked", "ablation", "attribution", "patching", "selection", "metrics"},
+    {"evaluation", "figures", "patterns", "curves", "plots", "compare", "per_prompt", "completeness", "hypotheses", "stability"},
     {"search", "callbacks"},
     {"cli", ""},  # "" is lightning_circuits/__init__.py, which shows users the names of the others
 ]

@@ -136,3 +136,91 @@ def test_the_real_lightning_has_what_is_exported() -> None:
 def test_another_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Lightning'"):
         lightning.Lightning  # noqa: B018
+
+
+# ---- the whole package under either name -----------------------------------------------------------------------------
+
+RUN = """
+import sys
+{first}
+import torch
+from lightning_circuits import EdgePruning, from_lightning_module
+from lightning_circuits.callbacks import CircuitExport, CircuitProbe, FaithfulnessCurve, FaithfulnessValidation
+from lightning_circuits.cli import main
+from lightning_circuits.datamodules import IOIDataModule
+from lightning_circuits.lightning import pl
+
+torch.set_num_threads(1)
+assert pl.__name__ == sys.argv[1]
+assert issubclass(EdgePruning, pl.LightningModule) and issubclass(IOIDataModule, pl.LightningDataModule)
+data = dict(n_train=16, n_val=8, n_test=4, batch_size=8)
+callbacks = [FaithfulnessValidation(every_n_steps=1, sizes=[0.1]), CircuitExport("circuits"),
+             FaithfulnessCurve(sizes=[0.1, 0.5], dirpath="curve"), pl.callbacks.ModelCheckpoint("ckpt", save_last=True)]
+quiet = dict(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+search = EdgePruning("tiny-ioi")
+# A checkpoint of the other name's run goes on here.
+trainer = pl.Trainer(max_steps=int(sys.argv[2]), callbacks=callbacks, **quiet)
+trainer.fit(search, IOIDataModule("tiny-ioi", **data), ckpt_path=sys.argv[3] if len(sys.argv) > 3 else None)
+assert trainer.global_step == int(sys.argv[2])
+trainer.test(search, IOIDataModule("tiny-ioi", **data))
+
+# A module of the other name holds a model that is searched here.
+other = __import__({{"pytorch_lightning": "lightning.pytorch"}}.get(sys.argv[1], "pytorch_lightning"), fromlist=["x"])
+class Theirs(other.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.inside = search.model
+assert from_lightning_module(Theirs()).model is search.model
+try:
+    CircuitProbe(IOIDataModule("tiny-ioi", **data)).setup(other.Trainer(**quiet), Theirs(), "fit")
+except TypeError as error:
+    print(error)
+
+main(["fit", "--config=quickstart.yaml", "--trainer.accelerator=cpu", "--trainer.max_steps=2", "--data.n_train=16",
+      "--data.n_val=8", "--data.n_test=8", "--data.batch_size=8"])
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_everything_works_under_either_name_and_checkpoints_go_from_one_to_the_other(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "LIGHTNING_CIRCUITS_NAMESPACE"}
+    for number, name in enumerate(("lightning.pytorch", "pytorch_lightning")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "run.py").write_text(RUN.format(first=f"import {name}"))
+        resumed = [str(tmp_path / "lightning.pytorch" / "ckpt" / "last.ckpt")] if number else []
+        done = subprocess.run(
+            [sys.executable, "run.py", name, str(2 + number), *resumed],
+            cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stdout[-3000:]
+        other = {"lightning.pytorch": "pytorch_lightning"}.get(name, "lightning.pytorch")
+        assert f"the Trainer is one of {other}, but CircuitProbe was built on {name}" in done.stdout
+        assert list((folder / "circuits").glob("*.json")) and (folder / "curve" / "curve.json").is_file()
+        assert list(folder.glob("runs/quickstart/circuit-*.json"))
+
+
+MIXED = """
+from lightning_circuits import EdgePruning
+import lightning.pytorch as pl
+try:
+    EdgePruning("tiny-ioi")
+except TypeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_lightning_imported_too_late_is_said_when_a_search_is_made(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "LIGHTNING_CIRCUITS_NAMESPACE"}
+    for asked, said in (
+        ({}, "your program imports lightning.pytorch, but EdgePruning was built on pytorch_lightning, and classes of "
+             "the two do not mix: import lightning.pytorch before lightning_circuits, or set the environment variable "
+             "LIGHTNING_CIRCUITS_NAMESPACE=lightning.pytorch\n"),
+        ({"LIGHTNING_CIRCUITS_NAMESPACE": "lightning.pytorch"}, ""),
+    ):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", MIXED], cwd=tmp_path, env=environment | asked, stdout=subprocess.PIPE, text=True
+        )
+        assert done.stdout == said and done.returncode == 0

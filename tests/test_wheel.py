@@ -67,6 +67,14 @@ def test_configs_and_the_embedded_model_are_inside(contents: dict[str, bytes]) -
     assert weights, "no embedded model in the wheel"
 
 
+def test_the_page_and_its_library_with_licence_are_inside(contents: dict[str, bytes]) -> None:
+    folder = "lightning_circuits/assets/page"
+    assert contents[f"{folder}/cytoscape/LICENSE"].startswith(b"Copyright (c)")
+    version = contents[f"{folder}/cytoscape/VERSION"].split()[1].decode()
+    assert f'version="{version}"'.encode() in contents[f"{folder}/cytoscape/cytoscape.min.js"]
+    assert {f"{folder}/{name}" for name in ("page.html", "page.css", "page.js")} <= contents.keys()
+
+
 def test_the_command_and_the_licence_are_declared(contents: dict[str, bytes]) -> None:
     [entry_points] = (text.decode() for name, text in contents.items() if name.endswith("/entry_points.txt"))
     assert "lightning-circuits = lightning_circuits.cli:main" in entry_points

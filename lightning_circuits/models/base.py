@@ -11,6 +11,9 @@ share stands here.
     >>> heads = model.attention(0, x, context)    # [readers, B, T, d] -> [n_heads, B, T, d]    # doctest: +SKIP
 
 Nothing here is copied or changed: `wrap` freezes the parameters and puts the model in eval mode, no more.
+
+What Hugging Face models have in common (a config with the sizes, a decoder and `lm_head`) is asked for in three places,
+`read_sizes`, `logits` and `head`. A subclass that says these too reads a model of any other origin.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,35 +45,77 @@ class Context:
     rotary: tuple[Tensor, Tensor] | None = None
 
 
+class Sizes(NamedTuple):
+    """Of a model: decoder blocks, query heads of a block, K/V groups of a block, width of the residual stream."""
+
+    n_layers: int
+    n_heads: int
+    n_groups: int
+    d_model: int
+
+
 class CircuitModel:
-    """A frozen Hugging Face language model with a `Layout`; make one with `wrap`.
+    """A frozen language model with a `Layout`; make one with `wrap`.
 
     Args:
-        model: the Hugging Face module, in memory. Its parameters lose ``requires_grad`` and it goes to eval mode.
+        model: the module, in memory. Its parameters lose ``requires_grad`` and it goes to eval mode.
         kv: ``"head"``, a key and a value reader for every query head (EAP-IG, MIB); ``"group"``, for every K/V group.
+        freeze: False leaves ``requires_grad`` and train mode as they are, for a model that goes on training. Whoever
+            says so sees to eval mode, and takes gradients by `torch.autograd.grad` alone.
     """
 
     model_types: ClassVar[Sequence[str]] = ()
     """The ``config.model_type`` values that a family reads."""
 
-    def __init__(self, model: Any, kv: str = "head") -> None:
+    module_types: ClassVar[tuple[type, ...]] = ()
+    """The classes that an adapter reads, of models that are not Hugging Face's."""
+
+    def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
         if kv not in ("head", "group"):
             raise ValueError(f"kv must be 'head' or 'group', got {kv!r}")
-        self.model = model.eval().requires_grad_(False)
-        config = model.config
-        self.n_groups: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        self.model = model.eval().requires_grad_(False) if freeze else model
+        sizes = self.read_sizes(model)
+        self.n_groups = sizes.n_groups
         self.layout = Layout(
-            config.num_hidden_layers,
-            config.num_attention_heads,
-            config.hidden_size,
-            config.num_attention_heads if kv == "head" else self.n_groups,
+            sizes.n_layers, sizes.n_heads, sizes.d_model, sizes.n_heads if kv == "head" else sizes.n_groups
         )
+
+    # ---- what Hugging Face models have in common ---------------------------------------------------------------
+
+    @staticmethod
+    def read_sizes(model: Any) -> Sizes:
+        config = model.config
+        heads = config.num_attention_heads
+        groups = getattr(config, "num_key_value_heads", None) or heads
+        return Sizes(config.num_hidden_layers, heads, groups, config.hidden_size)
+
+    def logits(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
+        """The model's own forward: prompts ``[B, T]`` to logits ``[B, V]`` at ``positions`` ``[B]``.
+
+        Padding, on either side, is not attended to, and positions count from the first real token.
+        """
+        hidden = self.backbone(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids(attention_mask),
+            use_cache=False,
+        ).last_hidden_state
+        return self.head(hidden[torch.arange(len(hidden), device=hidden.device), positions])
+
+    def head(self, x: Tensor) -> Tensor:
+        """``[..., d]``, normed, to logits ``[..., V]``."""
+        return self.model.lm_head(x)
 
     # ---- what a family says ------------------------------------------------------------------------------------
 
-    backbone: Any  # the decoder without its head
+    backbone: Any  # Hugging Face's decoder without its head
     blocks: Any  # its layers
     token_embedding: Any
+    final_norm: nn.Module  # before the head
+
+    def attention_norm(self, layer: int) -> nn.Module:
+        """A layer norm, or an RMS norm that calls its epsilon `variance_epsilon`."""
+        raise NotImplementedError
 
     def mlp_norm(self, layer: int) -> nn.Module:
         raise NotImplementedError
@@ -90,15 +135,23 @@ class CircuitModel:
         """``[d_model]``: the attention's output bias. It belongs to no head: a constant of the stream."""
         raise NotImplementedError
 
-    def query_key_value(self, layer: int, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """Streams ``[n_attention_readers, B, T, d]``, normed and projected: three times ``[n_heads, B, T, d_head]``."""
+    def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
+        """Of queries, keys and values: weights ``[blocks, d_model, d_head]`` as views, and biases ``[blocks, d_head]``.
+
+        Of keys and values there are as many blocks as K/V groups, whatever the readers are.
+        """
         raise NotImplementedError
+
+    def query_key_value(self, layer: int, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Streams ``[n_attention_readers, B, T, d]``, normed and projected: ``[readers, B, T, d_head]`` each."""
+        raise NotImplementedError
+
+    def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """What happens to projected queries and keys ``[readers, B, T, d_head]`` before they meet."""
+        return q, k
 
     def scaling(self, layer: int) -> float:
         """What attention scores are multiplied with."""
-        raise NotImplementedError
-
-    def final_norm(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
     def position_embedding(self, context: Context) -> Tensor | None:
@@ -136,12 +189,17 @@ class CircuitModel:
         Returns:
             ``[n_heads, B, T, d]``, without the attention's output bias.
         """
-        q, k, v = self.query_key_value(layer, x, context)
+        return self._write_heads(layer, self.mix(layer, *self.query_key_value(layer, x, context), context))
+
+    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """Queries, keys and values ``[readers, B, T, d_head]``, as projected, to the heads' mixed values."""
+        q, k = self.turn(layer, q, k, context)
+        if len(k) < len(q):
+            k, v = (t.repeat_interleave(len(q) // len(k), dim=0) for t in (k, v))
         # Heads stand where scaled_dot_product_attention wants the batch: each has its own streams, all share the mask.
-        z = F.scaled_dot_product_attention(
+        return F.scaled_dot_product_attention(
             q, k, v, attn_mask=self.layer_mask(layer, context), scale=self.scaling(layer)
         )
-        return self._write_heads(layer, z)
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """``[B, T, d]`` to ``[B, T, d]``: what the MLP of a layer writes when it sees the stream ``x``."""
@@ -149,7 +207,7 @@ class CircuitModel:
 
     def unembed(self, x: Tensor) -> Tensor:
         """``[..., d]`` to logits ``[..., V]``."""
-        return self.model.lm_head(self.final_norm(x))
+        return self.head(self.final_norm(x))
 
     @torch.no_grad()
     def verify(self) -> None:
@@ -159,7 +217,7 @@ class CircuitModel:
             ValueError: a layer whose writers come out differently, by name. The module is then not what its family's
                 file takes it for: changed weights layout, an adapter in front of a projection, a hook.
         """
-        ids = torch.arange(8, device=self.device).view(2, 4) % self.model.config.vocab_size
+        ids = torch.arange(8, device=self.device).view(2, 4) % len(self.token_embedding.weight)
         mask, last = torch.ones_like(ids), torch.full((2,), 3, device=self.device)
         writers = self.new_stack(ids.shape)
         logits = self.run(ids, mask, last, writers)
@@ -193,38 +251,57 @@ class CircuitModel:
 
     @torch.no_grad()
     def run(
-        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, writers: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        positions: Tensor,
+        writers: Tensor | None = None,
+        subtract: bool = False,
+        streams: Tensor | None = None,
     ) -> Tensor:
-        """The stock forward of the Hugging Face model.
+        """The stock forward of the model.
 
         Args:
-            input_ids: ``[B, T]``.
+            input_ids: ``[B, T]``; or in their place what the writer ``input`` is to put out, ``[B, T, d]``.
             attention_mask: ``[B, T]``.
             positions: ``[B]``: where logits are wanted; no others are computed.
             writers: ``[n_writers, b, T, d]``, ``b <= B``: filled in place with what every writer put into the stream
                 in the *last* ``b`` prompts, so that one forward serves a clean batch and the corrupt one behind it.
+            subtract: take what they put into the stream off what stands in ``writers``.
+            streams: ``[2 * n_layers + 1, B, T, d]``: filled in place with the residual stream, as in
+                `masked.reference_streams`.
 
         Returns:
             logits ``[B, V]``.
         """
-        with self._record(writers):
-            hidden = self.backbone(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=position_ids(attention_mask),
-                use_cache=False,
-            ).last_hidden_state
-        return self.model.lm_head(hidden[torch.arange(len(hidden), device=hidden.device), positions])
+        embedding = input_ids if input_ids.is_floating_point() else None
+        if embedding is not None:
+            input_ids = torch.zeros_like(attention_mask, dtype=torch.int64)
+        with self._embed_as(embedding), self._record(writers, subtract), self._record_streams(streams):
+            return self.logits(input_ids, attention_mask, positions)
 
     @contextmanager
-    def _record(self, writers: Tensor | None) -> Iterator[None]:
-        """While open, forwards of the model write every writer's output into ``writers``."""
+    def _embed_as(self, embedding: Tensor | None) -> Iterator[None]:
+        """While open, forwards of the model see this ``[B, T, d]`` in place of what the tokens are embedded as."""
+        if embedding is None:
+            yield
+            return
+        handle = self.token_embedding.register_forward_hook(lambda *_: embedding)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def _record(self, writers: Tensor | None, subtract: bool = False) -> Iterator[None]:
+        """While open, forwards of the model write every writer's output into ``writers``, or take it off there."""
         handles = []
+        write = Tensor.sub_ if subtract else Tensor.copy_
         if writers is not None:
             last = writers.shape[1]
 
             def embedding(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-                writers[0].copy_(output[-last:])
+                write(writers[0], output[-last:])
 
             handles.append(self.token_embedding.register_forward_hook(embedding))
             for layer in range(self.layout.n_layers):
@@ -234,13 +311,32 @@ class CircuitModel:
                     _module: nn.Module, inputs: tuple[Tensor], layer: int = layer, out: Tensor = writers[own]
                 ) -> None:
                     z = inputs[0][-last:].unflatten(-1, (self.layout.n_heads, -1)).movedim(-2, 0)
-                    out.copy_(self._write_heads(layer, z))
+                    write(out, self._write_heads(layer, z))
 
                 def dense(_module: nn.Module, _inputs: Any, output: Tensor, out: Tensor = writers[mlp]) -> None:
-                    out.copy_(output[-last:])
+                    write(out, output[-last:])
 
                 handles.append(self.output_module(layer).register_forward_pre_hook(heads))
                 handles.append(self.mlp_module(layer).register_forward_hook(dense))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def _record_streams(self, streams: Tensor | None) -> Iterator[None]:
+        """While open, forwards of the model write the residual stream before every reader into ``streams``."""
+        handles = []
+        if streams is not None:
+            layers = range(self.layout.n_layers)
+            norms = [norm for layer in layers for norm in (self.attention_norm(layer), self.mlp_norm(layer))]
+            for norm, stream in zip([*norms, self.final_norm], streams, strict=True):
+
+                def copy(_module: nn.Module, inputs: tuple[Tensor], out: Tensor = stream) -> None:
+                    out.copy_(inputs[0])
+
+                handles.append(norm.register_forward_pre_hook(copy))
         try:
             yield
         finally:

@@ -12,11 +12,15 @@ from lightning_circuits.models.base import CircuitModel, Context, project
 class GPT2CircuitModel(CircuitModel):
     model_types = ("gpt2",)
 
-    def __init__(self, model: Any, kv: str = "head") -> None:
-        super().__init__(model, kv)
+    def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
+        super().__init__(model, kv, freeze)
         self.backbone = model.transformer
         self.blocks = model.transformer.h
         self.token_embedding = model.transformer.wte
+        self.final_norm = model.transformer.ln_f
+
+    def attention_norm(self, layer: int) -> nn.Module:
+        return self.blocks[layer].ln_1
 
     def mlp_norm(self, layer: int) -> nn.Module:
         return self.blocks[layer].ln_2
@@ -36,17 +40,16 @@ class GPT2CircuitModel(CircuitModel):
     def scaling(self, layer: int) -> float:
         return self.blocks[layer].attn.scaling
 
-    def final_norm(self, x: Tensor) -> Tensor:
-        return self.backbone.ln_f(x)
-
     def position_embedding(self, context: Context) -> Tensor | None:
         return self.backbone.wpe(context.position_ids)
 
-    def query_key_value(self, layer: int, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        block, n_heads = self.blocks[layer], self.layout.n_heads
-        fused = block.attn.c_attn
+    def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
+        fused, n_heads = self.blocks[layer].attn.c_attn, self.layout.n_heads
         weight = fused.weight.unflatten(1, (3, n_heads, -1)).permute(1, 2, 0, 3)  # [3, n_heads, d_model, d_head]
-        bias = fused.bias.view(3, n_heads, -1)
-        streams = block.ln_1(x).split(n_heads)
-        q, k, v = (project(s, w) + b[:, None, None] for s, w, b in zip(streams, weight, bias, strict=True))
+        return list(zip(weight, fused.bias.view(3, n_heads, -1), strict=True))
+
+    def query_key_value(self, layer: int, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        streams = self.attention_norm(layer)(x).split(self.layout.n_heads)
+        weights, biases = zip(*self.projections(layer), strict=True)
+        q, k, v = (project(s, w) + b[:, None, None] for s, w, b in zip(streams, weights, biases, strict=True))
         return q, k, v

@@ -17,16 +17,20 @@ from lightning_circuits.models.base import CircuitModel, Context, position_ids, 
 class LlamaCircuitModel(CircuitModel):
     model_types = ("llama", "mistral", "qwen2", "qwen3")
 
-    def __init__(self, model: Any, kv: str = "head") -> None:
-        super().__init__(model, kv)
+    def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
+        super().__init__(model, kv, freeze)
         self.backbone = model.model
         self.blocks = model.model.layers
         self.token_embedding = model.model.embed_tokens
+        self.final_norm = model.model.norm
         config = model.config
         self.window: int | None = getattr(config, "sliding_window", None)
         # Mistral says one window for all layers, Qwen says for each layer whether it has one.
         layer_types = getattr(config, "layer_types", None) or ["sliding_attention"] * self.layout.n_layers
         self.windowed = [self.window is not None and kind == "sliding_attention" for kind in layer_types]
+
+    def attention_norm(self, layer: int) -> nn.Module:
+        return self.blocks[layer].input_layernorm
 
     def mlp_norm(self, layer: int) -> nn.Module:
         return self.blocks[layer].post_attention_layernorm
@@ -47,9 +51,6 @@ class LlamaCircuitModel(CircuitModel):
     def scaling(self, layer: int) -> float:
         return self.blocks[layer].self_attn.scaling
 
-    def final_norm(self, x: Tensor) -> Tensor:
-        return self.backbone.norm(x)
-
     def context(self, attention_mask: Tensor) -> Context:
         positions = position_ids(attention_mask)
         like = torch.empty(0, dtype=self.dtype, device=attention_mask.device)
@@ -63,23 +64,31 @@ class LlamaCircuitModel(CircuitModel):
     def layer_mask(self, layer: int, context: Context) -> Tensor:
         return context.window_mask if self.windowed[layer] else context.mask  # type: ignore[return-value]
 
+    def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
+        attention, groups = self.blocks[layer].self_attn, self.n_groups
+        linears = (attention.q_proj, self.layout.n_heads), (attention.k_proj, groups), (attention.v_proj, groups)
+        return [
+            (linear.weight.unflatten(0, (blocks, -1)).mT, None if linear.bias is None else linear.bias.view(blocks, -1))
+            for linear, blocks in linears
+        ]
+
     def query_key_value(self, layer: int, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        norm, attention = self.blocks[layer].input_layernorm, self.blocks[layer].self_attn
-        n_heads, n_kv = self.layout.n_heads, self.layout.n_kv_readers
-        linears = (attention.q_proj, n_heads), (attention.k_proj, self.n_groups), (attention.v_proj, self.n_groups)
-        weights = [linear.weight.unflatten(0, (blocks, -1)).mT for linear, blocks in linears]
-        q, k, v = _NormedProjection.apply(x, (n_heads, n_kv, n_kv), norm.weight, norm.variance_epsilon, *weights)
-        if attention.q_proj.bias is not None:
+        norm = self.blocks[layer].input_layernorm
+        split = (self.layout.n_heads, self.layout.n_kv_readers, self.layout.n_kv_readers)
+        weights, biases = zip(*self.projections(layer), strict=True)
+        q, k, v = _NormedProjection.apply(x, split, norm.weight, norm.variance_epsilon, *weights)
+        if biases[0] is not None:
             q, k, v = (
-                t + linear.bias.view(blocks, 1, -1).repeat_interleave(len(t) // blocks, dim=0)[:, None]
-                for t, (linear, blocks) in zip((q, k, v), linears, strict=True)
+                t + bias.repeat_interleave(len(t) // len(bias), dim=0)[:, None, None]
+                for t, bias in zip((q, k, v), biases, strict=True)
             )
+        return q, k, v
+
+    def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        attention = self.blocks[layer].self_attn
         if hasattr(attention, "q_norm"):
             q, k = attention.q_norm(q), attention.k_norm(k)
-        q, k = rotate(q, context), rotate(k, context)
-        if n_kv < n_heads:
-            k, v = (t.repeat_interleave(n_heads // n_kv, dim=0) for t in (k, v))
-        return q, k, v
+        return rotate(q, context), rotate(k, context)
 
 
 class _NormedProjection(torch.autograd.Function):

@@ -1,8 +1,20 @@
-"""Which class reads which Hugging Face family. A new family is one file beside this one and one line here."""
+"""Which class reads which model. A new family is one file beside this one and one line here.
+
+A model of one's own becomes searchable with a class that reads it, registered from the outside:
+
+    @register
+    class MyTransformerCircuits(CircuitModel):
+        module_types = (MyTransformer,)
+        ...
+
+`examples/own_model.py` shows a whole one.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
+
+from torch import nn
 
 from lightning_circuits.models.base import CircuitModel
 from lightning_circuits.models.gpt2 import GPT2CircuitModel
@@ -10,31 +22,95 @@ from lightning_circuits.models.llama import LlamaCircuitModel
 
 FAMILIES: list[type[CircuitModel]] = [GPT2CircuitModel, LlamaCircuitModel]
 
+Family = TypeVar("Family", bound=type[CircuitModel])
 
-def wrap(model: Any, kv: str = "head") -> CircuitModel:
-    """Read a Hugging Face language model in memory as writers and readers.
 
-    Args:
-        model: a ``...ForCausalLM`` module of a supported family. It is frozen and put in eval mode, else left alone.
-        kv: key and value readers ``"head"`` by query head, or ``"group"`` by K/V group.
+def register(family: Family) -> Family:
+    """Let `wrap`, and so every method, read the models of this class; for use as a decorator.
+
+    What is registered later goes first. A class of the same name and module takes the place of the one before, so that
+    a notebook's cell can be run again.
 
     Raises:
-        TypeError: not a Hugging Face model with a language-model head.
-        ValueError: a family that is not supported; or its weights cannot be read as writers and readers.
+        TypeError: not a subclass of `CircuitModel`, or it does not say which models it reads.
     """
-    config: Any = getattr(model, "config", None)
-    if not hasattr(config, "model_type") or not hasattr(model, "lm_head"):
+    if not (isinstance(family, type) and issubclass(family, CircuitModel)):
+        raise TypeError(f"register takes a subclass of CircuitModel, got {family!r}")
+    if not family.module_types and not family.model_types:
         raise TypeError(
-            f"expected a Hugging Face language model with its head (such as GPT2LMHeadModel or LlamaForCausalLM), "
-            f"got {type(model).__name__}"
+            f"{family.__name__} does not say which models it reads: give it module_types = (YourModel,), or "
+            "model_types = (...) for a Hugging Face family"
         )
+    names = {(family.__module__, family.__qualname__)}
+    FAMILIES[:] = [family, *(each for each in FAMILIES if (each.__module__, each.__qualname__) not in names)]
+    return family
+
+
+def family_of(model: Any) -> type[CircuitModel] | None:
+    """The class that reads this model; None if there is none."""
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
     for family in FAMILIES:
-        if config.model_type in family.model_types:
-            read = family(model, kv)
-            read.verify()
-            return read
-    supported = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
-    raise ValueError(
-        f"model family {config.model_type!r} is not supported; supported are {supported}. "
-        "To add one: a file in lightning_circuits/models/ and its class in FAMILIES of models/registry.py"
+        if isinstance(model, family.module_types):
+            return family
+        if model_type in family.model_types and hasattr(model, "lm_head"):
+            return family
+    return None
+
+
+def supported() -> str:
+    """What can be read, for messages."""
+    return ", ".join(
+        sorted(
+            {name for family in FAMILIES for name in family.model_types}
+            | {module.__name__ for family in FAMILIES for module in family.module_types}
+        )
     )
+
+
+def wrap(model: Any, kv: str = "head", freeze: bool = True) -> CircuitModel:
+    """Read a language model in memory as writers and readers.
+
+    Args:
+        model: a ``...ForCausalLM`` module of a supported Hugging Face family, or a module that a registered class
+            reads. What `torch.compile` made of one will do; the module within is used.
+        kv: key and value readers ``"head"`` by query head, or ``"group"`` by K/V group.
+        freeze: take ``requires_grad`` off its parameters and put it in eval mode. It is else left alone.
+
+    Raises:
+        TypeError: not a language model with its head.
+        ValueError: a family that is not supported; an adapter (LoRA) that is not merged; or its weights cannot be read
+            as writers and readers.
+    """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    config: Any = getattr(model, "config", None)
+    refuse_adapters(model)
+    family = family_of(model)
+    if family is None:
+        if not hasattr(config, "model_type") or not hasattr(model, "lm_head"):
+            raise TypeError(
+                f"expected a Hugging Face language model with its head (such as GPT2LMHeadModel or LlamaForCausalLM), "
+                f"got {type(model).__name__}. To read a model of one's own: lightning_circuits.models.register"
+            )
+        raise ValueError(
+            f"model family {config.model_type!r} is not supported; supported are {supported()}. "
+            "To add one: a file in lightning_circuits/models/ and its class in FAMILIES of models/registry.py"
+        )
+    read = family(model, kv, freeze)
+    read.verify()
+    return read
+
+
+def refuse_adapters(model: Any) -> None:
+    """An adapter that is not merged is part of the model, but in none of the weights that are read.
+
+    Raises:
+        ValueError: there is one, where it is, and what to do. Untrained ones are found too, which change nothing yet.
+    """
+    if not isinstance(model, nn.Module):
+        return
+    for name, module in model.named_modules():
+        if hasattr(module, "base_layer") or hasattr(module, "modules_to_save"):  # how peft wraps layers
+            raise ValueError(
+                f"{type(model).__name__} holds an adapter (such as LoRA) that is not merged into its weights, at "
+                f"{name or 'the top'}: merge it first (with peft: model = model.merge_and_unload())"
+            )

@@ -24,7 +24,7 @@ from lightning_circuits import selection
 from lightning_circuits.ablation import MeanAblation, make_ablation
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
-from lightning_circuits.lightning import pl
+from lightning_circuits.lightning import pl, refuse_mixture
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.objectives import KL, Objective
 from lightning_circuits.pretrained import load_model
@@ -55,17 +55,22 @@ class CircuitSearch(pl.LightningModule):
         dtype: str = "float32",
         seed: int = 0,
     ) -> None:
+        refuse_mixture(self)
         super().__init__()
         self.ablation = make_ablation(ablation)
         self.objective = KL() if objective is None else objective
         self.seed = seed
-        language_model: Any = load_model(model, dtype) if isinstance(model, str) else model
-        self.circuit_model: CircuitModel = wrap(language_model, kv)
-        self.model = language_model
-        name = language_model.config.name_or_path or type(language_model).__name__
-        self.model_name: str = model if isinstance(model, str) else name
+        self.read_model(model, kv, dtype)
         # A checkpoint holds what was learned. The frozen model is hundreds of times larger, and is where it was.
         self.strict_loading = False
+
+    def read_model(self, model: str | nn.Module, kv: str, dtype: str) -> None:
+        """Load the language model if it is given by name, and read it as writers and readers."""
+        language_model: Any = load_model(model, dtype) if isinstance(model, str) else model
+        self.circuit_model: CircuitModel = wrap(language_model, kv)
+        self.model = self.circuit_model.model
+        name = getattr(getattr(self.model, "config", None), "name_or_path", None) or type(self.model).__name__
+        self.model_name: str = model if isinstance(model, str) else name
 
     # ---- what a method says ------------------------------------------------------------------------------------
 
@@ -118,7 +123,7 @@ class CircuitSearch(pl.LightningModule):
                 members = selection.greedy(scores, n, self.layout, absolute)
             else:
                 members = selection.top_n(scores, n, absolute, self.layout)
-        return Circuit(self.layout, members, scores, self.describe())
+        return Circuit(self.layout, members, scores, self.describe(), self.node_scores())
 
     def describe(self) -> dict[str, Any]:
         """How the scores came about, as plain JSON data; every exported circuit carries it."""
@@ -180,7 +185,8 @@ class CircuitSearch(pl.LightningModule):
 
 def fingerprint(model: Any) -> str:
     """16 hex digits that depend on the shapes of a model's weights and on its config, not on the weights' values."""
-    config = model.config.to_dict()
+    own = getattr(model, "config", None)
+    config = own.to_dict() if hasattr(own, "to_dict") else {"class": type(model).__qualname__}
     # Where it was loaded from, in which dtype and by which version does not make it another model.
     for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "quantization_config"):
         config.pop(key, None)

@@ -26,7 +26,9 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.gates import Gate, TopK
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.objectives import Objective
+from lightning_circuits.search.attribution import Attribution
 from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.search.splits import whole_split
 
 
 class EdgePruning(CircuitSearch):
@@ -37,7 +39,8 @@ class EdgePruning(CircuitSearch):
         gate: the gates. Default: `TopK`.
         lr: learning rate of Adam for the gates; it falls linearly to zero in the last 60 % of training.
         warm_start: where the gates begin: edge scores ``[n_edges]`` or a `Circuit`, or the file of one. Only the ranks
-            of the scores count. Default: all gates alike.
+            of the scores count. Or an attribution method, such as ``EAPIG(steps=5)``, its model left out: when fitting
+            begins, it goes over the training prompts first, and by |score| if it says so. Default: all gates alike.
         ablation, objective, kv, dtype, seed: see `CircuitSearch`.
 
     Raises:
@@ -51,7 +54,7 @@ class EdgePruning(CircuitSearch):
         ablation: str = "interchange",
         objective: Objective | None = None,
         lr: float = 0.2,
-        warm_start: str | Path | Circuit | Tensor | None = None,
+        warm_start: str | Path | Circuit | Tensor | Attribution | None = None,
         kv: str = "head",
         dtype: str = "float32",
         seed: int = 0,
@@ -62,7 +65,11 @@ class EdgePruning(CircuitSearch):
         self.lr = lr
         self.gate = TopK() if gate is None else gate
         self.gate.start(self.layout.n_edges, self._generator(0))
-        if warm_start is not None:
+        self._attribute_first: list[Attribution] = []  # in a list it is no submodule: nothing of it is trained or saved
+        if isinstance(warm_start, Attribution):
+            warm_start.borrow_model(self)
+            self._attribute_first.append(warm_start)
+        elif warm_start is not None:
             self.gate.start_from(self._start_scores(warm_start))
 
     def edge_scores(self) -> Tensor:
@@ -73,6 +80,17 @@ class EdgePruning(CircuitSearch):
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "gate": type(self.gate).__name__, "lr": self.lr}
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.trainer.ckpt_path is not None:  # a resumed run has its gates
+            return
+        for method in self._attribute_first:
+            # A loader may draw random numbers just by being iterated.
+            with torch.random.fork_rng(devices=[]):
+                scores = method.scores_over(lambda: whole_split(self.trainer, "train"))
+            scores = self.trainer.strategy.broadcast(scores.abs() if method.absolute else scores)
+            self.gate.start_from(self._start_scores(scores))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         full_logits, corrupt = run_pair(self.circuit_model, batch)

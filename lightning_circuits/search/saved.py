@@ -5,6 +5,7 @@ lightning-circuits test --config ioi_gpt2.yaml --model SavedCircuit --model.path
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,16 @@ class SavedCircuit(CircuitSearch):
     def edge_scores(self) -> Tensor:
         return self.saved.members.float() if self.saved.scores is None else self.saved.scores
 
+    def node_scores(self) -> Tensor | None:
+        return self.saved.node_scores
+
     def trained_size(self) -> int:
         return self.saved.n_edges
 
     def circuit(self, size: float | int | None = None, threshold: float | None = None, greedy: bool = False) -> Circuit:
         """The circuit of the file; with a size or a threshold, the best edges by the scores of the file."""
         if size is None and threshold is None:
-            return Circuit(self.layout, self.saved.members, self.saved.scores, self.describe())
+            return replace(self.saved, metadata=self.describe())
         return super().circuit(size, threshold, greedy)
 
     def describe(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ equally many. Means and measurements need each prompt once, and between two trai
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data.distributed import DistributedSampler
@@ -47,3 +48,45 @@ def whole_split(trainer: pl.Trainer, split: str) -> Any:
         loader = copy(loader)
         loader.replicas, loader.rank = 1, 0
     return loader
+
+
+@dataclass(frozen=True)
+class Share:
+    """How a loader shares its rows out: this process gets every ``replicas``-th one, from ``rank`` on.
+
+    ``total``: how many rows there are; None if they are not shared out. What comes after them are rows once more, so
+    that all processes get equally many.
+    """
+
+    total: int | None = None
+    replicas: int = 1
+    rank: int = 0
+
+    def new_rows(self, seen: int, rows: int) -> int:
+        """How many of the next ``rows`` of this process come for the first time, ``seen`` being those before."""
+        if self.total is None:
+            return rows
+        of_its_own = -(-(self.total - self.rank) // self.replicas)
+        return max(0, min(rows, of_its_own - seen))
+
+
+def share_of(loader: Any, world_size: int) -> Share:
+    """How a training loader, as Lightning has made it ready, shares its rows out.
+
+    Raises:
+        ValueError: several processes, and a loader that does not know its length.
+    """
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(sampler, DistributedSampler):
+        return Share(len(sampler.dataset), sampler.num_replicas, sampler.rank)  # type: ignore[arg-type]
+    if getattr(loader, "replicas", 1) > 1:  # datamodules.PairLoader
+        return Share(len(loader.pairs), loader.replicas, loader.rank)
+    if world_size > 1:
+        try:
+            len(loader)
+        except TypeError:
+            raise ValueError(
+                f"the training loader ({type(loader).__name__}) does not know its length, so {world_size} processes "
+                "cannot tell which prompts are repeated to even them out: give a dataset with a length, or one process"
+            ) from None
+    return Share()

@@ -1,4 +1,4 @@
-"""How well a circuit does what the full model does, over a data set, as a `torchmetrics` metric.
+"""How well a circuit does what the full model does, over a data set.
 
 *Faithfulness* is the share of the model's behaviour that a circuit keeps. With m the mean logit difference,
 
@@ -6,7 +6,9 @@
 
 0 is what the ablation alone does, 1 the full model; f > 1 overshoots: the circuit answers more surely than the model.
 The means are taken before the ratio: single prompts on which full and empty hardly differ would rule a mean of ratios.
-How the ratios per prompt spread is worth seeing all the same: their median and quartiles.
+How the ratios per prompt spread is worth seeing all the same: their median and quartiles. How far f itself can be
+trusted, given no more prompts than there are, a bootstrap says: had other prompts of the kind been drawn, f would in
+95 % of the cases have come out between ``faithfulness_low`` and ``faithfulness_high``, roughly.
 
 f alone misleads, a circuit may reach 1 and say other things than the model, so there are beside it the KL divergence
 from the full model, the accuracy, and how often circuit and model agree, apart for prompts where the model is right and
@@ -17,8 +19,9 @@ where it is wrong: a circuit that is right where the model is wrong is not the m
     >>> metric = CircuitFaithfulness()
     >>> metric.update(circuit, full, empty, answers=torch.tensor([[0]]), distractors=torch.tensor([[1]]))
     >>> {name: round(value.item(), 3) for name, value in metric.compute().items()}  # doctest: +NORMALIZE_WHITESPACE
-    {'faithfulness': 0.75, 'faithfulness_q1': 0.75, 'faithfulness_median': 0.75, 'faithfulness_q3': 0.75, 'kl': 0.029,
-     'accuracy': 1.0, 'agreement_when_right': 1.0, 'agreement_when_wrong': nan, 'logit_difference': 1.5, 'prompts': 1}
+    {'faithfulness': 0.75, 'faithfulness_low': 0.75, 'faithfulness_high': 0.75, 'faithfulness_q1': 0.75,
+     'faithfulness_median': 0.75, 'faithfulness_q3': 0.75, 'kl': 0.029, 'accuracy': 1.0, 'agreement_when_right': 1.0,
+     'agreement_when_wrong': nan, 'logit_difference': 1.5, 'prompts': 1}
 """
 
 from __future__ import annotations
@@ -35,6 +38,9 @@ from lightning_circuits.objectives import correct, kl_divergence, logit_differen
 RESOLUTION = 1e-4
 """Logit differences this close count as equal: between two ways of computing one model in float32, that is rounding."""
 
+RESAMPLES = 1_000
+"""Data sets that the bootstrap draws."""
+
 PER_PROMPT = ("circuit", "full", "empty", "kl", "right", "full_right", "agrees")
 
 
@@ -46,8 +52,9 @@ class CircuitFaithfulness(Metric):
 
     `compute` gives a dict of float64 scalars:
 
-    - ``faithfulness``: the ratio of means above; ``faithfulness_q1``, ``faithfulness_median``, ``faithfulness_q3``:
-      quartiles of the ratios per prompt.
+    - ``faithfulness``: the ratio of means above; ``faithfulness_low``, ``faithfulness_high``: its 95 % interval (see
+      `faithfulness_interval`); ``faithfulness_q1``, ``faithfulness_median``, ``faithfulness_q3``: quartiles of the
+      ratios per prompt.
     - ``kl``: mean over prompts of KL(full || circuit), summed over the vocabulary, in nats.
     - ``accuracy``: the share of prompts that the circuit gets right (see `objectives.correct`).
     - ``agreement_when_right``, ``agreement_when_wrong``: of the prompts that the full model gets right (wrong), the
@@ -110,9 +117,12 @@ class CircuitFaithfulness(Metric):
         )
         if not len(circuit):
             raise ValueError("faithfulness of a circuit: no process has seen a prompt, so there is nothing to measure")
-        quartiles = _faithfulness(circuit, full, empty).nanquantile(torch.tensor([0.25, 0.5, 0.75]).double())
+        quartiles = faithfulness(circuit, full, empty).nanquantile(torch.tensor([0.25, 0.5, 0.75]).double())
+        low, high = faithfulness_interval(circuit, full, empty)
         return {
-            "faithfulness": _faithfulness(circuit.mean(), full.mean(), empty.mean()),
+            "faithfulness": faithfulness(circuit.mean(), full.mean(), empty.mean()),
+            "faithfulness_low": low,
+            "faithfulness_high": high,
             "faithfulness_q1": quartiles[0],
             "faithfulness_median": quartiles[1],
             "faithfulness_q3": quartiles[2],
@@ -125,7 +135,37 @@ class CircuitFaithfulness(Metric):
         }
 
 
-def _faithfulness(circuit: Tensor, full: Tensor, empty: Tensor) -> Tensor:
-    """The share of the way from empty to full; NaN where there is no way."""
+def faithfulness(circuit: Tensor, full: Tensor, empty: Tensor) -> Tensor:
+    """The share of the way from empty to full; NaN where there is no way.
+
+    Args:
+        circuit, full, empty: logit differences of any one shape: of prompts, or their means.
+    """
     way = full - empty
     return torch.where(way.abs() < RESOLUTION, torch.nan, (circuit - empty) / way)
+
+
+def faithfulness_interval(circuit: Tensor, full: Tensor, empty: Tensor, seed: int = 0) -> Tensor:
+    """The 95 % interval of faithfulness as a ratio of means, ``[2]`` float64: a percentile bootstrap over prompts.
+
+    `RESAMPLES` data sets of n prompts are drawn from the n that there are, with repetition; the interval holds f on the
+    middle 95 % of them. It does not depend on the order of the prompts, so not on how processes shared them out, nor
+    does drawing touch anybody else's random numbers. A single prompt gives an interval without width. Resamples in
+    which full and empty do not differ have no f and are left out; if none has one, the interval is NaN.
+
+    Args:
+        circuit, full, empty: logit differences of prompts ``[n]``, n at least 1.
+        seed: of the draws.
+    """
+    # Columns: what the circuit keeps, what there was to keep. Sorted, so that equal prompts draw equal numbers.
+    pairs = torch.stack([circuit - empty, full - empty], dim=1).cpu().double()
+    for column in range(2):
+        pairs = pairs[pairs[:, column].argsort(stable=True)]
+    n, generator = len(pairs), torch.Generator().manual_seed(seed)
+    means = torch.empty(RESAMPLES, 2, dtype=torch.float64)
+    for part in means.split(max(1, 2**20 // n)):  # as many at a time as take a few megabytes
+        drawn = torch.randint(n, (len(part), n), generator=generator)
+        times = torch.zeros(drawn.shape).double().scatter_add_(1, drawn, torch.ones(drawn.shape).double())
+        part.copy_(times @ pairs / n)
+    kept, way = means.unbind(1)
+    return faithfulness(kept, way, torch.zeros_like(way)).nanquantile(torch.tensor([0.025, 0.975]).double())

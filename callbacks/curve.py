@@ -1,0 +1,258 @@
+"""The faithfulness curve of a search: its circuits of all sizes, judged by exact ablation, as numbers and as a picture.
+
+`FaithfulnessValidation` watches a few sizes while a search trains. What a method is worth in the end is the whole curve
+(see `lightning_circuits.curves` for how it is read, and for its three areas):
+
+    curve = FaithfulnessCurve(ablations=["interchange", "mean"])
+    trainer = pl.Trainer(max_steps=300, callbacks=[curve])
+    trainer.fit(search, datamodule)      # measured once, when training is done, on the validation split
+    trainer.test(search, datamodule)     # the same on the test split
+    curve.curve.areas("interchange", "signed")["cmd"]
+
+Each measurement leaves behind `curve.csv`, `curve.json`, `curve.png` and `curve.svg`, in the folder of the run's logger
+or in `dirpath`. A curve of one split never takes the place of another split's: beside a `curve.json` of the validation
+split, that of the test split is called `curve-test.json`. `lightning-circuits compare` puts several runs in one figure.
+
+The loggers get faithfulness, KL and accuracy at each size and the areas (`val/curve/interchange/signed/cmd`, which a
+sweep may minimise); those that take tables and pictures (Weights & Biases, TensorBoard) get them too, and Weights &
+Biases the file, from which `compare` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_circuits.callbacks.faithfulness import (
+    ExactAblationCallback,
+    close_progress_bar,
+    console,
+    require_search,
+    size_name,
+)
+from lightning_circuits.callbacks.loggers import run_folder, send
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.curves import RANDOM, Curve, Place, table
+from lightning_circuits.lightning import pl
+from lightning_circuits.plots import curve_figure, save
+from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.selection import size_to_count, top_n
+
+MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""The shares of the edges at which the MIB benchmark takes its areas."""
+
+RANKINGS = ("signed", "absolute")
+
+
+class FaithfulnessCurve(ExactAblationCallback):
+    """Measure a search's circuits of all sizes at the end of `fit`, and in `validate` and `test`.
+
+    Args:
+        sizes: shares of the edges, or numbers of edges; at least two. Default: `MIB_SIZES`, without those that are no
+            edge at all in a very small model.
+        ablations: what cut edges carry, by name (see `lightning_circuits.ablation`).
+        rankings: by what edges are taken: ``signed`` (the score), ``absolute`` (its size), or both. Default: the
+            search's own, and both where that is ``absolute``, since MIB wants CPR of the one and CMD of the other.
+        random: whether random circuits of the same sizes are measured too, which doubles the cost.
+        dirpath: the folder of the files; it is made if it is not there. Default: where the run's logger writes.
+        seed: of the random circuits.
+
+    Attributes:
+        curve: the last measurement, a `curves.Curve`; None before the first.
+        paths: the files of the last measurement.
+
+    Raises:
+        ValueError: here, fewer than two sizes, an unknown ablation or ranking. At setup, so before any training: a
+            size that rounds to no edge; no validation (test) prompts; mean ablation without training prompts; a folder
+            that cannot be written to. In `validate` and `test`: scores that rank nothing.
+        TypeError: at setup, the model is no `CircuitSearch`.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int | float] | None = None,
+        ablations: Sequence[str] = ("interchange",),
+        rankings: Sequence[str] | None = None,
+        random: bool = True,
+        dirpath: str | Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(ablations, seed)
+        if sizes is not None and len(set(sizes)) < 2:
+            raise ValueError(f"a curve needs at least two sizes, got {list(sizes)}")
+        if rankings is not None and (not rankings or not set(rankings) <= set(RANKINGS)):
+            raise ValueError(f"unknown ranking in {list(rankings)}: choose from {', '.join(RANKINGS)}")
+        self.sizes = sizes
+        self.rankings = rankings
+        self.random = random
+        self.dirpath = dirpath
+        self.curve: Curve | None = None
+        self.paths: list[Path] = []
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it was made with, to make another like it."""
+        return {
+            "sizes": self.sizes,
+            "ablations": [ablation.name for ablation in self.ablations],
+            "rankings": self.rankings,
+            "random": self.random,
+            "dirpath": self.dirpath,
+            "seed": self.seed,
+        }
+
+    # ---- Lightning ---------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "predict":
+            return
+        self._shares(require_search(self, pl_module))
+        self._begin(trainer, "test" if stage == "test" else "val")
+        self.curve, self.paths = None, []
+        if trainer.is_global_zero:
+            folder = self._folder(trainer)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                raise ValueError(
+                    f"the curve cannot be written to {folder} ({error}): give FaithfulnessCurve another dirpath"
+                ) from error
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        scalars = _scalars(self._measure(trainer, require_search(self, pl_module), "val"))
+        for logger in trainer.loggers:  # not by log_dict, which has no word after the last step
+            send(logger, lambda to: to.log_metrics(scalars, step=trainer.global_step))
+        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in scalars.items()})
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._measure_now(trainer, require_search(self, pl_module), "val")
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._measure_now(trainer, require_search(self, pl_module), "test")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self.curve is not None and trainer.is_global_zero:
+            close_progress_bar(trainer, stage)
+            console().print(table(self.curve))
+            print("Curve written:", *(f"  {path}" for path in self.paths), sep="\n")
+
+    # ---- measuring ---------------------------------------------------------------------------------------------
+
+    def _measure_now(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> None:
+        """For `trainer.validate` and `trainer.test`, which return what is logged here."""
+        if search.edge_scores().unique().numel() < 3:  # members, as 0 and 1
+            raise ValueError(
+                f"{type(search).__name__} has no ranking of edges: its scores have at most two values, so circuits of "
+                "other sizes are not told apart. A curve needs a file with scores, or FaithfulnessValidation instead"
+            )
+        curve = self._measure(trainer, search, split)
+        search.log_dict(_scalars(curve), sync_dist=trainer.world_size > 1)
+
+    def _measure(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> Curve:
+        circuits, places = self._line_up(search)
+        rows = self._evaluate(trainer, search, circuits, split, company=False)
+        described = search.describe()
+        # A circuit from a file is of the method that made it.
+        method = described.get("made_by", {}).get("method", described["method"])
+        data = getattr(getattr(trainer, "datamodule", None), "describe", None)
+        metadata = {**described, "data": None if data is None else data(), "seed_of_random": self.seed}
+        metadata = json.loads(json.dumps(metadata))  # as it is read back: a tuple is a list
+        self.curve = Curve.of(rows, places, method, search.model_name, metadata)
+        if trainer.is_global_zero:
+            self._write(trainer, self.curve)
+        trainer.strategy.barrier()
+        return self.curve
+
+    def _shares(self, search: CircuitSearch) -> dict[str, tuple[int, float]]:
+        """Each size by its name, smallest first: the number of edges, and the share of all that was asked for."""
+        total = search.layout.n_edges
+        sizes = self.sizes
+        if sizes is None:
+            sizes = [size for size in MIB_SIZES if round(size * total) > 0]
+        shares = {
+            size_name(size): (size_to_count(size, search.layout), size / total if isinstance(size, int) else size)
+            for size in sizes
+        }
+        return dict(sorted(shares.items(), key=lambda item: item[1][1]))
+
+    def _line_up(self, search: CircuitSearch) -> tuple[dict[str, Circuit], dict[str, Place]]:
+        """The circuits to judge and their places on the curve, by name."""
+        own = "absolute" if search.absolute else "signed"
+        rankings = self.rankings or (RANKINGS if search.absolute else (own,))
+        scores = search.edge_scores().detach().float().cpu()
+        circuits, places = {}, {}
+        for ranking in dict.fromkeys(rankings):
+            for size, (n, share) in self._shares(search).items():
+                name = f"{size} {ranking}" if len(set(rankings)) > 1 else size
+                members = top_n(scores, n, ranking == "absolute", search.layout)
+                circuits[name], places[name] = Circuit(search.layout, members), Place(ranking, share)
+        if self.random:
+            for size, (n, share) in self._shares(search).items():
+                name = f"{size} {RANDOM}"
+                circuits[name], places[name] = Circuit.random(search.layout, n, self.seed), Place(RANDOM, share)
+        return circuits, places
+
+    # ---- what is left behind -----------------------------------------------------------------------------------
+
+    def _folder(self, trainer: pl.Trainer) -> Path:
+        return run_folder(trainer) if self.dirpath is None else Path(self.dirpath)
+
+    def _write(self, trainer: pl.Trainer, curve: Curve) -> None:
+        folder = self._folder(trainer)
+        stem = _stem(folder, curve.split)
+        figure = curve_figure({curve.method: curve}, ("faithfulness", "kl", "accuracy"))
+        self.paths = [*curve.save(folder, stem), *save(figure, folder / stem)]
+        for logger in trainer.loggers:
+            send(logger, _show, curve, self.paths, figure, trainer.global_step)
+
+
+def _show(logger: Any, curve: Curve, paths: Sequence[Path], figure: Any, step: int) -> None:
+    """The table, the picture and the files, to a logger that takes them.
+
+    It is told by what it can do: each kind has two classes, one for either name of Lightning.
+    """
+    key = f"{curve.split}/curve"
+    experiment: Any = getattr(logger, "experiment", None)
+    if hasattr(logger, "log_table"):
+        columns = list(curve.rows[0])
+        logger.log_table(f"{key}_table", columns=columns, data=[list(row.values()) for row in curve.rows])
+    if hasattr(logger, "log_image"):  # Weights & Biases
+        logger.log_image(key, [str(path) for path in paths if path.suffix == ".png"])
+        for path in paths:
+            experiment.save(str(path), base_path=str(path.parent), policy="now")
+    elif hasattr(experiment, "add_figure"):  # TensorBoard
+        experiment.add_figure(key, figure, global_step=step)
+
+
+def _stem(folder: Path, split: str) -> str:
+    """`curve`, unless that is the curve of another split."""
+    try:
+        return "curve" if Curve.load(folder / "curve.json").split == split else f"curve-{split}"
+    except (FileNotFoundError, ValueError):  # none there, or none that anybody could read
+        return "curve"
+
+
+def _scalars(curve: Curve) -> dict[str, float]:
+    """``val/curve/interchange/1%/kl``, ``val/curve/interchange/signed/cmd`` and so on."""
+    key = f"{curve.split}/curve"
+    at_sizes = {
+        f"{key}/{row['ablation']}/{row['circuit'].replace(' ', '-')}/{name}": row[name]
+        for row in curve.rows
+        for name in ("faithfulness", "kl", "accuracy")
+        if row["ranking"] in RANKINGS and not row["pruned"]
+    }
+    areas = {
+        f"{key}/{entry['ablation']}/{entry['ranking']}/{name}": entry[name]
+        for entry in curve.summary
+        for name in ("cpr", "cmd", "log_area")
+    }
+    return {name: math.nan if value is None else value for name, value in (at_sizes | areas).items()}

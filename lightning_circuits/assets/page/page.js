@@ -1,0 +1,1107 @@
+// A circuit in a browser. Nodes, camera and pointer are Cytoscape's; the edges, up to tens of thousands, are drawn here
+// on canvas, the strongest first, each later one underneath ("destination-over"), as many per frame as the machine can.
+// So a frame is never long, and what matters is there at once. Nothing here makes HTML out of text.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const { n_layers: nLayers, n_heads: nHeads, n_kv_readers: nKv } = data.layout;
+  const circuits = data.circuits;
+  const pair = circuits.length === 2;
+  const $ = (id) => document.getElementById(id);
+  const number = (x) => x.toLocaleString("en-US");
+  const short = (x) => (x === null || x === undefined || Number.isNaN(x) ? "-" : String(Number(x.toPrecision(4))));
+  const thousands = (x) => (x >= 1e6 ? `${x / 1e6}M` : x >= 1000 ? `${x / 1000}k` : String(x));
+  const percent = (x) => `${Number((100 * x).toPrecision(3))}%`;
+
+  function element(tag, text, parent, attributes = {}) {
+    const made = document.createElement(tag);
+    if (text !== null) made.textContent = text;
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (parent) parent.append(made);
+    return made;
+  }
+
+  // ---- the layout: readers and writers by index, as the Python package counts them -------------------------------
+
+  const nWriters = 1 + nLayers * (nHeads + 1);
+  const LOGITS = nWriters; // the last node
+  const nodeNames = ["input"];
+  const nodeLayers = [-1];
+  const nodeColumns = [0]; // the head; nHeads for an MLP
+  const readerNames = [];
+  const readerKinds = [];
+  const readerNodes = []; // every node that a reader belongs to: a K/V group has several
+  const offsets = [0]; // reader r owns the flat indices from offsets[r]
+  for (let layer = 0; layer < nLayers; layer++) {
+    const first = 1 + layer * (nHeads + 1);
+    for (let h = 0; h <= nHeads; h++) {
+      nodeNames.push(h < nHeads ? `a${layer}.h${h}` : `m${layer}`);
+      nodeLayers.push(layer);
+      nodeColumns.push(h);
+    }
+    const reader = (name, kind, nodes, prefix) => {
+      readerNames.push(name);
+      readerKinds.push(kind);
+      readerNodes.push(nodes);
+      offsets.push(offsets[offsets.length - 1] + prefix);
+    };
+    const share = nHeads / nKv;
+    const letter = nKv === nHeads ? "h" : "g";
+    for (let h = 0; h < nHeads; h++) reader(`a${layer}.h${h}<q>`, "q", [first + h], first);
+    for (const kind of "kv")
+      for (let g = 0; g < nKv; g++) {
+        const heads = Array.from({ length: share }, (_, i) => first + g * share + i);
+        reader(`a${layer}.${letter}${g}<${kind}>`, kind, heads, first);
+      }
+    reader(`m${layer}`, "mlp", [first + nHeads], first + nHeads);
+  }
+  nodeNames.push("logits");
+  nodeLayers.push(nLayers);
+  nodeColumns.push(0);
+  readerNames.push("logits");
+  readerKinds.push("logits");
+  readerNodes.push([LOGITS]);
+  offsets.push(offsets[offsets.length - 1] + nWriters);
+
+  function readerOf(flat) {
+    let low = 0;
+    let high = readerNames.length;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (offsets[middle] <= flat) low = middle;
+      else high = middle;
+    }
+    return low;
+  }
+
+  const stage = $("stage");
+  const WIDTH = 64;
+  const HEIGHT = 26;
+  const PORT = { q: -20, k: 0, v: 20, mlp: 0, logits: 0 };
+  const ROW = nLayers > 8 ? 84 : 116;
+  const RAISED = 0.42 * ROW; // an MLP stands above the heads of its layer, for it reads them
+  const nodeX = new Float64Array(LOGITS + 1);
+  const nodeY = nodeNames.map((_, i) => -ROW * nodeLayers[i] - (nodeColumns[i] === nHeads ? RAISED : 0));
+  const nodeKind = (i) => (i === 0 ? "input" : i === LOGITS ? "logits" : nodeColumns[i] === nHeads ? "mlp" : "head");
+
+  // ---- edges: one row per edge of either circuit, lines as they are drawn -----------------------------------------
+
+  function decoded(text, Type) {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    return new Type(bytes.buffer);
+  }
+
+  const ABSENT = 0xffffffff;
+  const indices = circuits.map((circuit) => decoded(circuit.edges, Uint32Array));
+  const position = new Map();
+  for (const flat of [].concat(...indices.map((list) => Array.from(list))))
+    if (!position.has(flat)) position.set(flat, position.size);
+  const flats = Uint32Array.from(position.keys());
+  const nEdges = flats.length;
+  const edgeReader = Uint32Array.from(flats, readerOf);
+  const edgeWriter = Uint32Array.from(flats, (flat, e) => flat - offsets[edgeReader[e]]);
+  const edgeName = (e) => `${nodeNames[edgeWriter[e]]}->${readerNames[edgeReader[e]]}`;
+  const ranks = circuits.map(() => new Uint32Array(nEdges).fill(ABSENT)); // 0 is the strongest
+  const scores = circuits.map(() => new Float32Array(nEdges).fill(NaN));
+  const strengths = circuits.map(() => new Float32Array(nEdges)); // 0 .. 1, for width and colour
+  const keys = circuits.map((circuit, c) => {
+    const own = circuit.scores === null ? null : decoded(circuit.scores, Float32Array);
+    // The strongest percent are drawn alike: by the very largest alone, all others would look like nothing.
+    const sizes = own === null ? [1] : Array.from(own, Math.abs).sort((a, b) => b - a);
+    const largest = sizes[Math.floor(0.01 * sizes.length)] || 1;
+    indices[c].forEach((flat, rank) => {
+      const e = position.get(flat);
+      ranks[c][e] = rank;
+      if (own !== null) scores[c][e] = own[rank];
+      strengths[c][e] = own === null ? 0.4 : Math.min(1, Math.sqrt(Math.abs(own[rank]) / largest));
+    });
+    return own === null ? null : own.map((x) => (circuit.ranking === "signed" ? x : Math.abs(x)));
+  });
+
+  const lineEdge = [];
+  const lineNode = [];
+  for (let e = 0; e < nEdges; e++)
+    for (const node of readerNodes[edgeReader[e]]) {
+      lineEdge.push(e);
+      lineNode.push(node);
+    }
+  const nLines = lineEdge.length;
+  const curves = new Float32Array(nLines * 6); // x0, y0, x1, y1, how far it bows out, how far its ends go straight
+
+  // Columns as wide as a view is for the height of the model, within what still looks like a layer.
+  function place(nViews) {
+    const aspect = stage.clientWidth / nViews / Math.max(1, stage.clientHeight);
+    const column = Math.max(76, Math.min(190, (0.9 * aspect * ROW * (nLayers + 1.5)) / (nHeads + 1)));
+    const centre = ((nHeads - 1) * column) / 2;
+    nodeNames.forEach((_, i) => {
+      const mlp = nodeColumns[i] === nHeads;
+      nodeX[i] = i === 0 || i === LOGITS ? centre : (nodeColumns[i] + (mlp ? 0.15 : 0)) * column;
+    });
+    for (let i = 0; i < nLines; i++) {
+      const e = lineEdge[i];
+      const writer = edgeWriter[e];
+      const node = lineNode[i];
+      const x0 = nodeX[writer];
+      const y0 = nodeY[writer] - HEIGHT / 2;
+      const x1 = nodeX[node] + PORT[readerKinds[edgeReader[e]]];
+      const y1 = nodeY[node] + HEIGHT / 2;
+      const rise = y0 - y1;
+      // A line straight upward would run through the boxes between its ends.
+      const bow = Math.abs(nodeX[writer] - nodeX[node]) > column / 2 || rise < 1.2 * ROW ? 0 : 22 + 0.05 * rise;
+      curves.set([x0, y0, x1, y1, x0 < centre ? -bow : bow, Math.max(0.45 * rise, 18)], 6 * i);
+    }
+  }
+  const ascending = (key) => Uint32Array.from({ length: nLines }, (_, i) => i).sort((a, b) => key(a) - key(b));
+  const byWriter = ascending((i) => edgeWriter[lineEdge[i]]);
+  const byReader = ascending((i) => -lineNode[i]);
+
+  // ---- what is shown ---------------------------------------------------------------------------------------------
+
+  const LEFT = 1;
+  const RIGHT = 2;
+  const most = Math.max(...circuits.map((circuit, c) => indices[c].length));
+  const KINDS = ["q", "k", "v", "mlp", "logits"];
+  const state = { n: most, from: 0, to: nLayers - 1, kinds: new Set(KINDS), node: null, edge: null, view: "both" };
+  const shownLines = new Uint8Array(nLines); // bit 1: in the left (or only) circuit, bit 2: in the right one
+  const shownEdges = new Uint8Array(nEdges);
+  const shownNodes = new Uint8Array(LOGITS + 1);
+  let ends = []; // for each circuit, whether the chosen node has a way from the input and one to the logits
+
+  // How many edges the slider leaves of a circuit: all that are as good as its n-th, so that a tie is never cut.
+  function kept(c) {
+    const n = Math.min(state.n, indices[c].length);
+    if (keys[c] === null) return indices[c].length;
+    let end = n;
+    while (end > 0 && end < indices[c].length && keys[c][end] === keys[c][n - 1]) end++;
+    return end;
+  }
+
+  function inRange(node) {
+    return node === 0 || node === LOGITS || (nodeLayers[node] >= state.from && nodeLayers[node] <= state.to);
+  }
+
+  // Which lines of one circuit lie on a way from the input through the node to the logits: one sweep each way, for the
+  // nodes' order is that of the model.
+  function throughNode(bit, node) {
+    const reach = (start, order, forward) => {
+      const reached = new Uint8Array(LOGITS + 1);
+      reached[start] = 1;
+      for (const i of order)
+        if (shownLines[i] & bit) {
+          const [tail, head] = [edgeWriter[lineEdge[i]], lineNode[i]];
+          if (forward ? reached[tail] : reached[head]) reached[forward ? head : tail] = 1;
+        }
+      return reached;
+    };
+    const fromInput = reach(0, byWriter, true);
+    const toLogits = reach(LOGITS, byReader, false);
+    const below = reach(node, byReader, false);
+    const above = reach(node, byWriter, true);
+    for (let i = 0; i < nLines; i++) {
+      const [tail, head] = [edgeWriter[lineEdge[i]], lineNode[i]];
+      if (!((fromInput[tail] && below[head]) || (above[tail] && toLogits[head]))) shownLines[i] &= ~bit;
+    }
+    return { fromInput: fromInput[node], toLogits: toLogits[node] };
+  }
+
+  function choose() {
+    const cut = circuits.map((_, c) => kept(c));
+    for (let i = 0; i < nLines; i++) {
+      const e = lineEdge[i];
+      const passes =
+        state.kinds.has(readerKinds[edgeReader[e]]) && inRange(edgeWriter[e]) && inRange(lineNode[i]);
+      let bits = 0;
+      if (passes) for (let c = 0; c < circuits.length; c++) if (ranks[c][e] < cut[c]) bits |= 1 << c;
+      shownLines[i] = bits;
+    }
+    ends = state.node === null ? [] : circuits.map((_, c) => throughNode(1 << c, state.node));
+    shownEdges.fill(0);
+    shownNodes.fill(0);
+    for (let i = 0; i < nLines; i++)
+      if (shownLines[i]) {
+        shownEdges[lineEdge[i]] |= shownLines[i];
+        shownNodes[edgeWriter[lineEdge[i]]] |= shownLines[i];
+        shownNodes[lineNode[i]] |= shownLines[i];
+      }
+    return cut;
+  }
+
+  const count = (flags, test) => flags.reduce((n, bits) => n + (test(bits) ? 1 : 0), 0);
+
+  // ---- colours ---------------------------------------------------------------------------------------------------
+
+  const LEVELS = 8;
+  let colours = {};
+  function readColours() {
+    const style = getComputedStyle(document.documentElement);
+    colours = {};
+    for (const name of "paper band ink quiet line accent positive negative middle shared left right node mlp ghost".split(" "))
+      colours[name] = style.getPropertyValue(`--${name}`).trim();
+    const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+    const mixed = (a, b, share) => `rgb(${rgb(a).map((x, i) => Math.round(x + share * (rgb(b)[i] - x))).join(" ")})`;
+    colours.ramp = {};
+    for (const sign of ["positive", "negative"])
+      colours.ramp[sign] = Array.from({ length: LEVELS }, (_, i) =>
+        mixed(colours.middle, colours[sign], Math.min(1, 0.25 + (0.9 * i) / (LEVELS - 1)))
+      );
+  }
+
+  // In a crowd the weak fade, so that the strong can be seen.
+  let crowd = 1; // 1 for few edges, towards 0 for many
+  const between = (weak, strong, level) => weak + (strong - weak) * (level / (LEVELS - 1)) ** (2.2 - 1.2 * crowd);
+  const widthOf = (level) => between(0.35 + 0.55 * crowd, 2.6 + 1.8 * crowd, level);
+  const alphaOf = (level) => between(0.1 + 0.4 * crowd, 0.95, level);
+
+  // ---- views -----------------------------------------------------------------------------------------------------
+
+  let views = [];
+  const frames = []; // how long the last frames took, for whoever measures
+
+  class View {
+    // bits: which circuits are drawn here; LEFT | RIGHT lays one over the other.
+    constructor(bits) {
+      this.bits = bits;
+      this.overlaid = pair && bits === (LEFT | RIGHT);
+      const label = pair && !this.overlaid ? circuits[bits - 1].name : circuits.map((c) => c.name).join(" and ");
+      this.box = element("div", null, stage, {
+        class: "view", tabindex: "0", role: "application", "aria-roledescription": "graph",
+        "aria-label": `Circuit: ${label}. Arrow keys walk from node to node, Enter shows the paths of one.`,
+      });
+      [this.ground, this.edges, this.front] = [0, 1, 2].map(() => element("canvas", null, this.box).getContext("2d"));
+      this.nodes = element("div", null, this.box, { class: "nodes" });
+      if (pair && !this.overlaid) element("div", circuits[bits - 1].name, this.box, { class: "name" });
+      const rank = (i) => {
+        let strongest = -1;
+        for (let c = 0; c < circuits.length; c++)
+          if (bits & (1 << c) && ranks[c][lineEdge[i]] !== ABSENT) strongest = Math.max(strongest, strengths[c][lineEdge[i]]);
+        return strongest;
+      };
+      this.order = ascending((i) => -rank(i)).filter((i) => rank(i) >= 0);
+      this.level = new Uint8Array(nLines);
+      for (const i of this.order) this.level[i] = Math.min(LEVELS - 1, Math.floor(rank(i) * LEVELS));
+      this.chunk = 600;
+      this.next = Infinity;
+      this.cursor = null; // the node that the keys are at
+      this.hovered = null;
+      this.cy = cytoscape({
+        container: this.nodes,
+        elements: nodeNames.map((name, i) => ({
+          data: { id: String(i), name },
+          classes: nodeKind(i),
+          position: { x: nodeX[i], y: nodeY[i] },
+        })),
+        layout: { name: "preset" },
+        style: this.style(),
+        minZoom: 0.05,
+        maxZoom: 4,
+        autoungrabify: true,
+        autounselectify: true,
+        boxSelectionEnabled: false,
+      });
+      this.cy.on("viewport", () => this.moved());
+      this.cy.on("tap", (event) => {
+        if (event.target === this.cy) {
+          const line = this.lineAt(event.position);
+          if (line === null) select(null, null);
+          else select(null, lineEdge[line]);
+        } else select(Number(event.target.id()), null);
+      });
+      this.cy.on("mousemove", (event) => {
+        const client = { x: event.originalEvent.clientX, y: event.originalEvent.clientY };
+        if (event.target !== this.cy) this.hover(Number(event.target.id()), null, client);
+        else this.hover(null, this.lineAt(event.position), client);
+      });
+      this.box.addEventListener("mouseleave", () => this.hover(null, null));
+      this.box.addEventListener("keydown", (event) => this.key(event));
+      this.observer = new ResizeObserver(() => this.resize());
+      this.observer.observe(this.box);
+    }
+
+    style() {
+      const outline = (name, width) => ({ "border-color": colours[name], "border-width": width });
+      return [
+        {
+          selector: "node",
+          style: {
+            shape: "round-rectangle", width: WIDTH, height: HEIGHT, "background-color": colours.node,
+            label: "data(name)", "font-size": 14, color: colours.ink, "text-valign": "center", "text-halign": "center",
+            "font-family": getComputedStyle(document.body).fontFamily, "min-zoomed-font-size": 5, ...outline("quiet", 1),
+          },
+        },
+        { selector: ".mlp", style: { "background-color": colours.mlp } },
+        { selector: ".input, .logits", style: { width: 2 * WIDTH, "background-color": colours.mlp } },
+        {
+          selector: ".off",
+          style: {
+            label: "", width: 8, height: 8, shape: "ellipse", "background-color": colours.ghost, "border-width": 0,
+          },
+        },
+        { selector: ".found", style: outline("accent", 2.5) },
+        { selector: ".chosen", style: { "background-color": colours.accent, color: colours.paper, ...outline("accent", 2) } },
+        { selector: ".cursor", style: { "overlay-color": colours.accent, "overlay-opacity": 0.25, "overlay-padding": 5 } },
+      ];
+    }
+
+    remove() {
+      this.observer.disconnect();
+      this.next = Infinity;
+      this.cy.destroy();
+      this.box.remove();
+    }
+
+    resize() {
+      const [width, height] = [this.box.clientWidth, this.box.clientHeight];
+      if (!width || !height) return;
+      this.ratio = Math.min(2, window.devicePixelRatio || 1);
+      for (const canvas of [this.ground.canvas, this.edges.canvas, this.front.canvas]) {
+        canvas.width = Math.round(width * this.ratio);
+        canvas.height = Math.round(height * this.ratio);
+      }
+      this.cy.resize();
+      if (!this.placed) this.fit();
+      this.placed = true;
+      this.draw();
+    }
+
+    fit() {
+      this.cy.fit(undefined, pair && !this.overlaid ? 36 : 26);
+      const zoom = this.cy.zoom();
+      if (zoom > 1.6) {
+        this.cy.zoom(1.6);
+        this.cy.center();
+      }
+      this.cy.panBy({ x: 22, y: 0 }); // the names of the layers stand at the left
+    }
+
+    moved() {
+      const follow = () => {
+        for (const view of views)
+          if (view !== this) {
+            view.following = true;
+            view.cy.viewport({ zoom: this.cy.zoom(), pan: this.cy.pan() });
+            view.following = false;
+          }
+      };
+      if (!this.following) follow();
+      this.draw();
+    }
+
+    camera(context) {
+      const [zoom, pan] = [this.cy.zoom() * this.ratio, this.cy.pan()];
+      context.setTransform(zoom, 0, 0, zoom, pan.x * this.ratio, pan.y * this.ratio);
+    }
+
+    clear(context) {
+      context.setTransform(1, 0, 0, 1, 0, 0);
+      context.clearRect(0, 0, context.canvas.width, context.canvas.height);
+    }
+
+    // Draws anew, from the strongest edge on; frames still to come for an older picture are taken over.
+    draw() {
+      if (!this.ratio) return;
+      this.fresh = true;
+      if (this.next === Infinity) {
+        this.last = null;
+        requestAnimationFrame((now) => this.frame(now));
+      }
+      this.next = 0;
+    }
+
+    frame(now) {
+      if (this.next === Infinity) return;
+      if (this.last !== null) {
+        const took = now - this.last;
+        frames.push(took);
+        if (frames.length > 2000) frames.shift();
+        if (took > 34) this.chunk = Math.max(300, this.chunk * 0.6);
+        else if (took < 20) this.chunk = Math.min(20000, this.chunk * 1.3);
+      }
+      this.last = now;
+      if (this.fresh) {
+        this.fresh = false;
+        this.drawGround();
+        this.clear(this.edges);
+        this.drawFront();
+      }
+      this.camera(this.edges);
+      this.edges.globalCompositeOperation = "destination-over";
+      this.next = this.strokes(this.next, Math.round(this.chunk));
+      if (this.next < Infinity) requestAnimationFrame((later) => this.frame(later));
+    }
+
+    // Strokes up to `most` of the lines in order from `start`; gives where to go on, Infinity after the last.
+    strokes(start, most) {
+      const context = this.edges;
+      let drawn = 0;
+      let at = start;
+      let paths = new Map();
+      const flush = () => {
+        for (const [style, path] of paths) {
+          const level = style % LEVELS;
+          const hue = (style - level) / LEVELS;
+          context.globalAlpha = hue > 2 ? Math.max(0.6, alphaOf(level)) : alphaOf(level);
+          context.lineWidth = widthOf(level);
+          context.strokeStyle =
+            hue < 2 ? colours.ramp[hue ? "negative" : "positive"][level] : colours[["shared", "left", "right"][hue - 2]];
+          context.stroke(path);
+        }
+        paths = new Map();
+      };
+      for (; at < this.order.length && drawn < most; at++) {
+        const i = this.order[at];
+        const bits = shownLines[i] & this.bits;
+        if (!bits) continue;
+        const style = this.hue(i, bits) * LEVELS + this.level[i];
+        let path = paths.get(style);
+        if (!path) paths.set(style, (path = new Path2D()));
+        trace(path, i);
+        if (++drawn % 64 === 0) flush(); // a long path is slow to stroke, and its own crossings would not add up
+      }
+      flush();
+      return at < this.order.length ? at : Infinity;
+    }
+
+    hue(i, bits) {
+      if (this.overlaid) return bits === (LEFT | RIGHT) ? 2 : bits === LEFT ? 3 : 4;
+      return scores[this.bits === RIGHT ? 1 : 0][lineEdge[i]] < 0 ? 1 : 0;
+    }
+
+    drawGround() {
+      const context = this.ground;
+      this.clear(context);
+      const [zoom, pan] = [this.cy.zoom(), this.cy.pan()];
+      const width = this.box.clientWidth;
+      context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+      context.font = `11px ${getComputedStyle(document.body).fontFamily}`;
+      context.textBaseline = "middle";
+      const every = Math.max(1, Math.ceil(15 / (ROW * zoom)));
+      const free = (nodeX[1] - WIDTH / 2) * zoom + pan.x; // what the leftmost nodes leave for the names of the layers
+      for (let layer = 0; layer < nLayers; layer++) {
+        const top = (-ROW * layer - RAISED - 0.24 * ROW) * zoom + pan.y;
+        if (layer % 2 === 0) {
+          context.fillStyle = colours.band;
+          context.fillRect(0, top, width, ROW * zoom);
+        }
+        if (layer % every) continue;
+        context.fillStyle = colours.quiet;
+        context.fillText(free < 0 || free > 62 ? `layer ${layer}` : `${layer}`, 8, -ROW * layer * zoom + pan.y);
+      }
+      if (zoom < 0.9) return;
+      // Which of a head's three inputs is which.
+      this.camera(context);
+      context.font = `7px ${getComputedStyle(document.body).fontFamily}`;
+      context.textAlign = "center";
+      context.fillStyle = colours.quiet;
+      for (let i = 1; i < LOGITS; i++)
+        if (shownNodes[i] & this.bits && nodeColumns[i] < nHeads)
+          for (const kind of "qkv") context.fillText(kind, nodeX[i] + PORT[kind] - 5, nodeY[i] + HEIGHT / 2 + 6);
+      context.textAlign = "start";
+    }
+
+    drawFront() {
+      const context = this.front;
+      this.clear(context);
+      this.camera(context);
+      const strong = (i, colour) => {
+        const path = new Path2D();
+        trace(path, i);
+        context.lineCap = "round";
+        context.lineWidth = widthOf(this.level[i]) + 5;
+        context.strokeStyle = colours.paper;
+        context.stroke(path);
+        context.lineWidth = widthOf(this.level[i]) + 1.5;
+        context.strokeStyle = colour;
+        context.stroke(path);
+      };
+      if (state.edge !== null)
+        for (let i = 0; i < nLines; i++)
+          if (lineEdge[i] === state.edge && shownLines[i] & this.bits) strong(i, colours.ink);
+      if (this.hovered !== null && shownLines[this.hovered] & this.bits) strong(this.hovered, colours.ink);
+    }
+
+    // The line nearest to a point, if it is within a few pixels; of two as near, the stronger.
+    lineAt(point) {
+      let nearest = 6 / this.cy.zoom();
+      let found = null;
+      for (const i of this.order) {
+        if (!(shownLines[i] & this.bits)) continue;
+        const [x0, y0, x1, y1, bow, straight] = curves.subarray(6 * i, 6 * i + 6);
+        if (point.y > y0 + nearest || point.y < y1 - nearest) continue;
+        if (point.x < Math.min(x0, x1, x0 + bow, x1 + bow) - nearest) continue;
+        if (point.x > Math.max(x0, x1, x0 + bow, x1 + bow) + nearest) continue;
+        // Heights fall steadily along the line, so the place at the point's height is found by halving.
+        let [low, high] = [0, 1];
+        for (let step = 0; step < 12; step++) {
+          const t = (low + high) / 2;
+          if (bezier(t, y0, y0 - straight, y1 + straight, y1) > point.y) low = t;
+          else high = t;
+        }
+        const t = (low + high) / 2;
+        const dx = bezier(t, x0, x0 + bow, x1 + bow, x1) - point.x;
+        const [ahead, behind] = [Math.min(1, t + 0.02), Math.max(0, t - 0.02)];
+        const slope = [
+          bezier(ahead, x0, x0 + bow, x1 + bow, x1) - bezier(behind, x0, x0 + bow, x1 + bow, x1),
+          bezier(ahead, y0, y0 - straight, y1 + straight, y1) - bezier(behind, y0, y0 - straight, y1 + straight, y1),
+        ];
+        const distance = (Math.abs(dx) * Math.abs(slope[1])) / (Math.hypot(...slope) || 1);
+        if (distance < nearest) [nearest, found] = [distance, i];
+      }
+      return found;
+    }
+
+    hover(node, line, client) {
+      if (line !== this.hovered) {
+        this.hovered = line;
+        this.drawFront();
+      }
+      const visible = node !== null ? node : line;
+      this.nodes.style.cursor = visible === null ? "" : "pointer";
+      if (visible === null) $("tip").hidden = true;
+      else tell(node !== null ? nodeTold(node) : edgeTold(lineEdge[line]), client);
+    }
+
+    update() {
+      this.cy.batch(() => {
+        this.cy.nodes().forEach((node) => {
+          const i = Number(node.id());
+          const off = !(shownNodes[i] & this.bits) && i !== state.node && i !== 0 && i !== LOGITS;
+          if (node.hasClass("off") !== off) node.toggleClass("off", off);
+          if (node.hasClass("chosen") !== (i === state.node)) node.toggleClass("chosen", i === state.node);
+          if (node.hasClass("found") !== foundNodes.has(i)) node.toggleClass("found", foundNodes.has(i));
+        });
+      });
+      this.draw();
+    }
+
+    key(event) {
+      const walk = { ArrowUp: [0, 1], ArrowDown: [0, -1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[event.key];
+      if (walk) this.walk(...walk);
+      else if (event.key === "Enter" || event.key === " ") {
+        if (this.cursor !== null) select(this.cursor === state.node ? null : this.cursor, null);
+      } else if (event.key === "+" || event.key === "=") this.zoom(1.25);
+      else if (event.key === "-") this.zoom(0.8);
+      else if (event.key === "0") this.fit();
+      else return;
+      event.preventDefault();
+    }
+
+    zoom(factor) {
+      const renderedPosition = { x: this.box.clientWidth / 2, y: this.box.clientHeight / 2 };
+      this.cy.zoom({ level: this.cy.zoom() * factor, renderedPosition });
+    }
+
+    // To the nearest node that is shown, in the direction of the arrow.
+    walk(right, up) {
+      const shown = nodeNames.map((_, i) => i).filter((i) => shownNodes[i] & this.bits);
+      if (!shown.length) return;
+      const here = this.cursor ?? state.node;
+      let best = here === null ? shown[0] : null;
+      let least = Infinity;
+      for (const i of here === null ? [] : shown) {
+        const [dx, dy] = [nodeX[i] - nodeX[here], nodeY[here] - nodeY[i]];
+        const [along, across] = right ? [right * dx, dy] : [up * dy, dx];
+        const cost = (up ? 3 : 1) * along + Math.abs(across); // upward, the next row first
+        if (along > 1 && (right ? nodeLayers[i] === nodeLayers[here] : true) && cost < least) [least, best] = [cost, i];
+      }
+      if (best === null) return;
+      this.setCursor(best);
+      this.cy.animate({ center: { eles: this.cy.$id(String(best)) }, duration: 0 });
+      $("said").textContent = nodeTold(best).replaceAll("\n", ", ");
+    }
+
+    setCursor(node) {
+      this.cy.nodes(".cursor").removeClass("cursor");
+      if (node !== null) this.cy.$id(String(node)).addClass("cursor");
+      this.cursor = node;
+    }
+  }
+
+  const bezier = (t, a, b, c, d) => ((1 - t) * a + 3 * t * b) * (1 - t) ** 2 + t * t * (3 * (1 - t) * c + t * d);
+
+  function trace(path, i) {
+    const [x0, y0, x1, y1, bow, straight] = curves.subarray(6 * i, 6 * i + 6);
+    path.moveTo(x0, y0);
+    path.bezierCurveTo(x0 + bow, y0 - straight, x1 + bow, y1 + straight, x1, y1);
+  }
+
+  // ---- words -----------------------------------------------------------------------------------------------------
+
+  const kindSaid = { q: "query", k: "key", v: "value", mlp: "MLP", logits: "logits" };
+
+  function scoreSaid(c, e) {
+    if (ranks[c][e] === ABSENT) return "not in it";
+    const score = circuits[c].scores === null ? "no score" : `score ${short(scores[c][e])}`;
+    return circuits[c].scores === null ? score : `${score}, rank ${number(ranks[c][e] + 1)} of ${number(circuits[c].n_edges)}`;
+  }
+
+  function edgeTold(e) {
+    const read = `read as ${kindSaid[readerKinds[edgeReader[e]]]}`;
+    return [edgeName(e), read, ...circuits.map((circuit, c) => (pair ? `${circuit.name}: ` : "") + scoreSaid(c, e))].join("\n");
+  }
+
+  function nodeTold(node) {
+    const lines = [nodeNames[node]];
+    circuits.forEach((circuit, c) => {
+      let [into, out] = [new Set(), new Set()];
+      for (let i = 0; i < nLines; i++)
+        if (shownLines[i] & (1 << c)) {
+          if (lineNode[i] === node) into.add(lineEdge[i]);
+          if (edgeWriter[lineEdge[i]] === node) out.add(lineEdge[i]);
+        }
+      const own = circuit.node_scores && node < LOGITS ? circuit.node_scores[node] : null;
+      const score = own === null ? "" : `, node score ${short(own)}`;
+      lines.push(`${pair ? `${circuit.name}: ` : ""}${number(into.size)} in, ${number(out.size)} out${score}`);
+    });
+    return lines.join("\n");
+  }
+
+  function tell(text, client) {
+    const tip = $("tip");
+    tip.textContent = text;
+    tip.hidden = false;
+    const [width, height] = [tip.offsetWidth, tip.offsetHeight];
+    tip.style.left = `${Math.max(4, Math.min(client.x + 14, window.innerWidth - width - 8))}px`;
+    tip.style.top = `${client.y + 18 + height > window.innerHeight ? client.y - height - 10 : client.y + 18}px`;
+  }
+
+  // ---- the curve -------------------------------------------------------------------------------------------------
+
+  const groups = new Map(); // "ablation, split" -> for each circuit its points by size
+  circuits.forEach((circuit, c) => {
+    for (const point of circuit.curve) {
+      const name = `${point.ablation}, ${point.split}`;
+      if (!groups.has(name)) groups.set(name, circuits.map(() => []));
+      groups.get(name)[c].push(point);
+    }
+  });
+  for (const lists of groups.values()) for (const list of lists) list.sort((a, b) => a.edges - b.edges);
+  let measure = groups.size ? groups.keys().next().value : null;
+
+  // f at a size: as measured there, or on a line (in the logarithm of the size) between the sizes measured around it.
+  function faithfulnessAt(c, n) {
+    const points = measure === null ? [] : groups.get(measure)[c];
+    const after = points.findIndex((point) => point.edges >= n);
+    if (after < 0) return null;
+    const b = points[after];
+    if (b.edges === n) return { f: b.faithfulness, low: b.faithfulness_low, high: b.faithfulness_high, exact: true };
+    if (after === 0) return null;
+    const a = points[after - 1];
+    const share = Math.log(n / Math.max(1, a.edges)) / Math.log(b.edges / Math.max(1, a.edges));
+    return { f: a.faithfulness + share * (b.faithfulness - a.faithfulness), exact: false };
+  }
+
+  function faithfulnessSaid(c, n) {
+    const at = faithfulnessAt(c, n);
+    if (at === null) return "";
+    if (!at.exact) return `f ≈ ${at.f.toFixed(2)}`;
+    const between = at.low === null || at.low === undefined ? "" : ` (${at.low.toFixed(2)} to ${at.high.toFixed(2)})`;
+    return `f = ${at.f.toFixed(2)}${between}`;
+  }
+
+  function drawChart(cut) {
+    if (measure === null) return;
+    const lists = groups.get(measure);
+    const all = lists.flat();
+    const [width, height, left, bottom, top] = [268, 132, 28, 18, 6];
+    const log = (n) => Math.log10(Math.max(1, n));
+    const x0 = Math.floor(log(Math.min(...all.map((p) => p.edges), ...cut)));
+    const x1 = Math.max(x0 + 1, Math.ceil(log(Math.max(...all.map((p) => p.edges), ...cut))));
+    const y0 = Math.min(0, ...all.map((p) => p.faithfulness));
+    const y1 = Math.max(1, ...all.map((p) => p.faithfulness)) * 1.04;
+    const x = (n) => left + ((log(n) - x0) / (x1 - x0)) * (width - left - 8);
+    const y = (f) => height - bottom - ((f - y0) / (y1 - y0)) * (height - bottom - top);
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", `Faithfulness by number of edges, ${measure}`);
+    const add = (tag, attributes, text) => {
+      const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+      for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+      if (text !== undefined) made.textContent = text;
+      svg.append(made);
+    };
+    for (const f of [0, 1]) {
+      add("line", { x1: left, x2: width - 8, y1: y(f), y2: y(f), stroke: colours.line });
+      add("text", { x: left - 6, y: y(f) + 3, "text-anchor": "end" }, f);
+    }
+    for (let power = x0; power <= x1; power++)
+      add("text", { x: x(10 ** power), y: height - 4, "text-anchor": power === x1 ? "end" : "middle" }, thousands(10 ** power));
+    lists.forEach((points, c) => {
+      const colour = pair ? colours[["left", "right"][c]] : colours.accent;
+      add("line", { x1: x(cut[c]), x2: x(cut[c]), y1: top, y2: height - bottom, stroke: colour, "stroke-dasharray": "2 3" });
+      add("polyline", {
+        points: points.map((p) => `${x(p.edges)},${y(p.faithfulness)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 1.6,
+      });
+      for (const p of points) {
+        if (p.faithfulness_low !== null && p.faithfulness_high !== null)
+          add("line", {
+            x1: x(p.edges), x2: x(p.edges), y1: y(p.faithfulness_low), y2: y(p.faithfulness_high), stroke: colour,
+            "stroke-width": 1,
+          });
+        add("circle", { cx: x(p.edges), cy: y(p.faithfulness), r: 2.4, fill: colour });
+      }
+    });
+    $("chart").replaceChildren(svg);
+  }
+
+  // ---- from state to page ----------------------------------------------------------------------------------------
+
+  let cut = [];
+  let announced = null;
+
+  function update() {
+    cut = choose();
+    const shown = count(shownEdges, (bits) => bits);
+    crowd = Math.min(1, Math.sqrt(150 / Math.max(1, shown)));
+    for (const view of views) view.update();
+    showCut();
+    showSharing();
+    showSelection();
+    drawChart(cut);
+    clearTimeout(announced);
+    announced = setTimeout(() => ($("said").textContent = $("summary").textContent), 600);
+  }
+
+  let pending = false;
+  function soon() {
+    if (pending) return;
+    pending = true;
+    requestAnimationFrame(() => {
+      pending = false;
+      update();
+    });
+  }
+
+  function showCut() {
+    $("slider").value = positionOf(state.n);
+    if (document.activeElement !== $("count")) $("count").value = state.n;
+    const said = circuits.map((circuit, c) => {
+      const parts = [`${number(cut[c])} of ${number(circuit.n_edges)} edges`];
+      const key = keys[c];
+      if (key && cut[c]) parts.push(`${circuit.ranking === "signed" ? "score" : "|score|"} ≥ ${short(key[cut[c] - 1])}`);
+      return (pair ? `${circuit.name}: ` : "") + parts.join(", ");
+    });
+    $("threshold").textContent = said.join("\n");
+    $("slider").setAttribute("aria-valuetext", said.join("; "));
+    const f = circuits.map((_, c) => faithfulnessSaid(c, cut[c]));
+    const filtered = state.node !== null || state.kinds.size < KINDS.length || state.from > 0 || state.to < nLayers - 1;
+    const whole = filtered ? ", unfiltered" : "";
+    $("faithfulness").textContent = f.some(Boolean) ? f.map((text) => (text ? text + whole : "f not measured")).join("\n") : "";
+    $("faithfulness").title = measure === null ? "" : `Faithfulness under ${measure}: measured at the sizes in the chart, ≈ between them`;
+    const [edges, nodes] = [count(shownEdges, (bits) => bits), count(shownNodes, (bits) => bits)];
+    const rest = state.node === null ? "" : `, on the paths of ${nodeNames[state.node]}`;
+    const all = `${percent(edges / data.n_edges)} of the model's ${number(data.n_edges)}`;
+    $("summary").textContent = `${number(edges)} edges shown (${all}), ${number(nodes)} nodes${rest}`;
+  }
+
+  function definitions(list, pairs) {
+    list.replaceChildren();
+    for (const [term, text, swatch] of pairs) {
+      const dt = element("dt", null, list);
+      if (swatch) element("span", null, dt, { class: "swatch" }).style.background = colours[swatch];
+      dt.append(term);
+      element("dd", text, list);
+    }
+  }
+
+  const share = (part, whole) => (whole ? part / whole : 1);
+
+  function showSharing() {
+    if (!pair) return;
+    const tally = (flags) => [3, 1, 2].map((bits) => count(flags, (own) => own === bits));
+    const [both, left, right] = tally(shownEdges);
+    const [nodesBoth, nodesLeft, nodesRight] = tally(shownNodes);
+    definitions($("sharing"), [
+      ["shared", `${number(both)} edges`, "shared"],
+      [`only ${circuits[0].name}`, `${number(left)} edges`, "left"],
+      [`only ${circuits[1].name}`, `${number(right)} edges`, "right"],
+      ["IoU of edges", share(both, both + left + right).toFixed(3)],
+      ["IoU of nodes", share(nodesBoth, nodesBoth + nodesLeft + nodesRight).toFixed(3)],
+    ]);
+  }
+
+  function edgeButton(e, parent) {
+    const button = element("button", null, element("li", null, parent), { type: "button" });
+    element("span", edgeName(e), button);
+    const own = circuits.map((_, c) => (ranks[c][e] === ABSENT || circuits[c].scores === null ? "-" : short(scores[c][e])));
+    element("span", own.join(" · "), button);
+    button.addEventListener("click", () => select(null, e));
+  }
+
+  function strongestFirst(edges) {
+    const rank = (e) => Math.min(...ranks.map((own) => own[e]));
+    return [...edges].sort((a, b) => rank(a) - rank(b));
+  }
+
+  function showSelection() {
+    const [node, edge] = [state.node, state.edge];
+    $("selection").hidden = node === null && edge === null;
+    if ($("selection").hidden) return;
+    $("selected").textContent = node === null ? edgeName(edge) : `Paths of ${nodeNames[node]}`;
+    const details = $("details");
+    details.replaceChildren();
+    if (node === null) {
+      for (const line of edgeTold(edge).split("\n").slice(1)) element("div", line, details);
+      for (const end of new Set([edgeWriter[edge], ...readerNodes[edgeReader[edge]]])) {
+        const button = element("button", `Paths of ${nodeNames[end]}`, details, { type: "button" });
+        button.addEventListener("click", () => select(end, null));
+      }
+      return;
+    }
+    element("div", nodeTold(node).split("\n").slice(1).join("; "), details);
+    circuits.forEach((circuit, c) => {
+      const where = pair ? ` in ${circuit.name}` : "";
+      if (!ends[c].fromInput) element("div", `No way from the input leads here${where}.`, details, { class: "quiet" });
+      if (!ends[c].toLogits) element("div", `No way from here leads to the logits${where}.`, details, { class: "quiet" });
+    });
+    for (const [title, test] of [
+      ["reads, strongest first", (i) => lineNode[i] === node],
+      ["is read by, strongest first", (i) => edgeWriter[lineEdge[i]] === node],
+    ]) {
+      const edges = new Set();
+      for (let i = 0; i < nLines; i++) if (shownLines[i] && test(i)) edges.add(lineEdge[i]);
+      if (!edges.size) continue;
+      element("h3", title, details);
+      const list = element("ul", null, details, { style: "list-style:none;margin:0;padding:0" });
+      for (const e of strongestFirst(edges).slice(0, 8)) edgeButton(e, list);
+      if (edges.size > 8) element("div", `and ${number(edges.size - 8)} more`, details, { class: "quiet" });
+    }
+  }
+
+  function select(node, edge) {
+    state.node = node;
+    state.edge = edge;
+    update();
+  }
+
+  // ---- the slider: evenly for a small circuit, by the logarithm for a large one ------------------------------------
+
+  const STEPS = 1000;
+  const even = most <= STEPS;
+  const sizeOf = (at) => (even ? at : Math.max(1, Math.round(most ** (at / STEPS))));
+  const positionOf = (n) => (even ? n : Math.round((STEPS * Math.log(Math.max(1, n))) / Math.log(most)));
+
+  function setSize(n) {
+    if (!Number.isFinite(n)) return;
+    state.n = Math.max(1, Math.min(most, Math.round(n)));
+    soon();
+  }
+
+  // ---- search ----------------------------------------------------------------------------------------------------
+
+  let foundNodes = new Set();
+  const LISTED = 50;
+
+  function search() {
+    const text = $("search").value.trim().toLowerCase();
+    const nodes = text ? nodeNames.flatMap((name, i) => (name.includes(text) ? [i] : [])) : [];
+    const present = nodes.filter((i) => shownInFile[i]);
+    const edges = text ? strongestFirst(Array.from(flats.keys()).filter((e) => edgeName(e).toLowerCase().includes(text))) : [];
+    foundNodes = new Set(present);
+    $("found").textContent = text ? `${number(present.length)} nodes, ${number(edges.length)} edges` : "";
+    const list = $("results");
+    list.replaceChildren();
+    for (const i of present.slice(0, LISTED)) {
+      const button = element("button", null, element("li", null, list), { type: "button" });
+      element("span", nodeNames[i], button);
+      element("span", "node", button);
+      button.addEventListener("click", () => select(i, null));
+    }
+    for (const e of edges.slice(0, LISTED)) edgeButton(e, list);
+    for (const view of views) view.update();
+  }
+
+  const shownInFile = new Uint8Array(LOGITS + 1);
+  for (let i = 0; i < nLines; i++) shownInFile[edgeWriter[lineEdge[i]]] = shownInFile[lineNode[i]] = 1;
+
+  // ---- about -----------------------------------------------------------------------------------------------------
+
+  // Edges on a way from the input to the logits, of all that are in the file.
+  function onAWay(c) {
+    const bit = 1 << c;
+    for (let i = 0; i < nLines; i++) shownLines[i] = ranks[c][lineEdge[i]] === ABSENT ? 0 : bit;
+    throughNode(bit, LOGITS);
+    const edges = new Set();
+    for (let i = 0; i < nLines; i++) if (shownLines[i]) edges.add(lineEdge[i]);
+    return edges.size;
+  }
+
+  function plain(value) {
+    if (value === null || value === undefined) return "-";
+    if (Array.isArray(value)) return value.map(plain).join(", ");
+    if (typeof value === "object")
+      return Object.entries(value).map(([key, own]) => `${key} ${plain(own)}`).join(", ");
+    return typeof value === "number" ? (Number.isInteger(value) ? number(value) : short(value)) : String(value);
+  }
+
+  function about() {
+    const place = $("about");
+    circuits.forEach((circuit, c) => {
+      const said = circuit.metadata;
+      element("h2", pair ? `About ${circuit.name}` : "About", place);
+      const first = ["method", "model", "ablation", "objective", "ranking"];
+      const rows = first.filter((key) => key in said).map((key) => [key, plain(said[key])]);
+      const whole = circuit.n_edges === indices[c].length;
+      if ("edges" in said && "edges_pruned" in said)
+        rows.push(["edges", `${plain(said.edges)} found, ${plain(said.edges_pruned)} after pruning`]);
+      rows.push(["in the file", `${number(circuit.n_edges)} of ${number(data.n_edges)} edges` +
+        (whole ? `, ${number(onAWay(c))} on a way from input to logits` : "")]);
+      const done = new Set([...first, "edges", "edges_pruned", "n_edges", "measured", "size", "versions"]);
+      for (const [key, value] of Object.entries(said)) if (!done.has(key)) rows.push([key.replaceAll("_", " "), plain(value)]);
+      definitions(element("dl", null, place), rows);
+      const measured = Array.isArray(said.measured) ? said.measured.filter((row) => row && typeof row === "object") : [];
+      if (!measured.length) return;
+      const table = element("table", null, element("div", null, place, { class: "scroll" }));
+      const head = element("tr", null, element("thead", null, table));
+      for (const name of ["measured", "edges", "f", "KL", "accuracy"]) element("th", name, head);
+      const body = element("tbody", null, table);
+      const fixed = (value, digits) => (typeof value === "number" ? value.toFixed(digits) : "-");
+      for (const row of measured) {
+        const line = element("tr", null, body);
+        element("td", `${plain(row.circuit)}, ${plain(row.ablation)}, ${plain(row.split)}`, line);
+        element("td", plain(row.edges), line);
+        const between = typeof row.faithfulness_low === "number" ? `${fixed(row.faithfulness_low, 3)} to ${fixed(row.faithfulness_high, 3)}` : "";
+        element("td", fixed(row.faithfulness, 2), line, between ? { title: `95 % interval ${between}` } : {});
+        element("td", fixed(row.kl, 3), line);
+        element("td", typeof row.accuracy === "number" ? percent(row.accuracy) : "-", line);
+      }
+    });
+  }
+
+  function legend() {
+    const place = $("legend");
+    place.replaceChildren();
+    if (pair && state.view === "both") {
+      element("p", "Colour: in which circuit. Width: |score|, the larger of the two.", place, { class: "quiet" });
+      return;
+    }
+    if (circuits.every((circuit) => circuit.scores === null)) {
+      element("p", "There are no scores: every edge is drawn alike.", place, { class: "quiet" });
+      return;
+    }
+    const ramp = [...colours.ramp.negative].reverse().concat(colours.ramp.positive);
+    element("div", null, place, { class: "ramp" }).style.background = `linear-gradient(to right, ${ramp.join(", ")})`;
+    const ends = element("div", null, place, { class: "ends" });
+    for (const text of ["negative score", "0", "positive"]) element("span", text, ends);
+    element("p", "Width: |score|. At a head from the left: query, key, value.", place, { class: "quiet" });
+  }
+
+  // ---- light and dark --------------------------------------------------------------------------------------------
+
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const THEMES = ["system", "light", "dark"];
+  let theme = "system";
+  function setTheme(next) {
+    theme = next;
+    document.documentElement.dataset.theme = theme === "system" ? (dark.matches ? "dark" : "light") : theme;
+    $("theme").textContent = `Theme: ${theme}`;
+    readColours();
+    for (const view of views) view.cy.style(view.style());
+    legend();
+    if (views.length) update();
+  }
+
+  function setView(view) {
+    state.view = view;
+    for (const old of views) old.remove();
+    place(view === "beside" ? 2 : 1);
+    views = (view === "beside" ? [LEFT, RIGHT] : [pair ? LEFT | RIGHT : LEFT]).map((bits) => new View(bits));
+    legend();
+    update();
+  }
+
+  // ---- begin -----------------------------------------------------------------------------------------------------
+
+  const said = circuits[0].metadata;
+  $("title").textContent = pair
+    ? circuits.map((circuit) => circuit.name).join(" and ")
+    : [circuits[0].name, said.model, said.ablation ? `${said.ablation} ablation` : null].filter(Boolean).map(plain).join(", ");
+  const large = circuits.filter((circuit, c) => circuit.n_edges > indices[c].length);
+  $("notice").hidden = !large.length;
+  $("notice").textContent = large
+    .map((circuit) => {
+      const drawn = number(indices[circuits.indexOf(circuit)].length);
+      const which = circuit.scores === null ? "first" : "strongest";
+      return `${circuit.name} is too large to draw: this page shows the ${which} ${drawn} of its ${number(circuit.n_edges)} edges.`;
+    })
+    .join(" ");
+
+  const unscored = circuits.every((circuit) => circuit.scores === null);
+  $("slider").min = 1;
+  $("slider").max = even ? Math.max(1, most) : STEPS;
+  $("count").max = most;
+  $("slider").disabled = $("count").disabled = unscored || most === 0;
+  if (unscored) $("slider").title = "Without scores there is no strongest edge";
+  $("slider").addEventListener("input", () => setSize(sizeOf(Number($("slider").value))));
+  $("count").addEventListener("input", () => setSize($("count").valueAsNumber));
+  $("count").addEventListener("blur", () => ($("count").value = state.n));
+
+  for (let layer = 0; layer < nLayers; layer++)
+    for (const id of ["from", "to"]) element("option", layer, $(id), { value: layer });
+  $("to").value = nLayers - 1;
+  for (const id of ["from", "to"])
+    $(id).addEventListener("change", () => {
+      state[id] = Number($(id).value);
+      const wrong = state.from > state.to;
+      if (wrong) state[id === "from" ? "to" : "from"] = state[id];
+      $("from").value = state.from;
+      $("to").value = state.to;
+      update();
+    });
+  for (const kind of KINDS) {
+    const label = element("label", null, $("kinds"));
+    const box = element("input", null, label, { type: "checkbox", value: kind });
+    box.checked = true;
+    label.append(kindSaid[kind]);
+    box.addEventListener("change", () => {
+      if (box.checked) state.kinds.add(kind);
+      else state.kinds.delete(kind);
+      update();
+    });
+  }
+  $("search").addEventListener("input", search);
+  $("search").addEventListener("keydown", (event) => {
+    if (event.key === "Enter") $("results").querySelector("button")?.click();
+  });
+  $("clear").addEventListener("click", () => select(null, null));
+  $("fit").addEventListener("click", () => views[0].fit());
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") select(null, null);
+  });
+  $("theme").addEventListener("click", () => setTheme(THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length]));
+  dark.addEventListener("change", () => setTheme(theme));
+  $("views").hidden = $("overlap").hidden = !pair;
+  for (const input of document.getElementsByName("view"))
+    input.addEventListener("change", () => input.checked && setView(input.value));
+  $("curve").hidden = measure === null;
+  $("measures").hidden = groups.size < 2;
+  for (const name of groups.keys()) element("option", name, $("measure"), { value: name });
+  $("measure").addEventListener("change", () => {
+    measure = $("measure").value;
+    update();
+  });
+  about();
+  setTheme("system");
+  setView("both");
+
+  // What the page shows, in names: for scripts that drive it, and for its tests.
+  window.circuitPage = {
+    edges: (bits = 3) => Array.from(flats.keys()).filter((e) => shownEdges[e] & bits).map(edgeName),
+    nodes: (bits = 3) => nodeNames.filter((_, i) => shownNodes[i] & bits),
+    where(name, view = 0) {
+      const at = views[view].cy.$id(String(nodeNames.indexOf(name))).renderedPosition();
+      return { x: at.x, y: at.y };
+    },
+    midway(name, view = 0) {
+      const i = lineEdge.findIndex((e) => edgeName(e) === name);
+      const [x0, y0, x1, y1, bow, straight] = curves.subarray(6 * i, 6 * i + 6);
+      const [zoom, pan] = [views[view].cy.zoom(), views[view].cy.pan()];
+      return {
+        x: bezier(0.5, x0, x0 + bow, x1 + bow, x1) * zoom + pan.x,
+        y: bezier(0.5, y0, y0 - straight, y1 + straight, y1) * zoom + pan.y,
+      };
+    },
+    idle: () => views.every((view) => view.next === Infinity) && !pending,
+    frames,
+  };
+})();

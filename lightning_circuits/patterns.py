@@ -1,0 +1,172 @@
+"""Where the heads of a circuit look, in the full model and in the circuit itself, side by side.
+
+A head that is in a circuit need not do there what it does in the model: with the edges into its query cut, it may look
+elsewhere, or nowhere in particular, and the circuit may still answer right (a head that copies S2 where the model's
+copies IO, say). Numbers do not show that; attention patterns do.
+
+    >>> patterns = attention_patterns(search.circuit_model, circuit, batch)               # doctest: +SKIP
+    >>> patterns.heads, patterns.full.shape                   # heads of the circuit, [heads, B, T, T]  # doctest: +SKIP
+    (['a9.h6', 'a9.h9'], torch.Size([2, 8, 17, 17]))
+    >>> patterns_figure(patterns, data.tokenizer, prompt=0).savefig("patterns.pdf")       # doctest: +SKIP
+
+The patterns of the circuit are those of exact ablation: all edges outside it carry what the ablation says, the queries
+and keys of each head are made from what the circuit's edges bring it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_circuits.ablation import Ablation, Batch, run_pair
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.masked import masked_logits
+from lightning_circuits.models import CircuitModel, Context
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Attention of some heads on some prompts.
+
+    ``heads``: their names. ``full``, ``circuit``: float32 ``[n_heads_chosen, B, T, T]`` on the CPU, query by key; each
+    row sums to 1. ``input_ids``, ``attention_mask``: ``[B, T]``, the clean prompts; rows and columns of padding mean
+    nothing.
+    """
+
+    heads: list[str]
+    full: Tensor
+    circuit: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+@torch.no_grad()
+def attention_patterns(
+    model: CircuitModel,
+    circuit: Circuit,
+    batch: Batch,
+    ablation: Ablation | None = None,
+    heads: Sequence[str] | None = None,
+) -> Patterns:
+    """The attention patterns of heads on the clean prompts of a batch, in the full model and in a circuit.
+
+    Args:
+        model: the frozen model; the batch is moved to its device.
+        circuit: of this model.
+        batch: prompts (see `datamodules.pairs`); all of them are run.
+        ablation: what cut edges carry; mean ablations already fitted. Default: interchange.
+        heads: names such as ``a9.h6``. Default: the heads in the circuit.
+
+    Raises:
+        ValueError: a circuit of another layout; no such head; a circuit without heads, and none named.
+    """
+    layout = model.layout
+    if circuit.layout != layout:
+        raise ValueError(f"the circuit is not of this model's layout: {circuit.layout.difference(layout)}")
+    if heads is None:
+        heads = [name for name in circuit.node_names() if name.startswith("a")]
+        if not heads:
+            raise ValueError("no head is in the circuit: name those to look at, such as heads=['a0.h1']")
+    for name in heads:
+        if not name.startswith("a") or name not in layout.writer_names:
+            raise ValueError(f"no head {name!r} in {layout}: heads are named like 'a0.h1'")
+    batch = {key: value.to(model.device) for key, value in batch.items()}
+    _, corrupt = run_pair(model, batch)
+    reference = (Ablation() if ablation is None else ablation).reference(batch, corrupt)
+    # With every edge open it does not matter what cut edges carry.
+    full = _attention(model, torch.ones(layout.n_edges), batch, torch.zeros_like(reference), heads)
+    own = _attention(model, circuit.members.float(), batch, reference, heads)
+    return Patterns(list(heads), full, own, batch["clean_ids"].cpu(), batch["attention_mask"].cpu())
+
+
+def _attention(model: CircuitModel, gates: Tensor, batch: Batch, reference: Tensor, heads: Sequence[str]) -> Tensor:
+    """``[n_heads_chosen, B, T, T]``: the attention of heads in the model with gated edges; consumes ``reference``."""
+    prompts = batch["clean_ids"], batch["attention_mask"], batch["positions"]
+    with _noting(model, heads) as seen:
+        masked_logits(model, gates.to(model.device), *prompts, reference)
+    return torch.stack([seen[name] for name in heads])
+
+
+@contextmanager
+def _noting(model: CircuitModel, heads: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """While open, forwards note the attention ``[B, T, T]`` of some heads, by name.
+
+    Fused attention gives no weights, so they are computed beside it, from the same queries and keys.
+    """
+    wanted: dict[int, list[int]] = {}
+    for name in heads:
+        layer, head = map(int, re.findall(r"\d+", name))
+        wanted.setdefault(layer, []).append(head)
+    seen: dict[str, Tensor] = {}
+    mix = model.mix
+
+    def noted(layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        if layer in wanted:
+            chosen = torch.tensor(wanted[layer], device=q.device)
+            turned_q, turned_k = model.turn(layer, q, k, context)
+            per_group = len(turned_q) // len(turned_k)
+            scores = (turned_q[chosen] @ turned_k[chosen // per_group].mT).float() * model.scaling(layer)
+            weights = scores.masked_fill(~model.layer_mask(layer, context), float("-inf")).softmax(-1)
+            seen.update({f"a{layer}.h{head}": w.cpu() for head, w in zip(wanted[layer], weights, strict=True)})
+        return mix(layer, q, k, v, context)
+
+    model.mix = noted  # type: ignore[method-assign]
+    try:
+        yield seen
+    finally:
+        del model.mix
+
+
+def patterns_figure(patterns: Patterns, tokenizer: Any, prompt: int = 0) -> Figure:
+    """One prompt's patterns as a matplotlib figure: a pair of panels for each head, the full model's left.
+
+    White is 0, black is 1; a row for each token that looks, a column for each that is looked at; padding is left out.
+
+    Args:
+        patterns: of `attention_patterns`.
+        tokenizer: the model's, for the labels.
+        prompt: which of the batch.
+
+    Raises:
+        ValueError: no such prompt.
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    if not 0 <= prompt < len(patterns.input_ids):
+        raise ValueError(f"there is no prompt {prompt}: the batch has {len(patterns.input_ids)}, counted from 0")
+    real = patterns.attention_mask[prompt].bool()
+    # A lone $ would begin a formula.
+    words = [tokenizer.decode([i]).replace("$", r"\$") for i in patterns.input_ids[prompt, real].tolist()]
+    ticks = range(len(words))
+    pairs = min(len(patterns.heads), 3)  # so many heads side by side
+    rows = -(-len(patterns.heads) // pairs)
+    inches = max(1.3, 0.105 * len(words))
+    figure = Figure(figsize=(2 * pairs * (inches + 0.12) + 0.9, rows * (inches + 0.3) + 0.9), layout="constrained")
+    grid = figure.subplots(rows, 2 * pairs, squeeze=False, sharex=True, sharey=True)
+    for panel in grid.flat[2 * len(patterns.heads) :]:
+        panel.set_visible(False)
+    for i, name in enumerate(patterns.heads):
+        row, column = divmod(i, pairs)
+        for panel, weights, where in zip(
+            grid[row, 2 * column : 2 * column + 2], (patterns.full, patterns.circuit), ("model", "circuit"), strict=True
+        ):
+            shown = weights[i, prompt][real][:, real].numpy()
+            image = panel.imshow(shown, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
+            panel.set_title(f"{name}, {where}", fontsize=7)
+            panel.set_xticks(ticks, words, rotation=90, fontsize=5)
+            panel.set_yticks(ticks, words, fontsize=5)
+            panel.tick_params(length=1.5, labelbottom=i + pairs >= len(patterns.heads))
+    figure.colorbar(image, ax=grid, shrink=0.6, aspect=30, pad=0.01).ax.tick_params(labelsize=6)
+    figure.supylabel("looks from", fontsize=7)
+    figure.supxlabel("looks at", fontsize=7)
+    return figure

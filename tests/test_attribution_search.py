@@ -1,0 +1,261 @@
+"""Attribution as a Lightning run: one pass, exact sums, whatever the batches, the processes, a kill in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_circuits import (
+    EAP,
+    EAPIG,
+    Attribution,
+    CleanCorrupted,
+    EAPIGActivations,
+    EdgePruning,
+    InformationFlowRoutes,
+    RandomScores,
+)
+from lightning_circuits.cli import main
+from lightning_circuits.datamodules import IOIDataModule
+from lightning_circuits.lightning import pl
+from lightning_circuits.pretrained import load_model
+
+METHODS = [EAP, EAPIG, CleanCorrupted, EAPIGActivations, InformationFlowRoutes, RandomScores]
+
+
+def trainer_of(**options: Any) -> pl.Trainer:
+    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    return pl.Trainer(accelerator="cpu", devices=1, **quiet | options)
+
+
+def data_of(batch_size: int = 4, **options: Any) -> IOIDataModule:
+    return IOIDataModule("tiny-ioi", n_train=10, n_val=4, n_test=4, batch_size=batch_size, **options)
+
+
+def fitted(search: Attribution, batch_size: int = 4, side: str = "right", **options: Any) -> Attribution:
+    trainer_of(**options).fit(search, data_of(batch_size, padding_side=side))
+    return search
+
+
+def close(one: Tensor, other: Tensor) -> None:
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-6 * other.abs().max().item())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_pass_whatever_the_batches_and_the_limits(method: type[Attribution]) -> None:
+    one, other = fitted(method("tiny-ioi"), 4, max_steps=1), fitted(method("tiny-ioi"), 10, "left", max_epochs=3)
+    assert int(one.examples) == int(other.examples) == 10
+    assert one.trainer.global_step == 3 and other.trainer.global_step == 1
+    close(one.edge_scores(), other.edge_scores())
+    assert one.circuit(size=5).n_edges == 5
+    if one.node_scores() is not None:
+        close(one.node_scores(), other.node_scores())
+    else:
+        assert method in (InformationFlowRoutes, RandomScores)
+
+
+def test_limited_batches_are_respected() -> None:
+    assert int(fitted(EAP("tiny-ioi"), limit_train_batches=2).examples) == 8
+
+
+def test_a_second_fit_begins_anew() -> None:
+    search = fitted(EAP("tiny-ioi"))
+    once = search.edge_scores()
+    assert int(fitted(search).examples) == 10
+    assert torch.equal(search.edge_scores(), once)
+
+
+def test_a_change_of_dtype_leaves_the_sums_alone() -> None:
+    search = fitted(EAP("tiny-ioi"))
+    before = search.edge_sums.clone()
+    search.bfloat16()
+    assert search.edge_sums.dtype == torch.float64 and torch.equal(search.edge_sums, before)
+
+
+class Own(Attribution):
+    """What a user writes."""
+
+    def attribute(self, batch: dict[str, Tensor]) -> tuple[Tensor, None]:
+        return torch.arange(self.layout.n_edges).float() * len(batch["clean_ids"]), None
+
+
+def test_a_method_of_ones_own_gets_the_rest(tmp_path: Path) -> None:
+    search = fitted(Own("tiny-ioi", absolute=False))
+    assert search.edge_scores()[7] == 7
+    assert search.circuit(size=1).members.nonzero().item() == search.layout.n_edges - 1
+    assert search.describe()["method"] == "Own" and search.describe()["examples"] == 10
+
+
+def test_there_are_no_scores_before_the_pass() -> None:
+    with pytest.raises(RuntimeError, match="EAP has no scores yet"):
+        EAP("tiny-ioi").edge_scores()
+
+
+class Broken(Own):
+    def attribute(self, batch: dict[str, Tensor]) -> tuple[Tensor, None]:
+        scores, _ = super().attribute(batch)
+        if self.rows == 4:
+            scores[5] = float("nan")
+        return scores, None
+
+
+def test_scores_that_are_not_finite_name_edge_and_batch() -> None:
+    search = Broken("tiny-ioi")
+    name = search.layout.edge_names([5])[0]
+    with pytest.raises(FloatingPointError, match=f"the score of {name} is nan in batch 1; the batch was not counted"):
+        fitted(search)
+    assert int(search.examples) == 4
+
+
+def test_mixed_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="precision='bf16-mixed'"):
+        fitted(EAP("tiny-ioi"), precision="bf16-mixed")
+
+
+def test_a_loader_of_unknown_length_is_refused_with_several_processes() -> None:
+    from lightning_circuits.search.splits import share_of
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self) -> Any:
+            return iter(())
+
+    loader = torch.utils.data.DataLoader(Stream())
+    assert share_of(loader, 1).total is None
+    with pytest.raises(ValueError, match="does not know its length, so 2 processes"):
+        share_of(loader, 2)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("pairs", [1, 2, 7, 8])
+def test_each_pair_is_new_once(world: int, pairs: int) -> None:
+    from lightning_circuits.search.splits import Share
+
+    for size in (1, 2, 3):
+        new = 0
+        for rank in range(world):
+            rows = -(-pairs // world)
+            share = Share(pairs, world, rank)
+            new += sum(share.new_rows(seen, min(size, rows - seen)) for seen in range(0, rows, size))
+        assert new == pairs
+
+
+# ---- kill and resume, processes ----------------------------------------------------------------------------------
+
+SCRIPT = """
+import os, signal, sys
+import torch
+from lightning_circuits import EAPIG
+from lightning_circuits.datamodules import IOIDataModule
+from lightning_circuits.lightning import pl
+
+torch.set_num_threads(1)
+
+
+class Kill(pl.Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(folder, devices=1, resume=None, kill=False, batch_size=2):
+    keep = pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[keep] + [Kill()] * kill,
+    )
+    search = EAPIG("tiny-ioi", steps=2)
+    data = IOIDataModule("tiny-ioi", n_train=13, n_val=4, n_test=4, batch_size=batch_size)
+    trainer.fit(search, data, ckpt_path=resume, weights_only=True)
+    state = {"edges": search.edge_sums.data, "writers": search.writer_sums.data, "n": search.examples.data}
+    torch.save(state | {"step": trainer.global_step}, f"{folder}/rank{trainer.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    run(sys.argv[1], int(sys.argv[2]), kill=sys.argv[3] == "kill", batch_size=int(sys.argv[4]))
+"""
+
+
+def started(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    folder.mkdir()
+    script = folder / "attribute.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=os.environ)
+
+
+@pytest.mark.slow
+def test_a_killed_pass_resumes_to_the_same_sums(tmp_path: Path) -> None:
+    done = started(tmp_path / "killed", "1", "kill", "2")
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    train: dict[str, Any] = {"__name__": "train"}
+    exec(compile(SCRIPT, "attribute.py", "exec"), train)
+    for name in ("whole", "resumed"):
+        (tmp_path / name).mkdir()
+    train["run"](tmp_path / "whole")
+    train["run"](tmp_path / "resumed", resume=tmp_path / "killed" / "step=3.ckpt")
+    whole, resumed = (torch.load(tmp_path / name / "rank0.pt") for name in ("whole", "resumed"))
+    assert whole["step"] == resumed["step"] == 7 and whole["n"] == resumed["n"] == 13
+    assert torch.equal(whole["edges"], resumed["edges"]) and torch.equal(whole["writers"], resumed["writers"])
+
+
+@pytest.mark.slow
+def test_two_processes_are_as_one(tmp_path: Path) -> None:
+    for name, devices, size in (("two", "2", "2"), ("one", "1", "4")):
+        done = started(tmp_path / name, devices, "live", size)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one = torch.load(tmp_path / "one" / "rank0.pt")
+    for rank in (0, 1):
+        two = torch.load(tmp_path / "two" / f"rank{rank}.pt")
+        assert two["n"] == one["n"] == 13 and two["step"] == one["step"] == 4
+        close(two["edges"], one["edges"])
+        close(two["writers"], one["writers"])
+
+
+# ---- attribute, then learn ---------------------------------------------------------------------------------------
+
+
+def test_edge_pruning_starts_from_an_attribution() -> None:
+    model = load_model("tiny-ioi")
+    warm = EdgePruning(model, warm_start=EAP())
+    trainer_of(max_steps=1).fit(warm, data_of(batch_size=5))
+    scores = fitted(EAP(model)).edge_scores().abs()
+    by_hand = EdgePruning(model, warm_start=scores)
+    trainer_of(max_steps=1).fit(by_hand, data_of(batch_size=5))
+    assert torch.equal(warm.edge_scores(), by_hand.edge_scores())
+    assert not any("sums" in name for name in warm.state_dict())
+
+
+def test_a_warm_start_with_a_model_of_its_own_is_refused() -> None:
+    with pytest.raises(ValueError, match="EAP has a language model of its own"):
+        EdgePruning("tiny-ioi", warm_start=EAP("tiny-ioi"))
+
+
+def test_without_a_model_a_method_is_not_fitted() -> None:
+    with pytest.raises(ValueError, match="EAP has no language model"):
+        fitted(EAP())
+
+
+def test_attribute_then_learn_in_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["lightning-circuits"])
+    loaded: list[str] = []
+    monkeypatch.setattr(
+        "lightning_circuits.search.base.load_model", lambda *args: loaded.append(args[0]) or load_model(*args)
+    )
+    (tmp_path / "warm.yaml").write_text(
+        "model:\n  class_path: EdgePruning\n  init_args:\n    model: tiny-ioi\n    warm_start:\n"
+        "      class_path: EAPIG\n      init_args:\n        steps: 2\n"
+        "data:\n  class_path: IOIDataModule\n  init_args: {n_train: 8, n_val: 4, n_test: 4}\n"
+        "trainer:\n  max_steps: 1\n  accelerator: cpu\n  devices: 1\n  logger: false\n  enable_checkpointing: false\n"
+        "  enable_progress_bar: false\n  enable_model_summary: false\n"
+    )
+    main(["fit", "--config", "warm.yaml"])
+    assert loaded == ["tiny-ioi"]
