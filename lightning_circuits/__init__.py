@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from lightning_circuits.search.attribution import Attribution as Attribution
     from lightning_circuits.search.base import CircuitSearch as CircuitSearch
     from lightning_circuits.search.eap import EAP as EAP
-    from lightning_circuits.search.eap_ig import CleanCorrupted as CleanCorrupted
     from lightning_circuits.search.eap_ig import EAPIG as EAPIG
+    from lightning_circuits.search.eap_ig import CleanCorrupted as CleanCorrupted
     from lightning_circuits.search.eap_ig_activations import EAPIGActivations as EAPIGActivations
     from lightning_circuits.search.edge_pruning import EdgePruning as EdgePruning
     from lightning_circuits.search.information_flow import InformationFlowRoutes as InformationFlowRoutes

@@ -17,6 +17,10 @@ The whole faithfulness curve of a saved ranking (or, with `--ckpt_path`, of a se
     lightning-circuits evaluate --config ioi_gpt2.yaml --ckpt_path runs/.../last.ckpt --sizes "[0.01, 0.1, 1.0]"
     lightning-circuits compare runs/eap runs/ioi_gpt2
 
+A circuit as an interactive page, or as a figure:
+
+    lightning-circuits view circuit.json --output page.html
+
 Classes go by their bare names if they are ours or Lightning's, else by their path (`my_package.MySearch`).
 The prompts are tokenised by the model's own tokenizer; `--tokenizer NAME` takes another one.
 
@@ -38,7 +42,7 @@ from typing import Any
 from jsonargparse import ActionConfigFile
 
 # Imported for their classes: a bare name in a config can mean only what has been imported.
-from lightning_circuits import callbacks, compare, configs, datamodules, gates, objectives, sparsity  # noqa: F401
+from lightning_circuits import callbacks, compare, configs, datamodules, gates, objectives, sparsity, view  # noqa: F401
 from lightning_circuits.callbacks import FaithfulnessCurve
 from lightning_circuits.lightning import LightningArgumentParser, LightningCLI, pl
 from lightning_circuits.search.base import CircuitSearch
@@ -70,8 +74,8 @@ def main(args: Sequence[str] | None = None) -> None:
     begun = _Begun()
     words = sys.argv[1:] if args is None else list(args)
     try:
-        if words[:1] == ["compare"]:  # of files: there is no model and no Trainer
-            compare.main(words[1:])
+        if words[:1] in (["compare"], ["view"]):  # of files: there is no model and no Trainer
+            {"compare": compare.main, "view": view.main}[words[0]](words[1:])
             return
         CircuitCLI(
             CircuitSearch,
@@ -151,7 +155,8 @@ class CircuitCLI(LightningCLI):
         super().setup_parser(*args, **kwargs)
         self.parser.epilog = (
             "And: lightning-circuits compare RUN RUN ... puts the faithfulness curves of several runs into one table "
-            "and one figure (lightning-circuits compare --help)."
+            "and one figure (lightning-circuits compare --help). lightning-circuits view CIRCUIT makes an interactive "
+            "page of a circuit, or a figure (lightning-circuits view --help)."
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

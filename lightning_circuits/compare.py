@@ -30,7 +30,7 @@ from rich.text import Text
 
 from lightning_circuits.curves import RANDOM, Curve, number, to_csv
 from lightning_circuits.evaluation import OVERSHOOT
-from lightning_circuits.formats import _write_atomically as write_atomically
+from lightning_circuits.formats import write_atomically
 from lightning_circuits.plots import Y, curve_figure, lines_of, pareto_figure, save
 
 IS_CURVE = re.compile(r"curve(-[^/]+)?\.json")
@@ -58,7 +58,7 @@ def main(args: Sequence[str]) -> None:
         ValueError, OSError: nothing to compare, or what should not be compared (see `comparable`).
         SystemExit: with code 2 for options that are none, 0 after `--help`.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="lightning-circuits compare",
         description="One table and one figure (PNG, SVG, CSV) of the faithfulness curves of several runs.",
     )
@@ -115,7 +115,7 @@ def main(args: Sequence[str]) -> None:
     print("Written:", *(f"  {path}" for path in paths), sep="\n")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Errors are one line, as everywhere on this command line."""
 
     def error(self, message: str) -> NoReturn:

@@ -37,7 +37,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_circuits.evaluation import OVERSHOOT, Row
-from lightning_circuits.formats import _write_atomically as write_atomically
+from lightning_circuits.formats import write_atomically
 from lightning_circuits.metrics import cmd, cpr, log_area
 
 RANDOM = "random"

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from lightning_circuits.ablation import Ablation, Batch, run_pair
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.masked import masked_stream, reference_streams
+from lightning_circuits.exact import ExactAblation
 from lightning_circuits.metrics import CircuitFaithfulness
 from lightning_circuits.models import CircuitModel
 
@@ -138,10 +138,10 @@ def evaluate(
         full_logits, corrupt = run_pair(model, batch)
         stack = torch.empty_like(corrupt)
         for ablation in ablations:
-            run = _Run(model, batch, full_logits, ablation.reference(batch, corrupt), stack)
+            run = ExactAblation(model, batch, full_logits, ablation.reference(batch, corrupt), stack)
             for name, circuit in lineups[ablation.name].items():
                 metrics[ablation.name, name].update(
-                    run.logits(circuit), full_logits, run.empty_logits, batch["answers"], batch["distractors"]
+                    run.logits(circuit.members), full_logits, run.empty_logits, batch["answers"], batch["distractors"]
                 )
     if number < 0:
         raise ValueError(f"no batches in the {split} split to evaluate circuits on")
@@ -152,34 +152,6 @@ def evaluate(
         values: dict[str, Any] = {key: value.item() for key, value in metric.compute().items()}
         rows.append(Row(name, ablation_name, split, circuit.size, circuit.n_edges, circuit.prune().n_edges, **values))
     return rows
-
-
-class _Run:
-    """A batch under one ablation, ready for any number of circuits.
-
-    Args:
-        full_logits: ``[B, V]``, of the stock model.
-        reference: ``[n_writers, B, T, d]``, kept as it is.
-        stack: memory of the same shape, to compute in.
-    """
-
-    def __init__(
-        self, model: CircuitModel, batch: Batch, full_logits: Tensor, reference: Tensor, stack: Tensor
-    ) -> None:
-        context, positions = model.context(batch["attention_mask"]), batch["positions"]
-        bases = reference_streams(model, reference, context)
-        self.model, self.full_logits = model, full_logits
-        # With every edge cut the logits read what the references make, and nothing else.
-        self.empty_logits = model.unembed(bases[-1][torch.arange(len(positions), device=positions.device), positions])
-        self.common = model, context, model.embed(batch["clean_ids"]), positions, bases, reference, stack
-
-    def logits(self, circuit: Circuit) -> Tensor:
-        """``[B, V]``: what the circuit puts out."""
-        if circuit.n_edges == 0:
-            return self.empty_logits
-        if circuit.n_edges == circuit.layout.n_edges:
-            return self.full_logits
-        return self.model.unembed(masked_stream(circuit.members.to(self.model.device), *self.common))
 
 
 def _lineup(

@@ -95,7 +95,7 @@ def save(path: str | os.PathLike[str], data: CircuitData) -> None:
         metadata = json.loads(json.dumps(data.metadata, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(f"cannot write {path}: the metadata is not plain JSON data: {error}") from error
-    _write_atomically(path, form.write(data._replace(metadata=metadata)))
+    write_atomically(path, form.write(data._replace(metadata=metadata)))
 
 
 def load(path: str | os.PathLike[str]) -> CircuitData:
@@ -123,7 +123,7 @@ def _format(path: Path, reading: bool = False) -> Format:
     return FORMATS[path.suffix]
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     # In the same folder: a move is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

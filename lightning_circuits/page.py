@@ -36,6 +36,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lightning_circuits.formats import write_atomically
 from lightning_circuits.layout import Layout
 
 MAX_EDGES = 20_000
@@ -83,13 +84,7 @@ def save_page(
         raise ValueError(f"a page cannot be written to {path}: the suffix must be .html")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
-    content = page(circuit, other, curve, other_curve, names).encode(errors="replace")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # moved into its place whole
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, page(circuit, other, curve, other_curve, names).encode(errors="replace"))
     return path
 
 

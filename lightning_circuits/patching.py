@@ -86,9 +86,7 @@ class Patching:
         self.streams = stack.new_empty(2 * model.layout.n_layers + 1, *stack.shape[1:])
         self.layers = StockLayers(model)
         with self.layers.listen():
-            self.full_logits = model.run(
-                ids, mask, positions, writers=self.change, subtract=True, streams=self.streams
-            )
+            self.full_logits = model.run(ids, mask, positions, writers=self.change, subtract=True, streams=self.streams)
         self.full_loss = objective(self.full_logits, batch, self.full_logits)
         if self.full_loss.shape != positions.shape:
             raise ValueError(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightning_circuits.ablation import Ablation, Batch, run_pair
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.masked import masked_logits
+from lightning_circuits.exact import ExactAblation
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.objectives import logit_difference
 
@@ -53,15 +53,9 @@ def logit_differences(
     for batch in batches:
         batch = {key: value.to(model.device) for key, value in batch.items()}
         full_logits, corrupt = run_pair(model, batch)
-        reference = ablation.reference(batch, corrupt)
-        prompts = batch["clean_ids"], batch["attention_mask"], batch["positions"]
+        run = ExactAblation(model, batch, full_logits, ablation.reference(batch, corrupt))
         for row, edges in zip(rows, members, strict=True):
-            if edges.all():
-                logits = full_logits
-            else:
-                gates = edges.to(model.device, torch.float32)
-                logits = masked_logits(model, gates, *prompts, reference.clone())
-            row.append(logit_difference(logits, batch["answers"], batch["distractors"]).double().cpu())
+            row.append(logit_difference(run.logits(edges), batch["answers"], batch["distractors"]).double().cpu())
     if not rows[0]:
         raise ValueError("no batches to run the circuits on; a loader can be gone through again, an iterator cannot")
     return torch.stack([torch.cat(row) for row in rows])

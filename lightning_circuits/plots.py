@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from lightning_circuits.curves import RANDOM, Curve
-from lightning_circuits.formats import _write_atomically as write_atomically
+from lightning_circuits.formats import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lightning_circuits import evaluation
+from lightning_circuits import evaluation, exact
 from lightning_circuits.ablation import make_ablation, run_pair
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
@@ -167,7 +167,7 @@ def test_what_a_batch_and_an_ablation_have_in_common_is_computed_once(
         return function(*args)
 
     for name in calls:
-        monkeypatch.setattr(evaluation, name, partial(counted, getattr(evaluation, name)))
+        monkeypatch.setattr(exact, name, partial(counted, getattr(exact, name)))
     circuits = {"a": circuit_of(model), "all": Circuit.full(model.layout), "none": Circuit.empty(model.layout)}
     ablations = [make_ablation("interchange"), make_ablation("zero")]
     evaluate(model, circuits, data.val_dataloader(), ablations, company=False)

@@ -1,0 +1,54 @@
+"""Exact ablation: circuits run one after the other on a batch, everything they share made once.
+
+A circuit is run by cutting all other edges. The stock run on both prompts, the reference of the ablation and the
+streams that it makes are the same for all circuits; only the forward with gated edges is a circuit's own. Two circuits
+cost nothing: with every edge open it is the stock model, and with every edge cut the logits read what the references
+alone make.
+
+    >>> full_logits, corrupt = run_pair(model, batch)                                                   # doctest: +SKIP
+    >>> run = ExactAblation(model, batch, full_logits, ablation.reference(batch, corrupt))              # doctest: +SKIP
+    >>> run.logits(circuit.members), run.empty_logits                                                   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_circuits.ablation import Batch
+from lightning_circuits.masked import masked_stream, reference_streams
+from lightning_circuits.models import CircuitModel
+
+
+class ExactAblation:
+    """A batch under one ablation, ready for any number of circuits.
+
+    Args:
+        model: the frozen model.
+        batch: on the model's device.
+        full_logits: ``[B, V]``, of the stock model on the clean prompts.
+        reference: ``[n_writers, B, T, d]``, what cut edges carry; kept as it is.
+        stack: memory of the same shape to compute in; several ablations of a batch may share it. Default: new memory.
+
+    Attributes:
+        empty_logits: ``[B, V]``, with every edge cut.
+    """
+
+    def __init__(
+        self, model: CircuitModel, batch: Batch, full_logits: Tensor, reference: Tensor, stack: Tensor | None = None
+    ) -> None:
+        context, positions = model.context(batch["attention_mask"]), batch["positions"]
+        bases = reference_streams(model, reference, context)
+        self.model, self.full_logits = model, full_logits
+        self.empty_logits = model.unembed(bases[-1][torch.arange(len(positions), device=positions.device), positions])
+        stack = torch.empty_like(reference) if stack is None else stack
+        self.common = model, context, model.embed(batch["clean_ids"]), positions, bases, reference, stack
+
+    @torch.no_grad()
+    def logits(self, members: Tensor) -> Tensor:
+        """``[B, V]``: what the circuit of the edges ``members``, bool ``[n_edges]``, puts out."""
+        if not members.any():
+            return self.empty_logits
+        if members.all():
+            return self.full_logits
+        return self.model.unembed(masked_stream(members.to(self.model.device), *self.common))
