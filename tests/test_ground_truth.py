@@ -105,7 +105,9 @@ def test_components_that_are_not_in_the_circuit_are_busy(name: str) -> None:
 
 
 def test_what_is_claimed_of_the_two_ablations_differs() -> None:
-    sizes = {name: (len(task.truth("zero")), len(task.truth("interchange", task.kinds[0]))) for name, task in TASKS.items()}
+    sizes = {
+        name: (len(task.truth("zero")), len(task.truth("interchange", task.kinds[0]))) for name, task in TASKS.items()
+    }
     assert sizes == {"induction": (5, 2), "reversal": (5, 2), "fraction": (5, 3)}
 
 

@@ -24,7 +24,13 @@ from lightning_circuits.objectives import KL, LogitDifference, Objective
 from lightning_circuits.patching import Patching, chunks
 from lightning_circuits.pretrained import EMBEDDED
 
-CASES = [("gpt2", "head"), ("llama-gqa", "head"), ("llama-gqa", "group"), ("mistral-window", "head"), ("qwen3", "group")]
+CASES = [
+    ("gpt2", "head"),
+    ("llama-gqa", "head"),
+    ("llama-gqa", "group"),
+    ("mistral-window", "head"),
+    ("qwen3", "group"),
+]
 QUIET: dict[str, Any] = dict(
     accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False
 )
@@ -70,7 +76,9 @@ def one_by_one(model: CircuitModel, batch: dict[str, Tensor], ablation: Any, obj
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)], ids=str)
 @pytest.mark.parametrize("padding", ["none", "left", "ragged"])
 @pytest.mark.parametrize(("family", "kv"), CASES)
-def test_a_score_is_what_cutting_the_edge_does(family: str, kv: str, padding: str, dtype: Any, tolerance: float) -> None:
+def test_a_score_is_what_cutting_the_edge_does(
+    family: str, kv: str, padding: str, dtype: Any, tolerance: float
+) -> None:
     model, batch = wrapped(family, kv, dtype), batch_of(pairs(padding))
     expected = one_by_one(model, batch, make_ablation("interchange"), LogitDifference())
     patching = Patching(model, batch, make_ablation("interchange"), LogitDifference())
@@ -124,7 +132,9 @@ def test_one_prompt_alone() -> None:
 
 
 @given(st.integers(1, 4), st.sampled_from([(1, 1), (2, 1), (4, 2), (4, 4)]), st.integers(1, 60))
-def test_parts_hold_every_edge_once_and_readers_of_one_kind(n_layers: int, heads: tuple[int, int], at_most: int) -> None:
+def test_parts_hold_every_edge_once_and_readers_of_one_kind(
+    n_layers: int, heads: tuple[int, int], at_most: int
+) -> None:
     layout = Layout(n_layers, heads[0], 8, heads[1])
     parts = chunks(layout, at_most)
     assert torch.equal(torch.cat(parts).sort().values, torch.arange(layout.n_edges))
@@ -257,4 +267,3 @@ def test_a_loss_that_is_not_a_number_is_named() -> None:
     with pytest.raises(FloatingPointError, match=f"the score of {edge} is nan in batch 0"):
         fit(search, data())
     assert not search.prompts.any()
-
