@@ -1,6 +1,7 @@
 # make quickstart   a virtual environment, the package in it, and the main job on the embedded model, offline
 # make test         the same environment with the development tools, then every check and test
 # make lint         ruff (rules and format) and mypy alone;  make format  lets ruff mend what it can
+# make docs         the pages of docs/ and the API reference as a site: open build/site/index.html
 #
 # Another interpreter or place:  make test PYTHON=python3.12 VENV=/tmp/venv
 
@@ -13,7 +14,7 @@ RUNTIME = $(VENV)/.installed
 DEV = $(VENV)/.installed-dev
 
 .DEFAULT_GOAL = test
-.PHONY: quickstart test lint types format clean
+.PHONY: quickstart test lint types format docs clean
 
 quickstart: $(RUNTIME)
 	$(BIN)/lightning-circuits fit --config quickstart.yaml
@@ -30,6 +31,10 @@ types: $(DEV)
 	rm -rf build/types && mkdir -p build/types/lightning_circuits
 	cd build/types/lightning_circuits && ln -s $(addprefix ../../../,$(wildcard lightning_circuits/*) callbacks datamodules configs) .
 	$(BIN)/mypy
+
+# The search box of the site wants a server: python -m http.server --directory build/site
+docs: types
+	$(BIN)/mkdocs build --strict --quiet
 
 format: $(DEV)
 	$(BIN)/ruff check --fix .

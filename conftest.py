@@ -59,7 +59,7 @@ def run(words: list[str]) -> None:
 
 
 def data(example: Example) -> None:
-    """JSON has to parse; lines that are prompts are read as such. What the page calls `pairs.jsonl` has more of them."""
+    """JSON has to parse; lines that are prompts are read as such. Of the page's `pairs.jsonl` there are more."""
     from lightning_circuits.datamodules import IOIDataModule
     from lightning_circuits.datamodules.pairs import FIELDS, read_pairs
 

@@ -263,7 +263,7 @@ class CircuitProbe(pl.Callback):
             batch = {key: value.to(model.device) for key, value in batch.items()}
             total[:-1] += attribute(model, batch, self.objective, ablation, METHODS[self.method]).edges
             total[-1] += len(batch["clean_ids"])
-        total = trainer.strategy.reduce(total, reduce_op="sum")  # type: ignore[assignment]
+        total = trainer.strategy.reduce(total, reduce_op="sum")
         return (total[:-1] / total[-1]).float().cpu()
 
     def _batches(self, split: str) -> Iterator[dict[str, Tensor]]:

@@ -310,13 +310,13 @@ def over_steps(gradient: Tensor, steps: int) -> Tensor:
 
 
 def contract(gradients: Tensor, differences: Tensor) -> Tensor:
-    """``[readers, B, T, d]`` and ``[n, B, T, d]`` to ``[readers, n]``: products summed over prompts, tokens, dimensions.
+    """``[readers, B, T, d]`` and ``[n, B, T, d]`` to ``[readers, n]``: summed over prompts, tokens, dimensions.
 
     Sums have float32 or better. Gradients are exactly 0 at padding, so that it does not count.
     """
     if torch.finfo(differences.dtype).bits < 32:  # a prompt at a time: the whole stack widened would be two more
         prompts = zip(gradients.unbind(1), differences.unbind(1), strict=True)
-        return sum(contract(g[:, None].float(), d[:, None].float()) for g, d in prompts)
+        return torch.stack([contract(g[:, None].float(), d[:, None].float()) for g, d in prompts]).sum(0)
     # this way round it is twice as fast on a CPU
     return (differences.flatten(1) @ gradients.to(differences.dtype).flatten(1).mT).mT
 

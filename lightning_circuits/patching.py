@@ -114,8 +114,8 @@ class Patching:
         """``[len(edges), B, V]``: the logits with an edge cut, one edge at a time; ``edges`` as in `scores`."""
         layout, positions = self.model.layout, self.batch["positions"]
         writers = layout.edge_writer[edges]
-        layer, kind, places = _place(layout, layout.edge_reader[edges])
-        layer, kind = int(layer[0]), int(kind[0])
+        layers, kinds, places = _place(layout, layout.edge_reader[edges])
+        layer, kind = int(layers[0]), int(kinds[0])
         row = torch.arange(len(positions), device=positions.device)
         if layer == layout.n_layers:
             return self.model.unembed((self.streams[-1] + self.change[writers])[:, row, positions])
@@ -144,14 +144,15 @@ class Patching:
         cut, which = writers.unique_consecutive(return_inverse=True)
         runs = 1 + len(cut)  # the uncut layer first, then one with each of the writers cut from all readers of the kind
         streams = torch.cat([stream[None], stream + self.change[cut]]).flatten(0, 1)
-        norm, qkv = model.attention_norm(layer), []
+        norm, projected = model.attention_norm(layer), []
         for i, (weight, bias) in enumerate(model.projections(layer)):
             x = norm(streams if i == kind else stream)
             y = project(x.expand(len(weight), *x.shape), weight)
             y = y if bias is None else y + bias[:, None, None]
-            qkv.append(y if i == kind else y.repeat(1, runs, 1, 1))
+            projected.append(y if i == kind else y.repeat(1, runs, 1, 1))
+        q, k, v = projected
         context = model.context(_repeat(self.batch["attention_mask"], runs))
-        z = model.mix(layer, *qkv, context).unflatten(1, (runs, -1)).transpose(0, 1)  # [runs, n_heads, B, T, d_head]
+        z = model.mix(layer, q, k, v, context).unflatten(1, (runs, -1)).transpose(0, 1)  # [runs, n_heads, B, T, d_head]
         # A query belongs to one head, and so do keys and values, unless the heads of a K/V group share them.
         readers = layout.n_heads if kind == 0 else layout.n_kv_readers
         changed = (z[1:] - z[0]).unflatten(1, (readers, -1))[which, places]  # [n, heads of the reader, B, T, d_head]

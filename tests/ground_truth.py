@@ -3,11 +3,11 @@
 Three tasks, each a stock Hugging Face module that does one thing with a few components while the others are busy with
 something else:
 
-| task        | family               | what it says                                                       | components          |
-|-------------|----------------------|--------------------------------------------------------------------|---------------------|
-| `Induction` | GPT-2                | what followed the last token when it came before (BOS a b c d a: b) | a0.h0, a1.h1        |
-| `Reversal`  | GPT-2                | the letters before SEP backwards (BOS a b c SEP c: b)              | a0.h0, m0, a1.h1    |
-| `Fraction`  | Llama, grouped heads | x, the surer the more of the tokens are x                          | m0, a1.h0           |
+| task        | family               | what it says                                              | components       |
+|-------------|----------------------|-----------------------------------------------------------|------------------|
+| `Induction` | GPT-2                | what came after the last token before (BOS a b c d a: b)  | a0.h0, a1.h1     |
+| `Reversal`  | GPT-2                | the letters before SEP backwards (BOS a b c SEP c: b)     | a0.h0, m0, a1.h1 |
+| `Fraction`  | Llama, grouped heads | x, the surer the more of the tokens are x                 | m0, a1.h0        |
 
     >>> task = Induction()
     >>> task.truth("zero")                  # names of the edges without which the task cannot be done
@@ -25,8 +25,9 @@ take away the mean; there the second half of the stream is minus the first, so t
 the first half. (These are options of the stock modules. Whether norms are computed right is a question for
 `oracle.py`.)
 
-*Attention* is as good as hard: what is attended to in error has a weight below 1e-6. So cutting an edge either
-changes a prompt's loss by more than `SEEN` or by less than `UNSEEN`, nothing in between.
+*Attention* is as good as hard: what is attended to in error has a weight below 1e-3. The KL divergence, being smallest
+at the full model, feels the square of it. So cutting an edge raises it by more than `SEEN` or changes it by less than
+`UNSEEN`, nothing in between. Harder still, and learned masks would have nothing to go by while their gates are soft.
 """
 
 from __future__ import annotations
@@ -229,8 +230,8 @@ class Reversal(Task):
     """The letters before SEP (token 1) backwards, one at a time: BOS a b c SEP says c, BOS a b c SEP c says b.
 
     With SEP at s, position p wants the letter at 2 s - 1 - p. a0.h0 attends to SEP, with a constant query, and writes
-    its position to ``separator``. m0 has a hidden unit for each s and p, relu(is s + is p - 1), and writes where to look
-    to ``target``. a1.h1 asks with the target for the position, and writes the token there to ``found``.
+    its position to ``separator``. m0 has a hidden unit for each s and p, relu(is s + is p - 1), and writes where to
+    look to ``target``. a1.h1 asks with the target for the position, and writes the token there to ``found``.
 
     | edge               | carries                      | without it                                                  |
     |--------------------|------------------------------|-------------------------------------------------------------|
@@ -290,7 +291,8 @@ class Fraction(Task):
     """Which part of the tokens is x (token 1): the program "xproportion" of Tracr (Lindner et al. 2023), with BOS.
 
     Every token but BOS is embedded with ``one`` beside itself. m0 writes ``is_x``; a1.h0 asks with its ``one`` for keys
-    with ``one``, that is for all tokens but BOS, and writes the mean of their ``is_x``; the logit of x is in proportion.
+    with ``one``, that is for all tokens but BOS, and writes the mean of their ``is_x``, to which the logit of x is in
+    proportion.
 
     | edge               | carries                      | without it                                                  |
     |--------------------|------------------------------|-------------------------------------------------------------|

@@ -95,8 +95,8 @@ def reference_scores(model: Any, circuit_model: Any, prompts: Pairs, kv: str, me
 
         def run(ids: Tensor, instead: dict[str, Tensor] | None = None) -> tuple[Traced, dict[str, Tensor]]:
             traced = Traced(model, ids, kv, instead)
-            logits = traced.run(position).logits
-            return traced, gradients(traced, minus_logit_difference(logits, batch, i))
+            logits = traced.run(position).logits  # noqa: B023
+            return traced, gradients(traced, minus_logit_difference(logits, batch, i))  # noqa: B023
 
         clean, at_clean = run(row.clean_ids[0])
         corrupt, at_corrupt = run(row.corrupt_ids[0])
@@ -107,7 +107,7 @@ def reference_scores(model: Any, circuit_model: Any, prompts: Pairs, kv: str, me
             heads.setdefault(name.split(".")[0], []).append(name)
 
         def mixed(names: list[str], alpha: float) -> dict[str, Tensor]:
-            return {name: (alpha * out[name] + (1 - alpha) * ref[name]).requires_grad_() for name in names}
+            return {name: (alpha * out[name] + (1 - alpha) * ref[name]).requires_grad_() for name in names}  # noqa: B023
 
         def mean_of(runs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
             return {name: sum(each[name] for each in runs) / len(runs) for name in runs[0]}

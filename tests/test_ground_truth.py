@@ -94,7 +94,7 @@ def test_the_circuit_of_shared_readers_is_the_same_by_other_names(ablation: str)
 
 @pytest.mark.parametrize("name", TASKS)
 def test_components_that_are_not_in_the_circuit_are_busy(name: str) -> None:
-    """Their outputs differ from token to token and from prompt to prompt; otherwise it would be no feat to ignore them."""
+    """Their outputs differ from prompt to prompt; otherwise it would be no feat to ignore them."""
     model, batch = wrap(model_of(name)), TASKS[name].batch(8)
     stacks = []
     for side in ("clean_ids", "corrupt_ids"):
@@ -166,7 +166,7 @@ def test_learned_masks_find_the_circuit_exactly(name: str, ablation: str, gate: 
 
 @pytest.mark.parametrize(("name", "ablation", "kind"), SETTINGS)
 def test_attribution_ranks_the_circuit_above_chance(name: str, ablation: str, kind: str | None) -> None:
-    """Gradients see no more than a neighbourhood: they miss edges where attention is saturated. How many, is printed."""
+    """Attribution owes nobody the exact circuit: how near it comes is printed (see with `pytest -rP`)."""
     for method in (EAP, EAPIG):
         search = method(model_of(name), ablation=ablation, objective=LogitDifference())
         fit(search, name, kind, n_batches=2)

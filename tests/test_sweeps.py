@@ -79,7 +79,8 @@ def test_its_command_runs_and_logs_its_metric(name: str, elsewhere: Path) -> Non
     command = create_sweep_command(config["command"])
     assert command[:3] == ["${env}", "${program}", "fit"] and config["program"] == "lightning-circuits"
     words = [word for part in command[2:] for word in (arguments if part == "${args}" else [part])]
-    main([*words, *SMALL])
+    # Its second process outlives a run here, and keeps the working folder that it was started in: no relative path.
+    main([*words, *SMALL, f"--trainer.logger.save_dir={elsewhere / 'runs'}"])
     wandb.finish()
 
     run = OfflineRun.read(elsewhere / "runs")

@@ -28,9 +28,7 @@ def test_a_circuit_becomes_a_page_named_like_it(files: Path, capsys: pytest.Capt
     (files / "runs").mkdir()
     Circuit.load("a.json").save("runs/a.json")
     main(["view", "runs/a.json"])
-    assert (files / "a.html").read_text().lower().startswith("<!doctype html>") and not (
-        files / "runs/a.html"
-    ).exists()
+    assert (files / "a.html").read_text().lower().startswith("<!doctype html>") and not (files / "runs/a.html").exists()
     assert "a.html" in capsys.readouterr().out
 
 

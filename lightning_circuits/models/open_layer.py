@@ -13,7 +13,7 @@ integral costs one wide product, not one for each step: the steps are added up w
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ from lightning_circuits.models.base import CircuitModel, Context
 
 def attention_output(model: CircuitModel, layer: int, x: Tensor, context: Context) -> Tensor:
     """What the attention of a layer adds to the stream ``x`` ``[B, T, d]`` that it reads, output bias included."""
-    z = model.mix(layer, *(_leaf(each) for each in _projected(model, layer, x)), context)
+    q, k, v = (_leaf(each) for each in _projected(model, layer, x))
+    z = model.mix(layer, q, k, v, context)
     out = z.permute(1, 2, 0, 3).flatten(2) @ model.output_weight(layer).flatten(0, 1)
     bias = model.output_bias(layer)
     return out if bias is None else out + bias
@@ -48,7 +49,8 @@ def attention_gradients(
     projected = _projected(model, layer, x, unit)
     leaves = [_leaf(each).requires_grad_() for each in projected]
     with torch.enable_grad():
-        z = model.mix(layer, *leaves, context)
+        q, k, v = leaves
+        z = model.mix(layer, q, k, v, context)
     dz = dout @ model.output_weight(layer).flatten(0, 1).mT
     dys = torch.autograd.grad(z, leaves, dz.unflatten(-1, (len(z), -1)).permute(2, 0, 1, 3))
 
@@ -113,7 +115,7 @@ def _leaf(projected: _Projection) -> Tensor:
     return projected.y if projected.constant is None else projected.y + projected.constant
 
 
-def _standardised(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def _standardised(norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """The normed stream without gain and bias, and the scale of each token ``[..., 1]``, in float32 or better."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     if isinstance(norm, nn.LayerNorm):
@@ -125,13 +127,13 @@ def _standardised(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return (wide * scale).to(x.dtype), scale
 
 
-def _with_gain(norm: nn.Module, weight: Tensor) -> Tensor:
+def _with_gain(norm: Any, weight: Tensor) -> Tensor:
     """The projection of a normed stream without gain; where the norm centres, it ignores a stream's mean."""
     weight = norm.weight[:, None] * weight
     return weight - weight.mean(-2, keepdim=True) if isinstance(norm, nn.LayerNorm) else weight
 
 
-def _constant(norm: nn.Module, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+def _constant(norm: Any, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """What a projection adds whatever the stream, ``[blocks, 1, 1, d_head]``."""
     if isinstance(norm, nn.LayerNorm) and norm.bias is not None:
         constant = norm.bias @ weight

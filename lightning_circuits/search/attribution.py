@@ -74,6 +74,11 @@ class Attribution(CircuitSearch):
         self.automatic_optimization = False
         self._share = Share()
 
+    edge_sums: nn.Parameter
+    writer_sums: nn.Parameter
+    examples: nn.Parameter
+    rows: Tensor
+
     # ---- what a method says ------------------------------------------------------------------------------------
 
     def attribute(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -173,7 +178,7 @@ class Attribution(CircuitSearch):
             more[2] += new
         self.rows += rows
         if self._trainer is not None:
-            more = [self.trainer.strategy.reduce(each, reduce_op="sum") for each in more]  # type: ignore[misc]
+            more = [self.trainer.strategy.reduce(each, reduce_op="sum") for each in more]
         for values, name_of in ((more[0], self.layout.edge_names), (more[1], self._writer_names)):
             if not values.isfinite().all():
                 index = (~values.isfinite()).nonzero()[0]
@@ -206,10 +211,15 @@ class Attribution(CircuitSearch):
         super().on_fit_start()
         if self.trainer.ckpt_path is None:
             self._forget()
-        # One pass: scores are means over prompts, each counted once.
+        # One pass: scores are means over prompts, each counted once. The Trainer may be used again for something else.
         loop = self.trainer.fit_loop
+        self._limits = loop.min_epochs, loop.max_epochs, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps
         loop.min_epochs, loop.max_epochs = 0, 1
         loop.epoch_loop.min_steps, loop.epoch_loop.max_steps = None, -1
+
+    def on_fit_end(self) -> None:
+        loop = self.trainer.fit_loop
+        loop.min_epochs, loop.max_epochs, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps = self._limits
 
     def on_train_start(self) -> None:
         loader = self.trainer.train_dataloader

@@ -185,8 +185,9 @@ class CircuitSearch(pl.LightningModule):
 
 def fingerprint(model: Any) -> str:
     """16 hex digits that depend on the shapes of a model's weights and on its config, not on the weights' values."""
-    own = getattr(model, "config", None)
-    config = own.to_dict() if hasattr(own, "to_dict") else {"class": type(model).__qualname__}
+    config = {"class": type(model).__qualname__}
+    if hasattr(getattr(model, "config", None), "to_dict"):
+        config = model.config.to_dict()
     # Where it was loaded from, in which dtype and by which version does not make it another model.
     for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "quantization_config"):
         config.pop(key, None)
