@@ -36,7 +36,7 @@ from lightning_circuits.callbacks.faithfulness import (
     require_search,
     size_name,
 )
-from lightning_circuits.callbacks.loggers import run_folder, send
+from lightning_circuits.callbacks.loggers import log_scalars, log_table, run_folder, send
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.curves import RANDOM, Curve, Place, table
 from lightning_circuits.lightning import pl
@@ -128,8 +128,7 @@ class FaithfulnessCurve(ExactAblationCallback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         scalars = _scalars(self._measure(trainer, require_search(self, pl_module), "val"))
-        for logger in trainer.loggers:  # not by log_dict, which has no word after the last step
-            send(logger, lambda to: to.log_metrics(scalars, step=trainer.global_step))
+        log_scalars(trainer, scalars)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in scalars.items()})
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -142,7 +141,7 @@ class FaithfulnessCurve(ExactAblationCallback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.curve is not None and trainer.is_global_zero:
             close_progress_bar(trainer, stage)
-            console().print(table(self.curve))
+            console(trainer).print(table(self.curve))
             print("Curve written:", *(f"  {path}" for path in self.paths), sep="\n")
 
     # ---- measuring ---------------------------------------------------------------------------------------------
@@ -211,20 +210,18 @@ class FaithfulnessCurve(ExactAblationCallback):
         stem = _stem(folder, curve.split)
         figure = curve_figure({curve.method: curve}, ("faithfulness", "kl", "accuracy"))
         self.paths = [*curve.save(folder, stem), *save(figure, folder / stem)]
+        key = f"{curve.split}/curve"
+        log_table(trainer, f"{key}_table", curve.rows)
         for logger in trainer.loggers:
-            send(logger, _show, curve, self.paths, figure, trainer.global_step)
+            send(logger, _show, key, self.paths, figure, trainer.global_step)
 
 
-def _show(logger: Any, curve: Curve, paths: Sequence[Path], figure: Any, step: int) -> None:
-    """The table, the picture and the files, to a logger that takes them.
+def _show(logger: Any, key: str, paths: Sequence[Path], figure: Any, step: int) -> None:
+    """The picture and the files, to a logger that takes them.
 
     It is told by what it can do: each kind has two classes, one for either name of Lightning.
     """
-    key = f"{curve.split}/curve"
     experiment: Any = getattr(logger, "experiment", None)
-    if hasattr(logger, "log_table"):
-        columns = list(curve.rows[0])
-        logger.log_table(f"{key}_table", columns=columns, data=[list(row.values()) for row in curve.rows])
     if hasattr(logger, "log_image"):  # Weights & Biases
         logger.log_image(key, [str(path) for path in paths if path.suffix == ".png"])
         for path in paths:

@@ -30,6 +30,7 @@ from rich.console import Console
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation, MeanAblation, make_ablation
+from lightning_circuits.callbacks.loggers import log_scalars, log_table
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation import Row, evaluate, table
 from lightning_circuits.lightning import pl
@@ -165,10 +166,7 @@ class FaithfulnessValidation(ExactAblationCallback):
             self.rows = self._evaluate(trainer, search, circuits_to_look_at(search, self.sizes), "val")
             self._measured = trainer.global_step
             scalars = _scalars(self.rows)
-            # Not by log_dict, which loses what does not fall on a multiple of log_every_n_steps, and has no word after
-            # the last step.
-            for logger in trainer.loggers:
-                logger.log_metrics(scalars, step=trainer.global_step)
+            log_scalars(trainer, scalars)
             trainer.callback_metrics.update({key: torch.tensor(value) for key, value in scalars.items()})
         return self.rows
 
@@ -187,8 +185,8 @@ class FaithfulnessValidation(ExactAblationCallback):
             self.measure(trainer, require_search(self, pl_module))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.measure(trainer, require_search(self, pl_module))
-        self._log_table(trainer)
+        rows = self.measure(trainer, require_search(self, pl_module))
+        log_table(trainer, "val/circuits", [row.to_dict() for row in rows])
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "validate":  # within fit there are steps to go by
@@ -200,7 +198,7 @@ class FaithfulnessValidation(ExactAblationCallback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.rows and trainer.is_global_zero:
             close_progress_bar(trainer, stage)
-            console().print(table(self.rows))
+            console(trainer).print(table(self.rows))
 
     # ---- measuring ---------------------------------------------------------------------------------------------
 
@@ -208,15 +206,7 @@ class FaithfulnessValidation(ExactAblationCallback):
         """For `trainer.validate` and `trainer.test`, which return what is logged here."""
         self.rows = self._evaluate(trainer, search, circuits_to_look_at(search, self.sizes), split)
         search.log_dict(_scalars(self.rows), sync_dist=trainer.world_size > 1)
-        self._log_table(trainer)
-
-    def _log_table(self, trainer: pl.Trainer) -> None:
-        rows = [row.to_dict() for row in self.rows]
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_table") and trainer.is_global_zero:  # Weights & Biases
-                logger.log_table(
-                    f"{self.rows[0].split}/circuits", columns=list(rows[0]), data=[list(row.values()) for row in rows]
-                )
+        log_table(trainer, f"{split}/circuits", [row.to_dict() for row in self.rows])
 
 
 # ---- which circuits ------------------------------------------------------------------------------------------------
@@ -270,10 +260,11 @@ def close_progress_bar(trainer: pl.Trainer, stage: str) -> None:
         trainer.progress_bar_callback.teardown(trainer, trainer.lightning_module, stage)
 
 
-def console() -> Console:
-    """The terminal; where there is none, a page as wide as the tables."""
-    found = Console()
-    return found if found.is_terminal else Console(width=100)
+def console(trainer: pl.Trainer) -> Console:
+    """The terminal; where there is none, a page as wide as the tables; with --quiet, nothing."""
+    quiet = getattr(trainer, "quiet", False)
+    found = Console(quiet=quiet)
+    return found if found.is_terminal else Console(quiet=quiet, width=100)
 
 
 def _scalars(rows: Sequence[Row]) -> dict[str, float]:

@@ -7,7 +7,7 @@ run was about to do next is not. So what is sent, is sent through `send`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -30,6 +30,25 @@ def send(logger: Any, tell: Callable[..., Any], *what: Any) -> None:
                 "not repeated here",
                 stacklevel=2,
             )
+
+
+def log_scalars(trainer: pl.Trainer, scalars: Mapping[str, float], step: int | None = None) -> None:
+    """Numbers for every logger, at the Trainer's step unless another one is given.
+
+    `LightningModule.log_dict` would lose what does not fall on a multiple of ``log_every_n_steps``, and has no word
+    after the last step.
+    """
+    step = trainer.global_step if step is None else step
+    for logger in trainer.loggers:
+        send(logger, lambda to: to.log_metrics(dict(scalars), step=step))
+
+
+def log_table(trainer: pl.Trainer, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of the same columns, for loggers that take tables (Weights & Biases)."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_table") and trainer.is_global_zero:
+            data = [list(row.values()) for row in rows]
+            send(logger, lambda to, data=data: to.log_table(key, columns=list(rows[0]), data=data))
 
 
 def run_folder(trainer: pl.Trainer) -> Path:

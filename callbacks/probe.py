@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from lightning_circuits.ablation import make_ablation
 from lightning_circuits.attribution import CLEAN, Point, attribute, integral
 from lightning_circuits.callbacks.faithfulness import size_name
+from lightning_circuits.callbacks.loggers import log_scalars
 from lightning_circuits.evaluation import Row, evaluate
 from lightning_circuits.lightning import pl, refuse_mixture
 from lightning_circuits.models import CircuitModel, wrap
@@ -170,8 +171,7 @@ class CircuitProbe(pl.Callback):
         for probe in self.history:
             probe.iou_final.update(_overlap(probe.members, self.history[-1].members))
             scalars = {f"probe/{name.replace(' ', '-')}/iou_final": value for name, value in probe.iou_final.items()}
-            for logger in trainer.loggers:
-                logger.log_metrics(scalars, step=probe.step)
+            log_scalars(trainer, scalars, probe.step)
 
     def state_dict(self) -> dict[str, Any]:
         """The history in plain types and tensors."""
@@ -251,9 +251,7 @@ class CircuitProbe(pl.Callback):
         last = _overlap(self.history[-1].members, edges) if self.history else {}
         probe = Probe(trainer.global_step, rows, edges, min(enough, default=None), last)
         self.history.append(probe)
-        # Not by log_dict, which loses what does not fall on a multiple of log_every_n_steps.
-        for logger in trainer.loggers:
-            logger.log_metrics(probe.scalars(), step=probe.step)
+        log_scalars(trainer, probe.scalars(), probe.step)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in probe.scalars().items()})
 
     def _scores(self, trainer: pl.Trainer, model: CircuitModel, ablation: Any) -> Tensor:

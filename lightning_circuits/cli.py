@@ -31,6 +31,7 @@ training has begun is always shown in full.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -73,6 +74,10 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
     begun = _Begun()
     words = sys.argv[1:] if args is None else list(args)
+    if "--quiet" in words:  # what is said before there is a Trainer
+        warnings.simplefilter("ignore")
+        for name in (pl.__name__, "lightning_fabric", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     try:
         if words[:1] in (["compare"], ["view"]):  # of files: there is no model and no Trainer
             {"compare": compare.main, "view": view.main}[words[0]](words[1:])
@@ -102,7 +107,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 class CircuitTrainer(pl.Trainer):
-    """Lightning's Trainer, which can also measure the faithfulness curve of a search as it stands."""
+    """Lightning's Trainer, which can also measure the faithfulness curve of a search as it stands, and be quiet."""
+
+    quiet = False  # whether callbacks keep their tables to themselves
 
     def evaluate(
         self,
@@ -160,11 +167,24 @@ class CircuitCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--quiet", action="store_true", help="Print errors and the paths of files, nothing else.")
         # A link takes its target out of the user's hands, hence an option beside it.
         parser.add_argument("--tokenizer", type=str | None, default=None, help="Default: that of the model.")
         parser.link_arguments(
             ("tokenizer", "model.init_args.model", "data"), "data.init_args.tokenizer", compute_fn=_tokenizer
         )
+
+    def instantiate_trainer(self, **options: Any) -> pl.Trainer:
+        quiet = self._get(self.config, "quiet", default=False)
+        if quiet:
+            trainer_config = self._get(self.config_init, "trainer")
+            trainer_config["callbacks"] = [
+                one for one in trainer_config["callbacks"] or () if not isinstance(one, pl.callbacks.ProgressBar)
+            ]
+            options |= {"enable_progress_bar": False, "enable_model_summary": False}
+        trainer = super().instantiate_trainer(**options)
+        trainer.quiet = quiet
+        return trainer
 
 
 def _tokenizer(own: str | None, model: str, data: Any) -> str:

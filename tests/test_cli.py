@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -288,3 +290,17 @@ def test_what_was_run_is_saved_beside_the_numbers(trained: Path) -> None:
     saved = yaml.safe_load((trained / "runs" / "quickstart" / "version_0" / "config.yaml").read_text())
     assert saved["data"]["init_args"]["n_train"] == 32
     assert saved["model"]["class_path"].endswith("EdgePruning")
+
+
+def test_quiet_prints_the_paths_and_nothing_else(tmp_path: Path) -> None:
+    """In a process of its own: loggers and warnings are set for good."""
+    words = "fit --config quickstart.yaml --quiet --trainer.max_steps 2 --trainer.accelerator cpu"
+    small = "--data.n_train 24 --data.n_val 8 --data.n_test 8".split()
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_circuits.cli", *words.split(), *small],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    first, *paths = done.stdout.splitlines()
+    assert first == "Circuits written:" and paths
+    assert all((tmp_path / path.strip()).is_file() for path in paths)
+    assert "Seed set" not in done.stderr and "Epoch" not in done.stderr and "Warning" not in done.stderr
