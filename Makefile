@@ -20,7 +20,7 @@ quickstart: $(RUNTIME)
 	$(BIN)/lightning-circuits fit --config quickstart.yaml
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(DEV) types
 	$(BIN)/ruff check .

@@ -168,6 +168,7 @@ def _packed(circuit: Drawable, name: str, curve: Curve | None) -> dict[str, Any]
         "name": name,
         "n_edges": n_edges,
         "ranking": ranking,
+        "gates": "gate" in circuit.metadata,
         "edges": _base64(edges.numpy().astype("<u4").tobytes()),
         "scores": None if scores is None else _base64(scores.numpy().astype("<f4").tobytes()),
         "node_scores": None if circuit.node_scores is None else [_known(x) for x in circuit.node_scores.tolist()],

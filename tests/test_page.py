@@ -518,3 +518,12 @@ def test_20000_edges_are_drawn(shown: Page) -> None:
     assert len(shown.edges()) == 20_000
     shown.keys("#slider", "\ue011")
     assert len(shown.edges()) < 20_000
+
+
+def test_the_sign_of_a_learned_gate_is_no_colour(shown: Page) -> None:
+    legends = []
+    for metadata in ({"gate": "TopK"}, {}):
+        shown.open(scored(PER_HEAD, 40, **metadata))
+        legends.append(shown.text("#legend"))
+    assert "least open gate" in legends[0] and "negative" not in legends[0]
+    assert "negative score" in legends[1]

@@ -106,14 +106,16 @@
   const strengths = circuits.map(() => new Float32Array(nEdges)); // 0 .. 1, for width and colour
   const keys = circuits.map((circuit, c) => {
     const own = circuit.scores === null ? null : decoded(circuit.scores, Float32Array);
+    // Of a learned gate's score the sign means nothing, only how far it stands above the others.
+    const floor = circuit.gates && own !== null ? own.reduce((a, b) => Math.min(a, b), Infinity) : 0;
     // The strongest percent are drawn alike: by the very largest alone, all others would look like nothing.
-    const sizes = own === null ? [1] : Array.from(own, Math.abs).sort((a, b) => b - a);
+    const sizes = own === null ? [1] : Array.from(own, (x) => Math.abs(x - floor)).sort((a, b) => b - a);
     const largest = sizes[Math.floor(0.01 * sizes.length)] || 1;
     indices[c].forEach((flat, rank) => {
       const e = position.get(flat);
       ranks[c][e] = rank;
       if (own !== null) scores[c][e] = own[rank];
-      strengths[c][e] = own === null ? 0.4 : Math.min(1, Math.sqrt(Math.abs(own[rank]) / largest));
+      strengths[c][e] = own === null ? 0.4 : Math.min(1, Math.sqrt(Math.abs(own[rank] - floor) / largest));
     });
     return own === null ? null : own.map((x) => (circuit.ranking === "signed" ? x : Math.abs(x)));
   });
@@ -463,7 +465,8 @@
 
     hue(i, bits) {
       if (this.overlaid) return bits === (LEFT | RIGHT) ? 2 : bits === LEFT ? 3 : 4;
-      return scores[this.bits === RIGHT ? 1 : 0][lineEdge[i]] < 0 ? 1 : 0;
+      const c = this.bits === RIGHT ? 1 : 0;
+      return !circuits[c].gates && scores[c][lineEdge[i]] < 0 ? 1 : 0;
     }
 
     drawGround() {
@@ -979,11 +982,13 @@
       element("p", "There are no scores: every edge is drawn alike.", place, { class: "quiet" });
       return;
     }
-    const ramp = [...colours.ramp.negative].reverse().concat(colours.ramp.positive);
+    const gates = circuits.every((circuit) => circuit.gates);
+    const ramp = gates ? colours.ramp.positive : [...colours.ramp.negative].reverse().concat(colours.ramp.positive);
     element("div", null, place, { class: "ramp" }).style.background = `linear-gradient(to right, ${ramp.join(", ")})`;
     const ends = element("div", null, place, { class: "ends" });
-    for (const text of ["negative score", "0", "positive"]) element("span", text, ends);
-    element("p", "Width: |score|. At a head from the left: query, key, value.", place, { class: "quiet" });
+    for (const text of gates ? ["least open gate", "most open"] : ["negative score", "0", "positive"])
+      element("span", text, ends);
+    element("p", "Width: like colour. At a head from the left: query, key, value.", place, { class: "quiet" });
   }
 
   // ---- light and dark --------------------------------------------------------------------------------------------
