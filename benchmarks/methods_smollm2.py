@@ -7,8 +7,8 @@ Each method is a search like any other: fitted on the training pairs, judged on 
 and the figure. A method whose folder is complete is not run again, so that a run that was killed goes on.
 
 What a method costs is given in seconds and in *stock steps*: forward and backward of the stock model, gradient to the
-input embeddings, on a training batch. Attribution sees each training pair once; EAP-IG over activations, which needs
-hundreds of forward passes for a batch, sees two batches.
+input embeddings, on a training batch. Attribution sees `BATCHES` batches, each once; EAP-IG over activations, which
+needs hundreds of passes for a batch, sees one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from smollm2 import fetch
 from lightning_circuits import (
     EAP,
     EAPIG,
+    Attribution,
     CircuitSearch,
     CleanCorrupted,
     EAPIGActivations,
@@ -44,6 +45,7 @@ from lightning_circuits.lightning import pl
 from lightning_circuits.objectives import MatchLogitDifference
 from lightning_circuits.pretrained import load_model
 
+BATCHES = 10
 SHOWN = (0.005, 0.01, 0.02, 0.05, 0.1)
 
 METHODS: dict[str, Callable[[Any, int], CircuitSearch]] = {
@@ -54,8 +56,8 @@ METHODS: dict[str, Callable[[Any, int], CircuitSearch]] = {
     "EAP-IG inputs": lambda model, seed: EAPIG(model, steps=5),
     "EAP-IG activations": lambda model, seed: EAPIGActivations(model, steps=5),
     "edge pruning": lambda model, seed: EdgePruning(model, objective=MatchLogitDifference(), seed=seed),
-    "edge pruning from EAP-IG": lambda model, seed: EdgePruning(
-        model, objective=MatchLogitDifference(), warm_start=EAPIG(steps=5), seed=seed
+    "edge pruning from EAP": lambda model, seed: EdgePruning(
+        model, objective=MatchLogitDifference(), warm_start=EAP(), seed=seed
     ),
 }
 
@@ -93,12 +95,13 @@ def main() -> None:
 
 def fit(search: CircuitSearch, data: IOIDataModule, folder: Path, steps: int) -> float:
     """Train or attribute; the curve and the scores go into the folder. CPU seconds without those of the curve."""
+    limit = 1 if isinstance(search, EAPIGActivations) else BATCHES if isinstance(search, Attribution) else None
     clock = Clock()
     curve = FaithfulnessCurve(random=False, dirpath=folder)
     export = CircuitExport(folder, formats=["pt"], sizes=[0.01], save_top_k=0)
     trainer = pl.Trainer(
         max_steps=steps,
-        limit_train_batches=2 if isinstance(search, EAPIGActivations) else None,
+        limit_train_batches=limit,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,

@@ -103,7 +103,8 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) ->
         if len(clean_ids) != len(corrupt_ids):
             raise ValueError(
                 f"{pair.where}: clean has {len(clean_ids)} tokens and corrupt {len(corrupt_ids)}, but the two have to "
-                f"align token for token.{_spelled_out(pair, clean_ids, corrupt_ids, tokenizer)}"
+                f'align token for token (docs/own-task.md, "Pairs that do not align").'
+                f"{_spelled_out(pair, clean_ids, corrupt_ids, tokenizer)}"
             )
         if clean_ids == corrupt_ids:
             raise ValueError(
@@ -138,7 +139,8 @@ def _single_token(
         raise ValueError(
             f"{pair.where}: the {role} {word!r} has to add exactly one token to the prompt, but by itself it is "
             f"{alone}, and prompt and {role} together are {tokenizer.convert_ids_to_tokens(continued)}. Most "
-            f"tokenizers want the space before a word as part of it: {' ' + word.strip()!r}"
+            f"tokenizers want the space before a word as part of it: {' ' + word.strip()!r} "
+            '(docs/own-task.md, "Pairs that do not align")'
         )
     if continued[-1] == tokenizer.unk_token_id:
         raise ValueError(f"{pair.where}: the {role} {word!r} is not in the tokenizer's vocabulary")

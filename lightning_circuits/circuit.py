@@ -279,7 +279,8 @@ class Circuit:
                 hint = f" The file counts keys and values per {data.layout.kv}, the model is read per {layout.kv}."
             raise ValueError(
                 f"{path} holds a circuit of another layout: {data.layout.difference(layout)} "
-                f"(file against model).{hint} The file is for {data.layout}, the model has {layout}."
+                f"(file against model).{hint} The file is for {data.layout}, the model has {layout} "
+                '(docs/file-formats.md, "A circuit of another layout").'
             )
         return cls(*data)
 

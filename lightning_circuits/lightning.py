@@ -102,5 +102,6 @@ def refuse_mixture(who: object, trainer: object = None) -> None:
     if mixed:
         raise TypeError(
             f"{met}, but {type(who).__name__} was built on {pl.__name__}, and classes of the two do not mix: import "
-            f"{_OTHER} before lightning_circuits, or set the environment variable {_VARIABLE}={_OTHER}"
+            f"{_OTHER} before lightning_circuits, or set the environment variable {_VARIABLE}={_OTHER} "
+            '(docs/existing-project.md, "Two names of Lightning")'
         )

@@ -19,7 +19,8 @@ class SizeRange:
 
     The range opens downwards: it begins at ``high`` alone, and its lower end falls geometrically to ``low`` in the
     first ``warmup`` of training. A large circuit has to be right before a small one can be sought within it, and is
-    trained longest; with all sizes from the start, circuits of 5 % came out a third worse, smaller ones no better.
+    trained longest. With all sizes from the start, circuits of 5 % came out a fifth worse (KL .094 against .077 in
+    `benchmarks/ioi_smollm2.py`), those of 0.5 to 2 % alike.
 
     Args:
         low, high: the smallest and the largest share of the edges.

@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_circuits import (
     EAP,
     EAPIG,
+    ActivationPatching,
     Attribution,
     CleanCorrupted,
     EAPIGActivations,
@@ -64,6 +65,20 @@ def test_one_pass_whatever_the_batches_and_the_limits(method: type[Attribution])
 
 def test_limited_batches_are_respected() -> None:
     assert int(fitted(EAP("tiny-ioi"), limit_train_batches=2).examples) == 8
+
+
+@pytest.mark.parametrize("method", [EAP, ActivationPatching])
+def test_the_trainer_is_as_it_was_after_the_pass(method: type[Attribution]) -> None:
+    trainer = trainer_of(max_steps=7, max_epochs=5, min_epochs=2, check_val_every_n_epoch=3, limit_val_batches=0)
+    before = [
+        (trainer.max_steps, trainer.max_epochs, trainer.min_steps, trainer.min_epochs),
+        (trainer.check_val_every_n_epoch, trainer.val_check_interval),
+    ]
+    trainer.fit(method("tiny-ioi"), data_of(10))
+    assert before == [
+        (trainer.max_steps, trainer.max_epochs, trainer.min_steps, trainer.min_epochs),
+        (trainer.check_val_every_n_epoch, trainer.val_check_interval),
+    ]
 
 
 def test_a_second_fit_begins_anew() -> None:

@@ -152,6 +152,7 @@ GATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("ablation", ["zero", "interchange"])
 @pytest.mark.parametrize("name", TASKS)

@@ -217,7 +217,7 @@ def test_a_lightning_imported_too_late_is_said_when_a_search_is_made(tmp_path: P
     for asked, said in (
         ({}, "your program imports lightning.pytorch, but EdgePruning was built on pytorch_lightning, and classes of "
              "the two do not mix: import lightning.pytorch before lightning_circuits, or set the environment variable "
-             "LIGHTNING_CIRCUITS_NAMESPACE=lightning.pytorch\n"),
+             'LIGHTNING_CIRCUITS_NAMESPACE=lightning.pytorch (docs/existing-project.md, "Two names of Lightning")\n'),
         ({"LIGHTNING_CIRCUITS_NAMESPACE": "lightning.pytorch"}, ""),
     ):  # fmt: skip
         done = subprocess.run(

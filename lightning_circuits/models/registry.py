@@ -89,11 +89,13 @@ def wrap(model: Any, kv: str = "head", freeze: bool = True) -> CircuitModel:
         if not hasattr(config, "model_type") or not hasattr(model, "lm_head"):
             raise TypeError(
                 f"expected a Hugging Face language model with its head (such as GPT2LMHeadModel or LlamaForCausalLM), "
-                f"got {type(model).__name__}. To read a model of one's own: lightning_circuits.models.register"
+                f"got {type(model).__name__}. To read a model of one's own: lightning_circuits.models.register "
+                '(docs/own-model.md, "Not from Hugging Face")'
             )
         raise ValueError(
             f"model family {config.model_type!r} is not supported; supported are {supported()}. "
-            "To add one: a file in lightning_circuits/models/ and its class in FAMILIES of models/registry.py"
+            "To add one: a file in lightning_circuits/models/ and its class in FAMILIES of models/registry.py "
+            '(docs/own-model.md, "Another family of Hugging Face")'
         )
     read = family(model, kv, freeze)
     read.verify()

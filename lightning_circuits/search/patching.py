@@ -106,9 +106,14 @@ class ActivationPatching(Attribution):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         # A pass for each part of the edges. Circuits are validated after the last of them, not after every one.
-        self.trainer.fit_loop.max_epochs = len(self.parts)
-        self.trainer.check_val_every_n_epoch = len(self.parts)
-        self.trainer.val_check_interval = 1.0
+        trainer = self.trainer
+        self._validation = trainer.check_val_every_n_epoch, trainer.val_check_interval
+        trainer.fit_loop.max_epochs = len(self.parts)
+        trainer.check_val_every_n_epoch, trainer.val_check_interval = len(self.parts), 1.0
+
+    def on_fit_end(self) -> None:
+        super().on_fit_end()
+        self.trainer.check_val_every_n_epoch, self.trainer.val_check_interval = self._validation
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._part = self.current_epoch

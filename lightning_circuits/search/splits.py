@@ -33,8 +33,10 @@ def whole_split(trainer: pl.Trainer, split: str) -> Any:
     loaders = list(found) if isinstance(found, (list, tuple, dict)) else [found]
     if not loaders or loaders[0] is None:
         purpose = "mean ablation takes its means over" if split == "train" else "circuits are measured on"
+        page = ' (docs/reading-the-numbers.md, "Mean ablation")' if split == "train" else ""
         raise ValueError(
             f"{purpose} the {split} split, and there is none: give the Trainer a datamodule with a {split}_dataloader"
+            + page
         )
     if len(loaders) > 1 or isinstance(found, dict):
         raise ValueError(f"there are several {split} loaders: give one, so that it is clear what is measured")
