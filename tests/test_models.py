@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from oracle import ALL_OPEN, FAMILIES, PADDINGS, oracle, pairs, stock_logits, tiny_model
@@ -188,7 +190,7 @@ def test_no_hook_stays_behind_even_when_a_run_fails(family):
 
 def test_a_model_that_computes_something_else_is_refused_with_the_layer() -> None:
     """An adapter in front of a projection changes the model, not the weights that are read."""
-    model = tiny_model("llama-gqa", torch.float32)
+    model = deepcopy(tiny_model("llama-gqa"))
     model.model.layers[1].self_attn.q_proj.register_forward_hook(lambda module, inputs, output: 2 * output)
     with pytest.raises(ValueError, match="the attention of layer 1 of this LlamaForCausalLM"):
         wrap(model)
