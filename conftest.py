@@ -96,7 +96,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def two_steps(init: Any) -> Any:
     @wraps(init)  # the command line reads its options from the signature
     def small(trainer: Any, **options: Any) -> None:
-        init(trainer, **options | {"max_steps": 2, "accelerator": "cpu", "devices": 1})
+        few = {"max_steps": 2, "limit_val_batches": 2, "limit_test_batches": 2}
+        init(trainer, **options | few | {"accelerator": "cpu", "devices": 1})
 
     return small
 

@@ -54,7 +54,7 @@ class EdgePruning(CircuitSearch):
         ablation: str = "interchange",
         objective: Objective | None = None,
         lr: float = 0.2,
-        warm_start: str | Path | Circuit | Tensor | Attribution | None = None,
+        warm_start: Attribution | str | Path | Circuit | Tensor | None = None,
         kv: str = "head",
         dtype: str = "float32",
         seed: int = 0,
