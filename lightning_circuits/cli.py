@@ -182,7 +182,7 @@ class CircuitCLI(LightningCLI):
                 one for one in trainer_config["callbacks"] or () if not isinstance(one, pl.callbacks.ProgressBar)
             ]
             options |= {"enable_progress_bar": False, "enable_model_summary": False}
-        trainer = super().instantiate_trainer(**options)
+        trainer: Any = super().instantiate_trainer(**options)
         trainer.quiet = quiet
         return trainer
 
