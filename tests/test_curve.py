@@ -183,7 +183,8 @@ def test_files_hold_the_curve_and_no_split_takes_another_s_place(
     ]
     assert rows[0]["agreement_when_wrong"] == ""  # the model is never wrong
     printed = capsys.readouterr().out
-    assert "Waves on" in printed and "val split, 12 prompts" in printed and f"{folder / 'curve.png'}\n" in printed
+    title = " ".join(printed.split())  # a long path of the model breaks the line
+    assert "Waves on" in title and "val split, 12 prompts" in title and f"{folder / 'curve.png'}\n" in printed
 
     trainer.test(search, data, verbose=False)
     assert files(folder) == {f"{stem}.{suffix}" for stem in ("curve", "curve-test") for suffix in FOUR}

@@ -28,11 +28,12 @@ from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.gates import HardConcrete, TopK
 from lightning_circuits.lightning import pl
 from lightning_circuits.objectives import KL
-from lightning_circuits.sparsity import TargetSparsity
+from lightning_circuits.sparsity import SizeRange, TargetSparsity
 
 torch.set_num_threads(1)
 
-GATES = {"TopK": TopK, "HardConcrete": lambda: HardConcrete(TargetSparsity(0.9, warmup=0.3))}
+# Sizes of all kinds from the first step on, so that ranks differ in what they draw.
+GATES = {"TopK": lambda: TopK(SizeRange(warmup=0)), "HardConcrete": lambda: HardConcrete(TargetSparsity(0.9, warmup=0.3))}
 
 
 class Record(pl.Callback):
