@@ -25,9 +25,13 @@ class OfflineRun:
     @classmethod
     def read(cls, save_dir: Path) -> OfflineRun:
         """The one offline run below a folder, which has been finished."""
-        [path] = save_dir.glob("wandb/offline-run-*/run-*.wandb")
-        run = cls(path.parent)
         # Another process writes it, and may be behind.
+        for _ in range(600):
+            if found := list(save_dir.glob("wandb/offline-run-*/run-*.wandb")):
+                break
+            time.sleep(0.1)
+        [path] = found
+        run = cls(path.parent)
         for _ in range(600):
             records = _records(path.read_bytes())
             if any(record.WhichOneof("record_type") == "exit" for record in records):

@@ -80,10 +80,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             try:
                 status = process.wait(timeout=400)
             except subprocess.TimeoutExpired:
-                pytest.fail(f"deadlock under {name}: no end after 400 s\n{log.read_text()[-3000:]}")
-            finally:
+                # Only now: a run that has ended leaves behind the process of W&B, which may still be writing.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
+                pytest.fail(f"deadlock under {name}: no end after 400 s\n{log.read_text()[-3000:]}")
         assert status == 0, log.read_text()[-3000:]
     return folders
 
