@@ -33,7 +33,10 @@ from lightning_circuits.sparsity import SizeRange, TargetSparsity
 torch.set_num_threads(1)
 
 # Sizes of all kinds from the first step on, so that ranks differ in what they draw.
-GATES = {"TopK": lambda: TopK(SizeRange(warmup=0)), "HardConcrete": lambda: HardConcrete(TargetSparsity(0.9, warmup=0.3))}
+GATES = {
+    "TopK": lambda: TopK(SizeRange(warmup=0)),
+    "HardConcrete": lambda: HardConcrete(TargetSparsity(0.9, warmup=0.3)),
+}
 
 
 class Record(pl.Callback):
