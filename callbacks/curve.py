@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from lightning_circuits.callbacks.faithfulness import (
 from lightning_circuits.callbacks.loggers import log_scalars, log_table, run_folder, send
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.curves import RANDOM, Curve, Place, table
-from lightning_circuits.lightning import pl
+from lightning_circuits.lightning import pl, refuse_mixture
 from lightning_circuits.plots import curve_figure, save
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.selection import size_to_count, top_n
@@ -71,7 +72,8 @@ class FaithfulnessCurve(ExactAblationCallback):
         ValueError: here, fewer than two sizes, an unknown ablation or ranking. At setup, so before any training: a
             size that rounds to no edge; no validation (test) prompts; mean ablation without training prompts; a folder
             that cannot be written to. In `validate` and `test`: scores that rank nothing.
-        TypeError: at setup, the model is no `CircuitSearch`.
+        OSError: in `validate` and `test`, the files cannot be written (a full disk); at the end of `fit`, a warning.
+        TypeError: at setup, the model is no `CircuitSearch`, or the Trainer of the other of Lightning's two names.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class FaithfulnessCurve(ExactAblationCallback):
         self.dirpath = dirpath
         self.curve: Curve | None = None
         self.paths: list[Path] = []
+        self._trouble: str | None = None  # what went wrong with the files
 
     @property
     def options(self) -> dict[str, Any]:
@@ -112,6 +115,7 @@ class FaithfulnessCurve(ExactAblationCallback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "predict":
             return
+        refuse_mixture(self, trainer)
         self._shares(require_search(self, pl_module))
         self._begin(trainer, "test" if stage == "test" else "val")
         self.curve, self.paths = None, []
@@ -130,6 +134,8 @@ class FaithfulnessCurve(ExactAblationCallback):
         scalars = _scalars(self._measure(trainer, require_search(self, pl_module), "val"))
         log_scalars(trainer, scalars)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in scalars.items()})
+        if self._trouble and trainer.is_global_zero:  # what comes after this, circuits and checkpoints, matters more
+            warnings.warn(self._trouble, stacklevel=2)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "validate":
@@ -142,7 +148,8 @@ class FaithfulnessCurve(ExactAblationCallback):
         if self.curve is not None and trainer.is_global_zero:
             close_progress_bar(trainer, stage)
             console(trainer).print(table(self.curve))
-            print("Curve written:", *(f"  {path}" for path in self.paths), sep="\n")
+            if self.paths:
+                print("Curve written:", *(f"  {path}" for path in self.paths), sep="\n")
 
     # ---- measuring ---------------------------------------------------------------------------------------------
 
@@ -155,6 +162,8 @@ class FaithfulnessCurve(ExactAblationCallback):
             )
         curve = self._measure(trainer, search, split)
         search.log_dict(_scalars(curve), sync_dist=trainer.world_size > 1)
+        if self._trouble:
+            raise OSError(self._trouble)
 
     def _measure(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> Curve:
         circuits, places = self._line_up(search)
@@ -166,9 +175,17 @@ class FaithfulnessCurve(ExactAblationCallback):
         metadata = {**described, "data": None if data is None else data(), "seed_of_random": self.seed}
         metadata = json.loads(json.dumps(metadata))  # as it is read back: a tuple is a list
         self.curve = Curve.of(rows, places, method, search.model_name, metadata)
+        trouble = None
         if trainer.is_global_zero:
-            self._write(trainer, self.curve)
-        trainer.strategy.barrier()
+            try:
+                self._write(trainer, self.curve)
+            except OSError as error:
+                trouble = str(error)
+        trouble = trainer.strategy.broadcast(trouble)  # one process alone must not stop
+        self._trouble = trouble and (
+            f"the curve could not all be written to {self._folder(trainer)} ({trouble}). Its numbers are in the table "
+            "and in .curve of the callback, and 'lightning-circuits evaluate' measures it again"
+        )
         return self.curve
 
     def _shares(self, search: CircuitSearch) -> dict[str, tuple[int, float]]:
@@ -209,9 +226,10 @@ class FaithfulnessCurve(ExactAblationCallback):
         folder = self._folder(trainer)
         stem = _stem(folder, curve.split)
         figure = curve_figure({curve.method: curve}, ("faithfulness", "kl", "accuracy"))
-        self.paths = [*curve.save(folder, stem), *save(figure, folder / stem)]
         key = f"{curve.split}/curve"
         log_table(trainer, f"{key}_table", curve.rows)
+        self.paths = []
+        self.paths = [*curve.save(folder, stem), *save(figure, folder / stem)]
         for logger in trainer.loggers:
             send(logger, _show, key, self.paths, figure, trainer.global_step)
 

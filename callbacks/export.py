@@ -44,7 +44,7 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation import Row
 from lightning_circuits.figures import SUFFIXES, save_figure
 from lightning_circuits.formats import FORMATS
-from lightning_circuits.lightning import pl
+from lightning_circuits.lightning import pl, refuse_mixture
 from lightning_circuits.search.base import CircuitSearch
 
 MONITORS: dict[str, Callable[[Row], float]] = {
@@ -93,7 +93,7 @@ class CircuitExport(pl.Callback):
         ValueError: here, an unknown format or monitor, or `save_top_k` below -1. At setup, so before any training: a
             folder that cannot be made or written to; a size that rounds to no edge.
         OSError: at the end of training, the last circuits cannot be written (a full disk).
-        TypeError: at setup, the model is no `CircuitSearch`.
+        TypeError: at setup, the model is no `CircuitSearch`, or the Trainer of the other of Lightning's two names.
     """
 
     def __init__(
@@ -160,6 +160,7 @@ class CircuitExport(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        refuse_mixture(self, trainer)
         sizes_to_look_at(require_search(self, pl_module), self.sizes)
         self.best, self._exported = {}, None  # a resumed run gets the best of its checkpoint after this
         self._trouble, self._warned = None, False

@@ -33,7 +33,7 @@ from lightning_circuits.ablation import Ablation, MeanAblation, make_ablation
 from lightning_circuits.callbacks.loggers import log_scalars, log_table
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation import Row, evaluate, table
-from lightning_circuits.lightning import pl
+from lightning_circuits.lightning import pl, refuse_mixture
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.splits import whole_split
 from lightning_circuits.selection import size_to_count
@@ -133,7 +133,7 @@ class FaithfulnessValidation(ExactAblationCallback):
     Raises:
         ValueError: here, an unknown ablation or a step count below 1. At setup, so before any training: a size that
             rounds to no edge; no validation (test) prompts; mean ablation without training prompts.
-        TypeError: at setup, the model is no `CircuitSearch`.
+        TypeError: at setup, the model is no `CircuitSearch`, or the Trainer of the other of Lightning's two names.
     """
 
     def __init__(
@@ -175,6 +175,7 @@ class FaithfulnessValidation(ExactAblationCallback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "predict":
             return
+        refuse_mixture(self, trainer)
         search = require_search(self, pl_module)
         sizes_to_look_at(search, self.sizes)
         self._begin(trainer, "test" if stage == "test" else "val")
@@ -249,7 +250,7 @@ def require_search(callback: pl.Callback, module: pl.LightningModule) -> Circuit
     if not isinstance(module, CircuitSearch):
         raise TypeError(
             f"{type(callback).__name__} judges searches for circuits, and {type(module).__name__} is none: it has to "
-            "be a subclass of lightning_circuits.CircuitSearch"
+            'be a subclass of lightning_circuits.CircuitSearch (docs/choosing-a-method.md, "A method of your own")'
         )
     return module
 

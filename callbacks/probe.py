@@ -148,7 +148,7 @@ class CircuitProbe(pl.Callback):
         if isinstance(trainer.strategy, (kinds.FSDPStrategy, kinds.ModelParallelStrategy, kinds.DeepSpeedStrategy)):
             raise ValueError(
                 f"{type(trainer.strategy).__name__} splits the model among processes, and CircuitProbe reads whole "
-                "weights: use a strategy that keeps the model whole, such as ddp"
+                'weights: use a strategy that keeps the model whole, such as ddp (docs/multi-gpu.md, "Large models")'
             )
         self.history, self._ready = [], False
         # A module may make its model in hooks of its own that come after this one.

@@ -34,7 +34,7 @@ from lightning_circuits.callbacks.faithfulness import require_search
 from lightning_circuits.callbacks.loggers import send
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.figures import circuit_figure, save_figure
-from lightning_circuits.lightning import pl
+from lightning_circuits.lightning import pl, refuse_mixture
 from lightning_circuits.search.base import CircuitSearch
 
 
@@ -45,7 +45,7 @@ class CircuitReport(pl.Callback):
 
     Raises:
         ValueError: at setup, there is no `CircuitExport`.
-        TypeError: at setup, the model is no `CircuitSearch`.
+        TypeError: at setup, the model is no `CircuitSearch`, or the Trainer of the other of Lightning's two names.
     """
 
     def __init__(self) -> None:
@@ -54,10 +54,14 @@ class CircuitReport(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        refuse_mixture(self, trainer)
         self._reported = None
         search = require_search(self, pl_module)
         if _export(trainer) is None:
-            raise ValueError("CircuitReport sends what CircuitExport writes, and there is none among the callbacks")
+            raise ValueError(
+                "CircuitReport sends what CircuitExport writes, and there is none among the callbacks "
+                '(docs/sweeps.md, "What is logged")'
+            )
         if trainer.is_global_zero:
             describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
             settings = {**search.describe(), "data": None if describe is None else describe()}

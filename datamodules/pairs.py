@@ -229,7 +229,8 @@ class PairLoader:
         Raises:
             ValueError: the epoch had begun, not ended, and this loader would go on in another order.
         """
-        if 0 < state["batches"] < len(self) and state["order"] != self._order_key():
+        then = -(-state["order"]["pairs"] // state["order"]["global batch"])  # batches of an epoch
+        if 0 < state["batches"] < max(then, len(self)) and state["order"] != self._order_key():
             changed = [f"{k}: {v} then, {self._order_key()[k]} now" for k, v in state["order"].items()]
             raise ValueError(
                 "the checkpoint was written in the middle of an epoch over other data, or in another order "

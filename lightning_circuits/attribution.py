@@ -335,10 +335,10 @@ def information_flow(model: CircuitModel, batch: Batch) -> Tensor:
     layout, mask = model.layout, batch["attention_mask"]
     writers, streams = model.new_stack(mask.shape), new_streams(model, *mask.shape)
     model.run(batch["clean_ids"], mask, batch["positions"], writers=writers, streams=streams)
-    share = mask / mask.sum(-1, keepdim=True)  # of a token in the mean over its prompt; padding has none
+    wide = torch.promote_types(model.dtype, torch.float32)
+    share = mask.to(wide) / mask.sum(-1, keepdim=True)  # of a token in the mean over its prompt; padding has none
 
     def importance(stream: Tensor, n: int) -> Tensor:
-        wide = torch.promote_types(stream.dtype, torch.float32)
         size = torch.linalg.vector_norm(stream, 1, dim=-1, dtype=wide)
         # A writer at a time: all of them against the stream at once would be another stack.
         distance = torch.stack([torch.linalg.vector_norm(out - stream, 1, dim=-1, dtype=wide) for out in writers[:n]])
@@ -346,7 +346,7 @@ def information_flow(model: CircuitModel, batch: Batch) -> Tensor:
         total = proximity.sum(0)
         return (proximity / total.where(total > 0, 1.0) * share).sum((1, 2))
 
-    edges = torch.empty(layout.n_edges, dtype=torch.promote_types(streams.dtype, torch.float32), device=model.device)
+    edges = torch.empty(layout.n_edges, dtype=wide, device=model.device)
     for layer in range(layout.n_layers):
         of, n = layout.layer(edges, layer), layout.writers_before(layer)
         of.shared[:-1] = importance(streams[2 * layer], n)

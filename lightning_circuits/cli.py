@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ActionConfigFile
+from transformers.utils.logging import disable_progress_bar
 
 # Imported for their classes: a bare name in a config can mean only what has been imported.
 from lightning_circuits import callbacks, compare, configs, datamodules, gates, objectives, sparsity, view  # noqa: F401
@@ -58,7 +59,7 @@ from lightning_circuits.search.saved import SavedCircuit  # noqa: F401
 
 CONFIGS = Path(configs.__file__).parent
 DEBUG = "JSONARGPARSE_DEBUG"
-MISTAKES = (ValueError, TypeError, OSError, ImportError)
+MISTAKES = (ValueError, TypeError, OSError, ImportError, pl.utilities.exceptions.MisconfigurationException)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -78,6 +79,7 @@ def main(args: Sequence[str] | None = None) -> None:
         warnings.simplefilter("ignore")
         for name in (pl.__name__, "lightning_fabric", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        disable_progress_bar()  # of loading weights
     try:
         if words[:1] in (["compare"], ["view"]):  # of files: there is no model and no Trainer
             {"compare": compare.main, "view": view.main}[words[0]](words[1:])
@@ -99,10 +101,15 @@ def main(args: Sequence[str] | None = None) -> None:
     except Exception as error:
         # Weights & Biases refuses to begin by errors of its own: not logged in, no network.
         wandb = type(error).__module__.startswith("wandb.errors")
-        hint = " (WANDB_MODE=offline keeps a run on this machine, wandb sync sends it later)" if wandb else ""
         if not (wandb or isinstance(error, MISTAKES)) or begun.yes or os.environ.get(DEBUG) == "true":
             raise
-        sys.stderr.write(f"error: {_plain(str(error))}{hint}\n")
+        said = _plain(str(error))
+        if wandb:
+            said = (
+                f"{said.partition(chr(10))[0].rstrip('.')}. WANDB_MODE=offline keeps a run on this machine, wandb sync "
+                'sends it later (docs/sweeps.md, "Weights & Biases")'
+            )
+        sys.stderr.write(f"error: {said}\n")
         raise SystemExit(2) from None
 
 

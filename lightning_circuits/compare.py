@@ -191,9 +191,9 @@ def _from_wandb(run_id: str) -> list[Found]:
         except Exception as error:  # not logged in, offline, no such run: each version of wandb has classes of its own
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise ValueError(
-                f"{run_id} is no folder here, and cannot be read from Weights & Biases: {said[0]}. Is the name right "
-                "(entity/project/run_id), are you logged in (wandb login), is there a network? The folder of an "
-                "offline run can be named instead"
+                f"{run_id} is no folder here, and cannot be read from Weights & Biases: {said[0].rstrip('.')}. Is the "
+                "name right (entity/project/run_id), are you logged in (wandb login), is there a network? The folder "
+                'of an offline run can be named instead (docs/sweeps.md, "What came of it")'
             ) from error
         curves = [file for file in sorted(Path(folder).rglob("*.json")) if IS_CURVE.fullmatch(file.name)]
         if not curves:
@@ -234,7 +234,10 @@ def comparable(curves: Mapping[str, Curve]) -> list[str]:
     models = {name: (curve.metadata.get("model_hash", curve.model), curve.n_edges) for name, curve in curves.items()}
     if len(set(models.values())) > 1:
         told = "; ".join(f"{name}: {curve.model}, {curve.n_edges:,} edges" for name, curve in curves.items())
-        raise ValueError(f"curves of different models, or of edges counted in different ways, do not compare ({told})")
+        raise ValueError(
+            f"curves of different models, or of edges counted in different ways, do not compare: {told} "
+            '(docs/own-model.md, "Keys and values")'
+        )
     if not (shared := _shared_ablations(curves)):
         told = "; ".join(f"{name}: {', '.join(curve.ablations)}" for name, curve in curves.items())
         raise ValueError(f"the curves were measured under different ablations, none of them in common ({told})")
@@ -343,8 +346,8 @@ def _cell(point: Mapping[str, Any], key: str) -> str:
 def pareto_points(curves: Mapping[str, Curve], ablation: str, y: Y) -> list[dict[str, Any]]:
     """Every circuit of every curve as a point: its edges before pruning and its distance from the full model.
 
-    The distance is |1 - f|, KL, or 1 - accuracy. ``front`` is whether no circuit of as few edges or fewer is as near.
-    Random circuits are left out.
+    The distance is |1 - f|, KL, or 1 - accuracy. ``front`` is whether no circuit of as few edges or fewer is as near,
+    the empty one included. Random circuits are left out.
     """
     points = [
         {"label": name, "method": line.curve.method, "distance": _distance(point, y), "front": False, **point}
@@ -353,7 +356,8 @@ def pareto_points(curves: Mapping[str, Curve], ablation: str, y: Y) -> list[dict
         for point in line.curve.points(ablation, line.ranking)
         if point[y] is not None
     ]
-    nearest = math.inf
+    empty = [curve.reference(ablation, "empty") for curve in curves.values()]
+    nearest = min((_distance(row, y) for row in empty if row[y] is not None), default=math.inf)
     for point in sorted(points, key=lambda point: (point["edges"], point["distance"])):
         if point["distance"] < nearest:
             nearest, point["front"] = point["distance"], True

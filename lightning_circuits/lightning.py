@@ -8,9 +8,9 @@ a LightningModule`). So everything here takes Lightning from this module, which 
 2. else the one your program has imported already, so that our classes fit your `Trainer`;
 3. else the one that is installed.
 
-Where 2 or 3 leaves both, it is `pytorch_lightning`. The choice is made once, when this module is first imported; so
-import your Lightning before `lightning_circuits`, or set the variable. A program in which the two are mixed all the
-same is told so by `refuse_mixture`, when one of our objects is made or meets a Trainer.
+Where 2 or 3 leaves both, it is `pytorch_lightning`, and after 2 a warning says so. The choice is made once, when this
+module is first imported; so import your Lightning before `lightning_circuits`, or set the variable. A program in which
+the two are mixed all the same is told so by `refuse_mixture`, when one of our objects is made or meets a Trainer.
 
     from lightning_circuits.lightning import LightningCLI, pl
 
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,14 @@ def _import_lightning() -> ModuleType:
     if asked and asked not in _NAMESPACES:
         raise ValueError(f"{_VARIABLE} is {asked!r}: set it to one of {', '.join(_NAMESPACES)}, or unset it")
     candidates = [asked] if asked else sorted(_NAMESPACES, key=lambda name: name not in sys.modules)
+    if not asked and all(name in sys.modules for name in _NAMESPACES):
+        warnings.warn(
+            f"{' and '.join(_NAMESPACES)} have both been imported, and of which your Trainer is cannot be told: "
+            f"lightning_circuits takes {candidates[0]}, whose classes a Trainer of the other would refuse. Set the "
+            f"environment variable {_VARIABLE} to the one that you use "
+            '(docs/existing-project.md, "Two names of Lightning")',
+            stacklevel=2,
+        )
     for name in candidates:
         try:
             return import_module(name)

@@ -106,11 +106,12 @@ def page(
         names: what the two circuits are called on the page. Default: their methods.
 
     Edges are ordered as the search ordered them: by score if the metadata's ``ranking`` is ``"signed"``, else by
-    |score|. Beyond `MAX_EDGES` edges the strongest are drawn, the page says so, and so does a warning.
+    |score|; and of a curve, the circuits ordered in that way are taken. Beyond `MAX_EDGES` edges the strongest are
+    drawn, the page says so, and so does a warning.
 
     Raises:
         ValueError: circuits of different layouts; a score that is NaN or infinite; metadata that JSON cannot hold; a
-            curve that cannot be read.
+            curve that cannot be read, or is of another ranking.
         FileNotFoundError: no such curve.
     """
     circuits = [circuit] if other is None else [circuit, other]
@@ -173,7 +174,7 @@ def _packed(circuit: Drawable, name: str, curve: Curve | None) -> dict[str, Any]
         "scores": None if scores is None else _base64(scores.numpy().astype("<f4").tobytes()),
         "node_scores": None if circuit.node_scores is None else [_known(x) for x in circuit.node_scores.tolist()],
         "metadata": circuit.metadata,
-        "curve": _measured(circuit.metadata.get("measured"), n_edges) if curve is None else _points(curve),
+        "curve": _points(_measured(circuit.metadata.get("measured"), n_edges) if curve is None else curve, ranking),
     }
 
 
@@ -190,16 +191,16 @@ def _names(circuits: Sequence[Drawable]) -> list[str]:
 
 
 def _measured(rows: Any, n_edges: int) -> list[dict[str, Any]]:
-    """The points of what stands in a circuit's metadata, which in a file of another tool may be anything."""
+    """The rows of what stands in a circuit's metadata, which in a file of another tool may be anything."""
     rows = rows if isinstance(rows, list) else []
     rows = [row for row in rows if isinstance(row, dict) and row.keys() >= {"circuit", *POINT[:4]}]
     # A circuit is often saved pruned, and under interchange ablation that is as faithful as what was measured.
     same = [row["ablation"] == "interchange" and row.get("edges_pruned") == n_edges for row in rows]
-    return _points({**row, "edges": n_edges} if pruned else row for row, pruned in zip(rows, same, strict=True))
+    return [{**row, "edges": n_edges} if pruned else row for row, pruned in zip(rows, same, strict=True)]
 
 
-def _points(curve: Curve) -> list[dict[str, Any]]:
-    """The rows of a curve that say how faithful a size is, without those of the company that circuits are judged in."""
+def _points(curve: Curve, ranking: str) -> list[dict[str, Any]]:
+    """The rows of a curve that say how faithful a size is: of this ranking, and without the company of its circuits."""
     source = "the curve"
     if isinstance(curve, str | os.PathLike):
         source = str(curve)
@@ -213,7 +214,7 @@ def _points(curve: Curve) -> list[dict[str, Any]]:
         curve = curve.get("rows")  # type: ignore[assignment]  # what is no list is refused below
     if not isinstance(curve, Iterable):
         raise ValueError(f"{source} cannot be read as a faithfulness curve: it has no 'rows'")
-    points = []
+    points, others = [], set()
     for row in curve:
         values = row.to_dict() if hasattr(row, "to_dict") else row
         if not isinstance(values, Mapping) or not {"circuit", *POINT[:4]} <= values.keys():
@@ -222,8 +223,18 @@ def _points(curve: Curve) -> list[dict[str, Any]]:
                 f"got {row!r}"
             )
         name = str(values["circuit"])
-        if name not in COMPANY and not name.endswith(COMPANY_ENDINGS) and values["faithfulness"] is not None:
+        if name in COMPANY or name.endswith(COMPANY_ENDINGS) or values["faithfulness"] is None:
+            continue
+        if values.get("ranking") in (None, ranking):
             points.append({key: values.get(key) for key in POINT})
+        else:
+            others.add(str(values["ranking"]))
+    if others and not points:
+        raise ValueError(
+            f"{source} is of circuits by {' and '.join(sorted(others))} score, and the page takes edges by {ranking} "
+            f'score: "lightning-circuits evaluate --rankings [{ranking}]" measures those '
+            '(docs/reading-the-numbers.md, "Traps")'
+        )
     return points
 
 

@@ -2,8 +2,9 @@
 
 Sizes are shares of all edges throughout. `progress` is how far training is, from 0 to 1.
 
-    >>> SizeRange(0.003, 0.2).draw(torch.Generator().manual_seed(0), progress=1.0)   # doctest: +ELLIPSIS
-    0.02...
+    >>> sizes = SizeRange(0.003, 0.2)
+    >>> [round(sizes.size(number, progress=1.0), 3) for number in range(5)]
+    [0.003, 0.04, 0.008, 0.108, 0.022]
 """
 
 from __future__ import annotations
@@ -13,9 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+"""Its multiples modulo 1 fill [0, 1) more evenly than those of any other number, however many one takes."""
+
 
 class SizeRange:
-    """Sizes for top-k gates: each step trains the circuit of a size drawn anew, so one ranking serves all sizes.
+    """Sizes for top-k gates: each batch trains the circuit of another size, so one ranking serves all sizes.
+
+    The sizes are not drawn at random but spread evenly, by multiples of the golden ratio: batches that follow each
+    other, and those of one step in several processes, are small, middling and large. At random, a training of a few
+    hundred steps is short of some size at its end (5 %: KL .131 against .091 in `benchmarks/ioi_smollm2.py`, seed 0).
 
     The range opens downwards: it begins at ``high`` alone, and its lower end falls geometrically to ``low`` in the
     first ``warmup`` of training. A large circuit has to be right before a small one can be sought within it, and is
@@ -32,7 +40,7 @@ class SizeRange:
         ValueError: not ``0 < low <= high <= 1``, an unknown law, or a warmup outside [0, 1].
     """
 
-    def __init__(self, low: float = 0.002, high: float = 0.5, law: str = "log-uniform", warmup: float = 0.5) -> None:
+    def __init__(self, low: float = 0.003, high: float = 0.2, law: str = "log-uniform", warmup: float = 0.5) -> None:
         if not 0 < low <= high <= 1:
             raise ValueError(f"sizes are shares of the edges with 0 < low <= high <= 1, got low={low}, high={high}")
         if law not in ("log-uniform", "uniform"):
@@ -41,11 +49,11 @@ class SizeRange:
             raise ValueError(f"warmup is a share of training in [0, 1], got {warmup}")
         self.low, self.high, self.law, self.warmup = low, high, law, warmup
 
-    def draw(self, generator: torch.Generator, progress: float) -> float:
-        """A size, ``progress`` in [0, 1] of the way through training."""
+    def size(self, number: int, progress: float) -> float:
+        """The size for a batch by its number, ``progress`` in [0, 1] of the way through training."""
         opened = min(1.0, progress / self.warmup) if self.warmup else 1.0
         low = self.high * (self.low / self.high) ** opened
-        u = torch.rand((), generator=generator).item()
+        u = number * GOLDEN_RATIO % 1
         return low + u * (self.high - low) if self.law == "uniform" else low * (self.high / low) ** u
 
 
@@ -95,7 +103,7 @@ class TargetSparsity(Sparsity):
         if not multiplier_lr > 0:
             raise ValueError(f"multiplier_lr must be positive, got {multiplier_lr}")
         self.target, self.warmup, self.multiplier_lr = target, warmup, multiplier_lr
-        self.multipliers = nn.Parameter(torch.zeros(2))
+        self.multipliers = nn.Parameter(torch.zeros(2, dtype=torch.float32))
 
     def forward(self, openness: Tensor, progress: float) -> Tensor:
         allowed = (1 - self.target) ** (min(1.0, progress / self.warmup) if self.warmup else 1.0)

@@ -25,7 +25,7 @@ settings.load_profile("repeatable")
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """The same result alone as within the suite: seeds, and nothing of W&B that an earlier test has left behind."""
-    os.environ.pop("WANDB_SERVICE", None)  # else a program that a test starts writes through the service of this process
+    os.environ.pop("WANDB_SERVICE", None)  # else a program started by a test writes through the service of this process
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

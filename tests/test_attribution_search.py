@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from lightning_circuits import (
     EAP,
@@ -24,9 +25,12 @@ from lightning_circuits import (
     InformationFlowRoutes,
     RandomScores,
 )
+from lightning_circuits.ablation import run_pair
 from lightning_circuits.cli import main
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.lightning import pl
+from lightning_circuits.masked import masked_logits
+from lightning_circuits.objectives import ProbabilityDifference
 from lightning_circuits.pretrained import load_model
 
 METHODS = [EAP, EAPIG, CleanCorrupted, EAPIGActivations, InformationFlowRoutes, RandomScores]
@@ -93,6 +97,34 @@ def test_a_change_of_dtype_leaves_the_sums_alone() -> None:
     before = search.edge_sums.clone()
     search.bfloat16()
     assert search.edge_sums.dtype == torch.float64 and torch.equal(search.edge_sums, before)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method is not RandomScores])
+def test_a_model_cast_by_the_trainer_is_as_one_loaded_narrow(method: type[Attribution]) -> None:
+    cast = fitted(method("tiny-ioi"), precision="bf16-true")
+    scores, wide = cast.edge_scores(), fitted(method("tiny-ioi")).edge_scores()
+    assert cast.describe()["dtype"] == "bfloat16" and scores.dtype == torch.float32
+    assert torch.equal(scores, fitted(method("tiny-ioi", dtype="bfloat16")).edge_scores())
+    assert not torch.equal(scores, wide) and torch.corrcoef(torch.stack([scores, wide]))[0, 1] > 0.99
+
+
+def test_what_is_attributed_may_be_a_difference_in_probability_between_sets_of_tokens() -> None:
+    """Against the gradient of plain probabilities with respect to the gates."""
+    [batch] = data_of(batch_size=10).train_dataloader()
+    others = torch.where(torch.arange(10)[:, None] % 3 > 0, torch.arange(20, 40).view(10, 2), -100)
+    batch |= {"answers": torch.cat([batch["answers"], others[:, :1]], 1), "distractors": others[:, 1:]}
+    search = EAP("tiny-ioi", dtype="float64", objective=ProbabilityDifference())
+    trainer_of().fit(search, DataLoader([batch], batch_size=None))  # type: ignore[arg-type]
+
+    gates = torch.ones(search.layout.n_edges, dtype=torch.float64, requires_grad=True)
+    _, corrupt = run_pair(search.circuit_model, batch)
+    ids, mask, positions = batch["clean_ids"], batch["attention_mask"], batch["positions"]
+    probabilities = masked_logits(search.circuit_model, gates, ids, mask, positions, corrupt).softmax(-1)
+    for row, right, wrong in zip(probabilities, batch["answers"].tolist(), batch["distractors"].tolist(), strict=True):
+        difference = sum(row[token] for token in right if token >= 0) - sum(row[token] for token in wrong if token >= 0)
+        (difference / 10).backward(retain_graph=True)
+    close(search.edge_scores(), gates.grad.float())
+    assert search.circuit(5).metadata["objective"] == "ProbabilityDifference"
 
 
 class Own(Attribution):
@@ -221,6 +253,34 @@ def test_a_killed_pass_resumes_to_the_same_sums(tmp_path: Path) -> None:
     assert torch.equal(whole["edges"], resumed["edges"]) and torch.equal(whole["writers"], resumed["writers"])
 
 
+def stopped(folder: Path, source: Any) -> Path:
+    """A checkpoint after two batches of a pass."""
+    keep = pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    trainer_of(callbacks=[keep], enable_checkpointing=True).fit(EAP("tiny-ioi"), source)
+    return folder / "step=2.ckpt"
+
+
+def loader_that_begins_anew() -> DataLoader[Any]:
+    return DataLoader(list(data_of().train_dataloader()), batch_size=None, shuffle=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("resumed_with", [loader_that_begins_anew, data_of])
+def test_a_pass_over_a_loader_that_begins_anew_is_not_resumed_in_its_middle(resumed_with: Any, tmp_path: Path) -> None:
+    path, search = stopped(tmp_path, loader_that_begins_anew()), EAP("tiny-ioi")
+    with pytest.raises(ValueError, match=r"middle of the pass .* begins anew and prompts would be counted twice"):
+        trainer_of().fit(search, resumed_with(), ckpt_path=path, weights_only=True)
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    assert search.examples == saved["examples"] > 0  # nothing was counted
+
+
+@pytest.mark.parametrize("other", [dict(n_train=12), dict(n_train=4), dict(seed=1)], ids=str)
+def test_a_pass_is_not_resumed_over_other_prompts(other: dict[str, int], tmp_path: Path) -> None:
+    path, search = stopped(tmp_path, data_of()), EAP("tiny-ioi")
+    source = IOIDataModule("tiny-ioi", **dict(n_train=10, n_val=4, n_test=4, batch_size=4) | other)
+    with pytest.raises(ValueError, match="in the middle of an epoch over other data, or in another order"):
+        trainer_of().fit(search, source, ckpt_path=path, weights_only=True)
+
+
 @pytest.mark.slow
 def test_two_processes_are_as_one(tmp_path: Path) -> None:
     for name, devices, size in (("two", "2", "2"), ("one", "1", "4")):
@@ -237,15 +297,34 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
 # ---- attribute, then learn ---------------------------------------------------------------------------------------
 
 
-def test_edge_pruning_starts_from_an_attribution() -> None:
+@pytest.mark.parametrize("ablation", ["interchange", "mean"])
+def test_edge_pruning_starts_from_an_attribution(ablation: str) -> None:
     model = load_model("tiny-ioi")
-    warm = EdgePruning(model, warm_start=EAP())
+    warm = EdgePruning(model, ablation=ablation, warm_start=EAP(ablation=ablation))
     trainer_of(max_steps=1).fit(warm, data_of(batch_size=5))
-    scores = fitted(EAP(model)).edge_scores().abs()
-    by_hand = EdgePruning(model, warm_start=scores)
+    scores = fitted(EAP(model, ablation=ablation)).edge_scores().abs()
+    by_hand = EdgePruning(model, ablation=ablation, warm_start=scores)
     trainer_of(max_steps=1).fit(by_hand, data_of(batch_size=5))
     assert torch.equal(warm.edge_scores(), by_hand.edge_scores())
     assert not any("sums" in name for name in warm.state_dict())
+
+
+def test_a_resumed_run_does_not_attribute_again(tmp_path: Path) -> None:
+    attributed: list[str] = []
+
+    class Noted(EAP):
+        def attribute(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            attributed.append(run)
+            return super().attribute(batch)
+
+    whole, resumed = (EdgePruning("tiny-ioi", warm_start=Noted()) for _ in range(2))
+    keep = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=4, save_top_k=-1, filename="{step}")
+    run = "whole"
+    trainer_of(max_steps=7, callbacks=[keep], enable_checkpointing=True).fit(whole, data_of())
+    run = "resumed"
+    trainer_of(max_steps=7).fit(resumed, data_of(), ckpt_path=tmp_path / "step=4.ckpt", weights_only=True)
+    assert attributed == ["whole"] * 3  # 10 prompts in batches of 4
+    assert torch.equal(resumed.edge_scores(), whole.edge_scores())
 
 
 def test_a_warm_start_with_a_model_of_its_own_is_refused() -> None:

@@ -55,6 +55,20 @@ LAUNCHERS = {
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "--no-python"),
         *(*PROGRAM, "fit", "--config=quickstart.yaml", "--config=with/ddp.yaml", "--config=test.yaml"),
     ],
+    "slurm": [
+        *("bash", str(Path(__file__).parents[1] / "examples" / "slurm" / "circuit.sbatch")),
+        *("--config=quickstart.yaml", "--config=test.yaml"),
+    ],
+}
+# SLURM's own part: as many processes as were asked for, each told which one it is.
+SRUN = """#!/bin/bash
+for rank in $(seq 0 $((SLURM_NTASKS - 1))); do SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & tasks="$tasks $!"; done
+for task in $tasks; do wait "$task" || exit 1; done
+"""
+SLURM = {
+    **{f"SLURM_{name}": "2" for name in ("NTASKS", "NTASKS_PER_NODE")},
+    **{f"SLURM_{name}": "localhost" for name in ("NODELIST", "JOB_NODELIST")},
+    **{"SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "circuit"},
 }
 OPTIONS = "--data.n_train=9 --data.n_val=9 --data.n_test=9 --data.batch_size=2 --model.lr=1e-12".split()
 
@@ -70,12 +84,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         (folder / "test.yaml").write_text(CONFIG)
         start = Circuit(layout, torch.ones(layout.n_edges, dtype=torch.bool), order).save(folder / "start.safetensors")
         devices = 1 if name == "one" else 2
+        programs = folder / "bin"
+        programs.mkdir()
+        (programs / "srun").write_text(SRUN)
+        (programs / "lightning-circuits").write_text(f'#!/bin/bash\nexec {" ".join(PROGRAM)} "$@"\n')
+        for program in programs.iterdir():
+            program.chmod(0o755)
+        path = os.pathsep.join([str(programs), os.environ["PATH"]])
         log = folder / "log.txt"
         with log.open("w") as output:
             process = subprocess.Popen(
                 [*command, *OPTIONS, f"--model.warm_start={start}", f"--trainer.devices={devices}"],
                 cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, "WANDB_MODE": "offline", "WANDB_DATA_DIR": str(folder)},
+                env={**os.environ, "WANDB_MODE": "offline", "WANDB_DATA_DIR": str(folder)}
+                | (SLURM | {"PATH": path} if name == "slurm" else {}),
             )  # fmt: skip
             try:
                 status = process.wait(timeout=400)
@@ -103,7 +125,7 @@ def read(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", ["lightning", "torchrun"])
+@pytest.mark.parametrize("name", ["lightning", "torchrun", "slurm"])
 def test_two_processes_measure_and_leave_what_one_does(name: str, runs: dict[str, Path]) -> None:
     one, two = read(runs["one"]), read(runs[name])
     assert torch.equal(one["members"], two["members"])

@@ -186,7 +186,7 @@ def test_the_front_is_what_nothing_else_betters(curves: list[dict[float, float]]
     points = pareto_points(made, "interchange", "faithfulness")
     assert len(points) == sum(map(len, curves))
     for point in points:
-        dominated = any(
+        dominated = point["distance"] >= 1 or any(  # where the empty circuit is
             other["edges"] <= point["edges"]
             and other["distance"] <= point["distance"]
             and (other["edges"], other["distance"]) != (point["edges"], point["distance"])
@@ -261,5 +261,7 @@ def test_what_is_wrong_with_a_run_of_weights_and_biases_is_said(monkeypatch: pyt
     server(monkeypatch, [], [], ConnectionError("no route to host\nand more"))
     said = refused("team/circuits/3k9")
     assert "no route to host. Is the name right" in said and "wandb login" in said and "more" not in said
+    server(monkeypatch, [], [], ValueError("Use `wandb login` to log in."))
+    assert "to log in. Is the name right" in refused("team/circuits/3k9")
     monkeypatch.setitem(sys.modules, "wandb", None)  # type: ignore[arg-type]
     assert "pip install wandb" in refused("team/circuits/3k9")

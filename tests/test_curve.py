@@ -296,6 +296,35 @@ def test_an_offline_run_of_weights_and_biases_is_a_run_to_compare(data: IOIDataM
     assert found.curve == callback.curve
 
 
+class Last(pl.Callback):
+    """Comes after the curve, as the export of circuits does in the packaged configs."""
+
+    ended = False
+
+    def on_train_end(self, *_: Any) -> None:
+        self.ended = True
+
+
+def test_a_full_disk_costs_the_files_of_the_curve_and_nothing_else(
+    data: IOIDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("lightning_circuits.curves.write_atomically", full)
+    callback, last = FaithfulnessCurve(sizes=[0.1, 0.5], dirpath=tmp_path), Last()
+    with pytest.warns(UserWarning, match=f"the curve could not all be written to {tmp_path} .No space left on device"):
+        trainer = make_trainer(callback, last)
+        trainer.fit(Waves(), data)
+    assert last.ended and "val/curve/interchange/signed/cmd" in trainer.callback_metrics
+    assert callback.curve is not None and not files(tmp_path)
+    printed = capsys.readouterr().out
+    assert "50%" in printed and "Curve written" not in printed
+    # The curve is all that these are for.
+    with pytest.raises(OSError, match="'lightning-circuits evaluate' measures it again"):
+        trainer.test(Waves(), data, verbose=False)
+
+
 # ---- bad input -----------------------------------------------------------------------------------------------------
 
 

@@ -134,7 +134,9 @@ def test_an_ended_epoch_does_not_cut_the_next_one_short() -> None:
 def test_refuses_to_go_on_in_another_order() -> None:
     killed = PairLoader(make_pairs(20), 3, seed=0)
     next(iter(killed))
-    for other in (PairLoader(make_pairs(20), 4, seed=0), PairLoader(make_pairs(20), 3, seed=1)):
+    others = [PairLoader(make_pairs(20), 4, seed=0), PairLoader(make_pairs(20), 3, seed=1)]
+    others += [PairLoader(make_pairs(3), 3, seed=0)]  # whose epoch has no more batches than have been seen
+    for other in others:
         with pytest.raises(ValueError, match="in the middle of an epoch"):
             other.load_state_dict(killed.state_dict())
     # The same steps, shared out among three processes.

@@ -43,7 +43,10 @@ def test_what_error_messages_point_to_is_there() -> None:
     found = {place for file in SOURCES for place in REFERENCE.findall(file.read_text())}
     assert {page for page, _ in found} >= {
         f"docs/{name}.md"
-        for name in ("own-task", "own-model", "existing-project", "file-formats", "reading-the-numbers")
+        for name in (
+            *("own-task", "own-model", "existing-project", "file-formats", "reading-the-numbers", "multi-gpu"),
+            *("sweeps", "choosing-a-method"),
+        )
     }
     for page, heading in found:
         assert heading in headings(ROOT / page), f"an error message names {page}, {heading!r}"

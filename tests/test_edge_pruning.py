@@ -18,7 +18,7 @@ from torch.distributions import kl_divergence as kl_of
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from lightning_circuits import Circuit, CircuitSearch, EdgePruning, SavedCircuit
+from lightning_circuits import EAPIG, Circuit, CircuitSearch, EdgePruning, SavedCircuit
 from lightning_circuits.ablation import run_pair
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.gates import HardConcrete, TopK
@@ -26,7 +26,13 @@ from lightning_circuits.layout import Layout
 from lightning_circuits.lightning import pl
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import wrap
-from lightning_circuits.objectives import CrossEntropy, LogitDifference, MatchLogitDifference, Objective
+from lightning_circuits.objectives import (
+    CrossEntropy,
+    LogitDifference,
+    MatchLogitDifference,
+    Objective,
+    ProbabilityDifference,
+)
 from lightning_circuits.pretrained import EMBEDDED, load_model
 from lightning_circuits.sparsity import L0Penalty, SizeRange, TargetSparsity
 
@@ -338,6 +344,27 @@ def test_the_seed_decides_what_is_drawn() -> None:
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
+@pytest.mark.parametrize("gate", [TopK, HardConcrete])
+def test_a_model_cast_by_the_trainer_is_as_one_loaded_narrow(gate: Any) -> None:
+    """Gates, multipliers and what is drawn stay float32: only the language model is cast."""
+    wide, narrow, cast = (EdgePruning(EMBEDDED, gate=gate(), dtype=d) for d in ("float32", "bfloat16", "float32"))
+    for search, precision in ((wide, "32-true"), (narrow, "32-true"), (cast, "bf16-true")):
+        fit(search, 12, data(batch_size=8), precision=precision)
+    assert cast.describe()["dtype"] == "bfloat16"
+    assert {value.dtype for value in cast.gate.state_dict().values()} == {torch.float32}
+    assert torch.equal(cast.edge_scores(), narrow.edge_scores())
+    assert not torch.equal(cast.edge_scores(), wide.edge_scores())
+    assert torch.corrcoef(torch.stack([cast.edge_scores(), wide.edge_scores()]))[0, 1] > 0.8
+
+
+def test_a_cast_leaves_the_angles_of_rotary_positions_alone(tmp_path: Path) -> None:
+    fresh("llama-gqa").save_pretrained(tmp_path)
+    ids = torch.arange(60)[None] % 7
+    prompts = ids, torch.ones_like(ids), torch.tensor([59])
+    cast, narrow = EdgePruning(fresh("llama-gqa")).bfloat16(), EdgePruning(str(tmp_path), dtype="bfloat16")
+    assert torch.equal(cast.circuit_model.logits(*prompts), narrow.circuit_model.logits(*prompts))
+
+
 @pytest.mark.parametrize("ablation", ["zero", "mean", "mean-positional"])
 def test_every_ablation_can_be_trained_on(ablation: str) -> None:
     search = EdgePruning(EMBEDDED, ablation=ablation)
@@ -356,7 +383,9 @@ def test_means_are_taken_over_all_of_the_training_split() -> None:
 
 
 @pytest.mark.parametrize(
-    "objective", [LogitDifference(), MatchLogitDifference(), CrossEntropy()], ids=lambda o: type(o).__name__
+    "objective",
+    [LogitDifference(), MatchLogitDifference(), CrossEntropy(), ProbabilityDifference()],
+    ids=lambda o: type(o).__name__,
 )
 def test_every_objective_can_be_trained_on(objective: Objective) -> None:
     search = EdgePruning(EMBEDDED, objective=objective)
@@ -416,6 +445,23 @@ def test_a_path_may_be_text(some_scores: Tensor, tmp_path: Path) -> None:
 def test_a_circuit_without_scores_starts_with_its_members_first(some_scores: Tensor) -> None:
     circuit = Circuit(EdgePruning(EMBEDDED).layout, some_scores > 1)
     assert EdgePruning(EMBEDDED, warm_start=circuit).circuit(circuit.n_edges) == circuit
+
+
+def test_a_circuit_says_where_its_gates_began(some_scores: Tensor, tmp_path: Path) -> None:
+    circuit = Circuit(EdgePruning(EMBEDDED).layout, some_scores > 1, some_scores, {"method": "EAP"})
+    path = circuit.save(tmp_path / "start.json")
+    method = {"method": "EAPIG", "steps": 3, "rule": "left", "ranking": "absolute", "seed": 0}
+    method |= {"ablation": "zero", "objective": "LogitDifference"}
+    starts: list[tuple[Any, Any]] = [
+        (None, None),
+        (some_scores, {"kind": "scores"}),
+        (circuit, {"kind": "circuit", "made_by": "EAP"}),
+        (path, {"kind": "file", "path": str(path)}),
+        (EAPIG(steps=3, ablation="zero"), {"kind": "method", **method}),
+    ]
+    for start, expected in starts:
+        written = EdgePruning(EMBEDDED, warm_start=start).circuit(5).save(tmp_path / "made.json")
+        assert Circuit.load(written).metadata["warm_start"] == expected
 
 
 @pytest.mark.parametrize("kind", ["tensor", "circuit", "file"])

@@ -37,6 +37,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def with_logits(gate: Any, logits: Tensor) -> Any:
+    gate.start(len(logits), generator())
     gate.logits = nn.Parameter(logits.clone())
     return gate
 
@@ -54,19 +55,19 @@ def test_values_are_one_float32_per_edge_within_zero_and_one(make: Callable[[], 
     gate.start(500, generator())
     with torch.no_grad():
         gate.logits += 3 * spread(500)
-    values = gate(generator(1), 0.5)
+    values = gate(generator(1), 1, 0.5)
     assert values.shape == (500,) and values.dtype == torch.float32
     assert values.min() >= 0 and values.max() <= 1
     assert values.max() > values.min()
 
 
 @every_gate
-def test_the_generator_alone_decides_what_is_drawn(make: Callable[[], Gate]) -> None:
+def test_generator_and_number_alone_decide_the_values(make: Callable[[], Gate]) -> None:
     gate = with_logits(make(), spread(300))
-    first = gate(generator(7), 0.3)
+    first = gate(generator(7), 7, 0.3)
     torch.rand(5)  # the global generator plays no part
-    assert torch.equal(first, gate(generator(7), 0.3))
-    assert not torch.equal(first, gate(generator(8), 0.3))
+    assert torch.equal(first, gate(generator(7), 7, 0.3))
+    assert not torch.equal(first, gate(generator(8), 8, 0.3))
 
 
 @every_gate
@@ -102,7 +103,7 @@ def test_a_start_from_scores_opens_the_best_and_leaves_all_gates_movable(make: C
     gate = make()
     gate.start(200, generator())
     gate.start_from(torch.arange(200.0))
-    drawn = torch.stack([gate(generator(seed), 0.0) for seed in range(100)]).mean(0)
+    drawn = torch.stack([gate(generator(seed), seed, 0.0) for seed in range(100)]).mean(0)
     assert drawn[-20:].mean() > drawn[:20].mean() + 0.05
     assert gate.logits.requires_grad and gate.logits.is_leaf
 
@@ -118,7 +119,7 @@ def test_gates_closed_for_good_do_not_need_their_gradient(make: Callable[[], Gat
     moved = []
     for garbage in (0.0, 100.0):
         gate = with_logits(make(), 3 * spread(400))
-        values = gate(generator(3), 0.5)
+        values = gate(generator(3), 3, 0.5)
         closed = values.detach() == 0
         values.backward(spread(400, seed=1).masked_fill(closed, garbage))
         moved.append(gate.logits.grad)
@@ -133,7 +134,7 @@ def test_gates_closed_for_good_do_not_need_their_gradient(make: Callable[[], Gat
 def test_hard_concrete_openness_is_the_share_of_its_own_open_samples(log_alpha: float) -> None:
     n = 40_000
     gate = with_logits(HardConcrete(), torch.full((n,), log_alpha))
-    values = gate(generator(), 0.0)
+    values = gate(generator(), 0, 0.0)
     expected = 1 - 1 / (1 + math.exp(1.5986 + log_alpha))  # FIELD.md: P(closed) = sigmoid(-1.5986 - log_alpha)
     sampled = (values > 0).double().mean().item()
     assert gate.openness().item() == pytest.approx(expected, abs=1e-4)
@@ -142,7 +143,8 @@ def test_hard_concrete_openness_is_the_share_of_its_own_open_samples(log_alpha: 
 
 @pytest.mark.parametrize("log_alpha", [-1.0, 0.5])
 def test_hard_concrete_samples_have_the_distribution_of_the_paper(log_alpha: float) -> None:
-    values = with_logits(HardConcrete(), torch.full((40_000,), log_alpha))(generator(), 0.0).detach().double().numpy()
+    gate = with_logits(HardConcrete(), torch.full((40_000,), log_alpha))
+    values = gate(generator(), 0, 0.0).detach().double().numpy()
     for threshold in (0.0, 0.1, 0.3, 0.5, 0.8, 0.99):
         stretched = (threshold + 0.1) / 1.2
         at_most = 1 / (1 + math.exp(-(2 / 3 * math.log(stretched / (1 - stretched)) - log_alpha)))
@@ -157,7 +159,7 @@ def test_hard_concrete_openness_is_a_mean_over_different_gates() -> None:
 
 def test_hard_concrete_gradient_is_exactly_zero_where_a_gate_is_clamped() -> None:
     gate = with_logits(HardConcrete(), torch.linspace(-4, 4, 2000))
-    values = gate(generator(), 0.0)
+    values = gate(generator(), 0, 0.0)
     values.sum().backward()
     clamped = (values == 0) | (values == 1)
     assert 100 < clamped.sum() < 1900
@@ -168,10 +170,10 @@ def test_hard_concrete_gradient_is_exactly_zero_where_a_gate_is_clamped() -> Non
 def test_hard_concrete_gradient_is_that_of_finite_differences() -> None:
     logits, eps = spread(200, torch.float64), 1e-6
     gate = with_logits(HardConcrete(), logits)
-    gate(generator(5), 0.0).sum().backward()
+    gate(generator(5), 5, 0.0).sum().backward()
     with torch.no_grad():  # every value depends on its own logit alone: one difference serves them all
-        above = with_logits(HardConcrete(), logits + eps)(generator(5), 0.0)
-        below = with_logits(HardConcrete(), logits - eps)(generator(5), 0.0)
+        above = with_logits(HardConcrete(), logits + eps)(generator(5), 5, 0.0)
+        below = with_logits(HardConcrete(), logits - eps)(generator(5), 5, 0.0)
     torch.testing.assert_close(gate.logits.grad, (above - below) / (2 * eps), atol=1e-7, rtol=1e-5)
 
 
@@ -188,7 +190,7 @@ def test_hard_concrete_starts_nearly_open_with_most_gates_unclamped_below() -> N
     gate.start(20_000, generator())
     assert gate.logits.mean().item() == pytest.approx(2.0, abs=0.001)
     assert gate.logits.std().item() == pytest.approx(0.01, rel=0.05)
-    assert (gate(generator(1), 0.0) == 0).double().mean().item() == pytest.approx(0.027, abs=0.006)
+    assert (gate(generator(1), 1, 0.0) == 0).double().mean().item() == pytest.approx(0.027, abs=0.006)
 
 
 def test_hard_concrete_is_trained_for_its_target_or_else_for_the_size_it_has() -> None:
@@ -237,7 +239,7 @@ soft_cases = given(
 @soft_cases
 def test_soft_top_k_is_what_an_independent_solver_finds(seed: int, n: int, share: float, temperature: float) -> None:
     x = spread(n, torch.float64, seed)
-    values = top_k(x, share, temperature, hard_from=1.0)(generator(), 0.0).detach()
+    values = top_k(x, share, temperature, hard_from=1.0)(generator(), 0, 0.0).detach()
     assert_solved(values, solved(x.numpy(), share * n, temperature))
 
 
@@ -258,7 +260,7 @@ def test_taking_tiny_gates_as_zero_does_not_change_what_the_model_says(monkeypat
     for tiny in (1e-6, 0.0):
         monkeypatch.setattr(_SoftTopK, "TINY", tiny)
         gate = top_k(4 * spread(model.layout.n_edges), 0.05, 0.1, hard_from=1.0)
-        values = gate(generator(), 0.0)
+        values = gate(generator(), 0, 0.0)
         logits = masked_logits(model, values, *prompts, corrupt.clone(), skip_closed=gate.closed_for_good(0.0))
         logits[:, 0].sum().backward()
         found.append((values.detach(), logits.detach(), gate.logits.grad))
@@ -270,13 +272,13 @@ def test_taking_tiny_gates_as_zero_does_not_change_what_the_model_says(monkeypat
 @soft_cases
 def test_soft_top_k_sums_to_k_and_is_monotone_in_float32(seed: int, n: int, share: float, temperature: float) -> None:
     x = spread(n, seed=seed)
-    values = top_k(x, share, temperature, hard_from=1.0)(generator(), 0.0).detach()
+    values = top_k(x, share, temperature, hard_from=1.0)(generator(), 0, 0.0).detach()
     assert values.double().sum().item() == pytest.approx(share * n, rel=1e-4, abs=1e-3)
     assert (values[x.argsort()].diff() >= 0).all()
 
 
 def test_soft_top_k_sums_to_k_over_a_hundred_thousand_edges() -> None:
-    values = top_k(spread(100_000), 0.003, 0.1, hard_from=1.0)(generator(), 0.0).detach()
+    values = top_k(spread(100_000), 0.003, 0.1, hard_from=1.0)(generator(), 0, 0.0).detach()
     assert values.double().sum().item() == pytest.approx(300, rel=1e-3)
 
 
@@ -288,7 +290,7 @@ def test_soft_top_k_gradient_is_that_of_finite_differences_of_the_solver(
     n, eps = 12, 1e-5
     x, weights = spread(n, torch.float64, seed), spread(n, torch.float64, seed + 1)
     gate = top_k(x, share, temperature, hard_from=1.0)
-    (gate(generator(), 0.0) * weights).sum().backward()
+    (gate(generator(), 0, 0.0) * weights).sum().backward()
 
     def loss(point: Array) -> float:
         return float(solved(point, share * n, temperature) @ weights.numpy())
@@ -301,14 +303,14 @@ def test_soft_top_k_gradient_is_that_of_finite_differences_of_the_solver(
 
 def test_what_one_gate_gains_the_others_lose() -> None:
     gate = top_k(spread(50, torch.float64), 0.2, 0.5, hard_from=1.0)
-    (gate(generator(), 0.0) * spread(50, torch.float64, 1)).sum().backward()
+    (gate(generator(), 0, 0.0) * spread(50, torch.float64, 1)).sum().backward()
     assert gate.logits.grad.sum().item() == pytest.approx(0, abs=1e-12)
     assert gate.logits.grad.abs().max() > 1e-3
 
 
 def test_saturated_gates_do_not_move_and_are_not_nan() -> None:
     gate = top_k(torch.tensor([-1e4] * 5 + [1e4] * 5), 0.5, 0.1, hard_from=1.0)
-    values = gate(generator(), 0.0)
+    values = gate(generator(), 0, 0.0)
     (values * torch.arange(10.0)).sum().backward()
     torch.testing.assert_close(values.detach(), torch.tensor([0.0] * 5 + [1.0] * 5), atol=1e-5, rtol=0)
     assert gate.logits.grad.abs().max() < 1e-4
@@ -317,7 +319,7 @@ def test_saturated_gates_do_not_move_and_are_not_nan() -> None:
 @soft_cases
 def test_hard_values_are_exactly_the_k_best(seed: int, n: int, share: float, temperature: float) -> None:
     x = spread(n, seed=seed)
-    values = top_k(x, share, temperature, hard_from=0.0)(generator(), 0.0).detach()
+    values = top_k(x, share, temperature, hard_from=0.0)(generator(), 0, 0.0).detach()
     k = max(round(share * n), 1)
     best = np.argsort(-x.numpy())[:k]
     assert sorted(values.nonzero().flatten().tolist()) == sorted(best.tolist())
@@ -328,13 +330,13 @@ def test_hard_values_are_exactly_the_k_best(seed: int, n: int, share: float, tem
 def test_hard_values_are_k_also_when_gates_tie(n_tied: int) -> None:
     x = torch.arange(10.0)
     x[:n_tied] = -1.0
-    values = top_k(x, 0.8, 0.5, hard_from=0.0)(generator(), 0.0)
+    values = top_k(x, 0.8, 0.5, hard_from=0.0)(generator(), 0, 0.0)
     assert values.sum() == 8
     assert (values[n_tied:] == 1).all()
 
 
 def test_hard_values_keep_one_edge_where_the_size_is_less_than_one() -> None:
-    values = top_k(spread(20), 0.001, 0.5, hard_from=0.0)(generator(), 0.0)
+    values = top_k(spread(20), 0.001, 0.5, hard_from=0.0)(generator(), 0, 0.0)
     assert values.tolist() == [float(i == spread(20).argmax()) for i in range(20)]
 
 
@@ -343,7 +345,7 @@ def test_hard_values_have_the_gradient_of_the_soft_ones() -> None:
     gradients = []
     for hard_from in (0.0, 1.0):
         gate = top_k(x, 0.25, 0.3, hard_from=hard_from)
-        (gate(generator(), 0.0) * weights).sum().backward()
+        (gate(generator(), 0, 0.0) * weights).sum().backward()
         gradients.append(gate.logits.grad)
     assert torch.equal(*gradients) and gradients[0].abs().max() > 0
 
@@ -354,7 +356,7 @@ def test_the_temperature_falls_geometrically(progress: float) -> None:
     options = {"temperature": 0.8, "final_temperature": 0.05, "anneal_from": 0.0, "hard_from": 1.0}
     gate = with_logits(TopK(SizeRange(0.2, 0.2), **options), x)
     expected = solved(x.numpy(), 12, math.exp((1 - progress) * math.log(0.8) + progress * math.log(0.05)))
-    assert_solved(gate(generator(), progress).detach(), expected)
+    assert_solved(gate(generator(), 0, progress).detach(), expected)
 
 
 @pytest.mark.parametrize(("progress", "fallen"), [(0.0, 0.0), (0.4, 0.0), (0.7, 0.5), (0.85, 0.75)])
@@ -363,7 +365,7 @@ def test_the_temperature_stays_until_it_is_told_to_fall(progress: float, fallen:
     gate = with_logits(TopK(SizeRange(0.2, 0.2), 0.8, 0.05, anneal_from=0.4, hard_from=1.0), x)
     expected = solved(x.numpy(), 12, math.exp((1 - fallen) * math.log(0.8) + fallen * math.log(0.05)))
     # Half way in float64: 0.7 - 0.4 is not half of 0.6 to the last bit, hence values of nearly the same temperature.
-    assert_solved(gate(generator(), progress).detach(), expected)
+    assert_solved(gate(generator(), 0, progress).detach(), expected)
 
 
 @pytest.mark.parametrize("option", ["anneal_from", "hard_from"])
@@ -376,13 +378,13 @@ def test_a_part_of_training_outside_it_is_refused(option: str, value: float) -> 
 def test_circuits_become_hard_when_asked_and_not_before() -> None:
     gate = with_logits(TopK(hard_from=0.6), spread(100))
     for progress, hard in ((0.0, False), (0.59, False), (0.6, True), (0.99, True)):
-        values = gate(generator(), progress)
+        values = gate(generator(), 0, progress)
         assert ((values == 0) | (values == 1)).all().item() is hard, progress
 
 
 def test_every_step_asks_another_size_from_the_range() -> None:
     gate = with_logits(TopK(SizeRange(0.01, 0.5), hard_from=0.0), spread(1000))
-    sizes = [int(gate(generator(seed), 1.0).sum()) for seed in range(200)]
+    sizes = [int(gate(generator(seed), seed, 1.0).sum()) for seed in range(200)]
     assert min(sizes) >= 10 and max(sizes) <= 500 and len(set(sizes)) > 80
     median = sorted(sizes)[100]  # log-uniform: half of the steps are below the geometric mean, 71
     assert 45 < median < 110
@@ -390,8 +392,49 @@ def test_every_step_asks_another_size_from_the_range() -> None:
 
 def test_circuits_of_one_ranking_are_nested() -> None:
     gate = with_logits(TopK(hard_from=0.0), spread(500))
-    drawn = sorted((gate(generator(seed), 1.0).detach() for seed in range(20)), key=lambda values: values.sum())
+    drawn = sorted((gate(generator(seed), seed, 1.0).detach() for seed in range(20)), key=lambda values: values.sum())
     assert all((small <= large).all() for small, large in itertools.pairwise(drawn))
+
+
+# ---- top-k: the mean of the logits -----------------------------------------------------------------------------------
+
+
+def test_the_ranking_is_the_mean_of_the_logits_over_the_last_part_of_training() -> None:
+    gate = with_logits(TopK(average_from=0.75), spread(50))
+    seen = [spread(50, seed=seed) for seed in range(8)]
+    for step, logits in enumerate(seen, start=1):
+        gate.logits.data.copy_(logits)
+        gate.after_step(step / 8)
+        assert torch.equal(gate.edge_scores(), logits) or step > 6
+    torch.testing.assert_close(gate.edge_scores(), torch.stack(seen[5:]).mean(0))
+
+
+def test_another_training_begins_a_mean_of_its_own() -> None:
+    gate = with_logits(TopK(average_from=0.5), spread(50))
+    gate.after_step(1.0)
+    later = spread(50, seed=1)
+    gate.logits.data.copy_(later)
+    gate.after_step(0.1)
+    assert torch.equal(gate.edge_scores(), later)
+    gate.after_step(0.5)
+    torch.testing.assert_close(gate.edge_scores(), later)
+
+
+def test_a_gate_read_from_a_checkpoint_goes_on_with_its_mean() -> None:
+    whole, first, second = (with_logits(TopK(), torch.zeros(50)) for _ in range(3))
+    for step in (1, 2, 3, 4):
+        for gate in (whole, first if step <= 2 else second):
+            gate.logits.data.copy_(spread(50, seed=step))
+            gate.after_step(0.9 + step / 40)
+        if step == 2:
+            second.load_state_dict(first.state_dict())
+    assert torch.equal(second.edge_scores(), whole.edge_scores())
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
+def test_a_mean_that_begins_outside_of_training_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="average_from is a part of training"):
+        TopK(average_from=share)
 
 
 @pytest.mark.parametrize("option", ["temperature", "final_temperature"])

@@ -29,8 +29,18 @@ PACKAGES = {
 }
 
 
-def run(site: Path, installed: list[str], before: str = "", after: str = "", variable: str | None = None) -> str:
-    """What a process prints that has `installed`, runs `before`, imports `lightning.py` and shows which it chose."""
+def run(
+    site: Path,
+    installed: list[str],
+    before: str = "",
+    after: str = "",
+    variable: str | None = None,
+    warned: bool = False,
+) -> str:
+    """What a process prints that has `installed`, runs `before`, imports `lightning.py` and shows which it chose.
+
+    With `warned`, what it says on the side too.
+    """
     for package in installed:
         for name, text in PACKAGES[package].items():
             (site / name).parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +61,7 @@ print(chosen.pl.__name__)
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program], env=environment, cwd=site, capture_output=True, text=True
     )
-    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+    return (done.stdout + done.stderr if warned else done.stdout).strip() or done.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("installed", [["pytorch_lightning"], ["lightning"], ["pytorch_lightning", "lightning"]])
@@ -71,6 +81,23 @@ def test_the_installed_namespace_is_taken_pytorch_lightning_first(tmp_path: Path
 )
 def test_the_namespace_already_imported_wins(tmp_path: Path, before: str, expected: str) -> None:
     assert run(tmp_path, ["pytorch_lightning", "lightning"], before=before) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "variable", "told"),
+    [
+        ("import lightning.pytorch, pytorch_lightning", None, True),
+        ("import lightning.pytorch, pytorch_lightning", "lightning.pytorch", False),
+        ("import lightning.pytorch", None, False),
+        ("", None, False),
+    ],
+)
+def test_where_both_are_imported_a_warning_says_which_is_taken(
+    tmp_path: Path, before: str, variable: str | None, told: bool
+) -> None:
+    said = run(tmp_path, ["pytorch_lightning", "lightning"], before=before, variable=variable, warned=True)
+    assert ("lightning_circuits takes pytorch_lightning" in said) == told
+    assert ("Set the environment variable LIGHTNING_CIRCUITS_NAMESPACE" in said) == told
 
 
 @pytest.mark.parametrize("asked", ["pytorch_lightning", "lightning.pytorch"])
@@ -145,7 +172,8 @@ import sys
 {first}
 import torch
 from lightning_circuits import EdgePruning, from_lightning_module
-from lightning_circuits.callbacks import CircuitExport, CircuitProbe, FaithfulnessCurve, FaithfulnessValidation
+from lightning_circuits.callbacks import (
+    CircuitExport, CircuitProbe, CircuitReport, FaithfulnessCurve, FaithfulnessValidation)
 from lightning_circuits.cli import main
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.lightning import pl
@@ -170,11 +198,16 @@ class Theirs(other.LightningModule):
     def __init__(self):
         super().__init__()
         self.inside = search.model
+    def training_step(self, batch, index):
+        raise AssertionError("a step was taken")
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
 assert from_lightning_module(Theirs()).model is search.model
-try:
-    CircuitProbe(IOIDataModule("tiny-ioi", **data)).setup(other.Trainer(**quiet), Theirs(), "fit")
-except TypeError as error:
-    print(error)
+for callback in (CircuitProbe(IOIDataModule("tiny-ioi", **data)), *callbacks[:3], CircuitReport()):
+    try:
+        other.Trainer(callbacks=[callback], enable_checkpointing=False, **quiet).fit(Theirs(), [0])
+    except TypeError as error:
+        print(error)
 
 main(["fit", "--config=quickstart.yaml", "--trainer.accelerator=cpu", "--trainer.max_steps=2", "--data.n_train=16",
       "--data.n_val=8", "--data.n_test=8", "--data.batch_size=8"])
@@ -196,7 +229,10 @@ def test_everything_works_under_either_name_and_checkpoints_go_from_one_to_the_o
         )  # fmt: skip
         assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stdout[-3000:]
         other = {"lightning.pytorch": "pytorch_lightning"}.get(name, "lightning.pytorch")
-        assert f"the Trainer is one of {other}, but CircuitProbe was built on {name}" in done.stdout
+        for callback in (
+            "CircuitProbe", "CircuitExport", "CircuitReport", "FaithfulnessCurve", "FaithfulnessValidation",
+        ):  # fmt: skip
+            assert f"the Trainer is one of {other}, but {callback} was built on {name}" in done.stdout
         assert list((folder / "circuits").glob("*.json")) and (folder / "curve" / "curve.json").is_file()
         assert list(folder.glob("runs/quickstart/circuit-*.json"))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Categorical
@@ -19,6 +19,7 @@ from lightning_circuits.objectives import (
     LogitDifference,
     MatchLogitDifference,
     Objective,
+    ProbabilityDifference,
     correct,
     kl_divergence,
     logit_difference,
@@ -115,6 +116,31 @@ def test_cross_entropy_takes_the_answers_together(case: dict[str, Any]) -> None:
         assert found[i].item() == pytest.approx(expected, abs=1e-9)
 
 
+@given(batches(), st.sampled_from(["sum", "mean"]))
+def test_probability_difference_is_between_sets_of_tokens_after_a_plain_softmax(
+    case: dict[str, Any], reduction: str
+) -> None:
+    found = ProbabilityDifference(reduction)(case["logits"], case["tensors"], case["full"])
+    for i, row in enumerate(case["logits"].tolist()):
+        total = sum(math.exp(x) for x in row)
+        right, wrong = ([math.exp(row[t]) / total for t in tokens[i]] for tokens in case["lists"])
+        expected = sum(wrong) - sum(right) if reduction == "sum" else mean(wrong) - mean(right)
+        assert found[i].item() == pytest.approx(expected, abs=1e-12)
+
+
+@settings(max_examples=25)
+@given(batches(), st.sampled_from(["sum", "mean"]))
+def test_the_gradient_of_probability_difference_is_that_of_finite_differences(
+    case: dict[str, Any], reduction: str
+) -> None:
+    objective, step = ProbabilityDifference(reduction), 1e-5
+    logits = case["logits"].clone().requires_grad_()
+    objective(logits, case["tensors"], case["full"]).sum().backward()
+    for token, way in enumerate(step * torch.eye(VOCABULARY, dtype=torch.float64)):
+        above, below = (objective(case["logits"] + by, case["tensors"], case["full"]) for by in (way, -way))
+        torch.testing.assert_close(logits.grad[:, token], (above - below) / (2 * step), atol=1e-9, rtol=0)
+
+
 @given(batches())
 def test_correct_compares_the_best_answer_with_the_best_rival(case: dict[str, Any]) -> None:
     found = correct(case["logits"], **case["tensors"])
@@ -141,7 +167,9 @@ def test_a_tie_is_not_correct() -> None:
 
 @pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
-    "objective", [KL(), LogitDifference(), MatchLogitDifference(), CrossEntropy()], ids=lambda o: type(o).__name__
+    "objective",
+    [KL(), LogitDifference(), MatchLogitDifference(), CrossEntropy(), ProbabilityDifference()],
+    ids=lambda o: type(o).__name__,
 )
 def test_narrow_logits_are_measured_in_float32(objective: Objective, narrow: torch.dtype) -> None:
     noise = torch.Generator().manual_seed(0)
@@ -179,3 +207,8 @@ def test_an_objective_of_ones_own_that_says_nothing_is_named() -> None:
 def test_a_negative_weight_of_the_logit_difference_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match="must not be negative"):
         MatchLogitDifference(weight)
+
+
+def test_another_reduction_of_probabilities_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a 'max'"):
+        ProbabilityDifference("max")

@@ -118,6 +118,16 @@ def test_a_curve_comes_as_a_file_as_rows_or_from_the_circuit(tmp_path: Path) -> 
         page(circuit, curve=[{"edges": 3}])
 
 
+def test_of_a_curve_with_two_rankings_the_circuit_s_own_is_shown() -> None:
+    rows = [row(f"5 {name}", 5, f, ranking=name) for name, f in (("signed", 0.7), ("absolute", 0.6), ("random", 0.1))]
+    rows.append(row("5 signed pruned", 5, 0.2, ranking="signed", pruned=True))
+    for ranking, f in (("signed", 0.7), ("absolute", 0.6)):
+        [point] = data(page(scored(PER_HEAD, 20, ranking=ranking), curve=rows))["circuits"][0]["curve"]
+        assert point["faithfulness"] == f
+    with pytest.raises(ValueError, match=r"by signed score, and the page takes edges by absolute score: .*\[absol"):
+        page(scored(PER_HEAD, 20, ranking="absolute"), curve=rows[:1])
+
+
 def test_a_pruned_circuit_is_as_faithful_as_it_was_before_under_interchange() -> None:
     """Saved circuits are pruned after they were measured; under another ablation pruning changes the number."""
     measured = [row("10%", 24, 0.9, edges_pruned=20) | {"ablation": name} for name in ("interchange", "zero")]
@@ -305,6 +315,7 @@ def test_a_click_on_a_node_leaves_exactly_its_paths(shown: Page, layout: Layout)
     shown.open(circuit)
     for node in ("a1.h2", "m0", "a2.h1", "logits"):
         shown.click_node(node)
+        assert not shown.find("#tip").is_displayed()  # it would tell of more edges than are left
         assert set(shown.edges()) == paths(circuit, node), node
         assert shown.text("#selected") == f"Paths of {node}"
     shown.keys(".view", "\ue00c")  # Escape
@@ -505,6 +516,30 @@ def test_a_small_window_shows_everything(shown: Page) -> None:
         for css in ("#slider", "#threshold", ".view", "#search", "#from"):
             box = shown.find(css).rect
             assert box["x"] >= 0 and box["x"] + box["width"] <= 520 and box["height"] > 10, css
+    finally:
+        shown.driver.set_window_size(1200, 900)
+
+
+def test_the_picture_fits_a_window_that_changes_until_the_reader_moves_it(shown: Page) -> None:
+    def inside() -> bool:
+        shown.settle()
+        box = shown.find(".view").size
+        places = [shown.run("return circuitPage.where(arguments[0])", name) for name in shown.nodes()]
+        return all(0 < place["x"] < box["width"] and 0 < place["y"] < box["height"] for place in places)
+
+    try:
+        shown.open(scored(PER_HEAD, 60), scored(PER_HEAD, 60, seed=1))
+        for side_by_side in (False, True):
+            if side_by_side:
+                shown.find("input[value=beside]").find_element("xpath", "..").click()
+            for width in (520, 1200):
+                shown.driver.set_window_size(width, 900)
+                assert inside(), width
+        shown.keys(".view", "+", "+", "+")
+        assert not inside()
+        before = shown.run("return circuitPage.where('m1')")
+        shown.driver.set_window_size(800, 900)
+        assert not inside() and shown.run("return circuitPage.where('m1')") == before
     finally:
         shown.driver.set_window_size(1200, 900)
 

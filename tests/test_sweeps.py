@@ -130,7 +130,8 @@ def test_its_loop_asks_for_the_same(name: str, elsewhere: Path) -> None:
         folders.add((options["trainer.logger.name"], options["trainer.logger.version"]))
     assert len(folders) == len(seen) == len(runs)  # none writes into another's folder, none is run twice
     [(project, _)] = {(project, None) for project, _ in folders}
-    assert comparison[0] == "compare" and comparison[1] == f"runs/{project}/*"  # a glob that the shell expands
+    assert comparison == ["compare", f"runs/{project}/*", "--pareto"]  # a glob that the shell expands
+    assert "compare runs/circuits/* --pareto" in (CONFIGS / "sweeps" / f"{name}.yaml").read_text()
 
 
 @pytest.mark.slow

@@ -13,4 +13,4 @@ for gate in TopK HardConcrete; do
         done
     done
 done
-lightning-circuits compare runs/gates/*
+lightning-circuits compare runs/gates/* --pareto

@@ -17,4 +17,4 @@ for run in $(seq "${RUNS:-40}"); do
         --model.lr="$lr" --model.gate.sizes.low="$low" --model.gate.sizes.high="$high" \
         --model.gate.final_temperature="$temperature" "$@"
 done
-lightning-circuits compare runs/rates/*
+lightning-circuits compare runs/rates/* --pareto

@@ -16,4 +16,4 @@ for run in $(seq "${RUNS:-24}"); do
         --trainer.logger.name=sparsity --trainer.logger.version="$run-target-$target-warmup-$warmup-lr-$lr" \
         --model.gate.sparsity.target="$target" --model.gate.sparsity.warmup="$warmup" --model.lr="$lr" "$@"
 done
-lightning-circuits compare runs/sparsity/*
+lightning-circuits compare runs/sparsity/* --pareto

@@ -114,5 +114,6 @@ def refuse_adapters(model: Any) -> None:
         if hasattr(module, "base_layer") or hasattr(module, "modules_to_save"):  # how peft wraps layers
             raise ValueError(
                 f"{type(model).__name__} holds an adapter (such as LoRA) that is not merged into its weights, at "
-                f"{name or 'the top'}: merge it first (with peft: model = model.merge_and_unload())"
+                f"{name or 'the top'}: merge it first, with peft by model = model.merge_and_unload() "
+                '(docs/own-model.md, "From Hugging Face")'
             )

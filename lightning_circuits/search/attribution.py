@@ -73,6 +73,7 @@ class Attribution(CircuitSearch):
         self.absolute = absolute
         self.automatic_optimization = False
         self._share = Share()
+        self._loader_goes_on = False
 
     edge_sums: nn.Parameter
     writer_sums: nn.Parameter
@@ -144,7 +145,8 @@ class Attribution(CircuitSearch):
 
         self.edge_sums, self.writer_sums = zeros(self.layout.n_edges), zeros(self.layout.n_writers)
         self.examples = zeros()
-        # How many rows of the loader this process has seen, repeated ones included: the same number in each process.
+        # How many rows of the loader all processes together have seen, repeated ones included: a resumed run may have
+        # another number of processes.
         self.register_buffer("rows", torch.zeros((), dtype=torch.int64))
 
     def _sums(self) -> list[nn.Parameter]:
@@ -154,14 +156,6 @@ class Attribution(CircuitSearch):
         for sums in (*self._sums(), self.rows):
             sums.data.zero_()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Attribution:
-        """As usual, but a change of dtype, as by ``Trainer(precision="bf16-true")``, is the language model's alone."""
-        exact = [sums.data for sums in self._sums()] if hasattr(self, "edge_sums") else []
-        super()._apply(fn, recurse)
-        for sums, values in zip(self._sums() if exact else [], exact, strict=True):
-            sums.data = values.to(sums.device)
-        return self
-
     def _contribution(self, batch: dict[str, Tensor], batch_idx: int) -> list[Tensor]:
         """What a batch adds to each of the sums, all processes together, in float64.
 
@@ -170,13 +164,13 @@ class Attribution(CircuitSearch):
         """
         more = [torch.zeros_like(sums, requires_grad=False) for sums in self._sums()]
         rows = len(batch["clean_ids"])
-        if new := self._share.new_rows(int(self.rows), rows):
+        if new := self._share.new_rows(int(self.rows) // self._share.replicas, rows):
             edges, writers = self.attribute({key: value[:new] for key, value in batch.items()})
             more[0] += self.layout.check(edges.detach())
             if writers is not None:
                 more[1] += writers.detach()
             more[2] += new
-        self.rows += rows
+        self.rows += rows * self._share.replicas
         if self._trainer is not None:
             more = [self.trainer.strategy.reduce(each, reduce_op="sum") for each in more]
         for values, name_of in ((more[0], self.layout.edge_names), (more[1], self._writer_names)):
@@ -207,6 +201,12 @@ class Attribution(CircuitSearch):
                 f"language model a dtype instead, {type(self).__name__}(dtype=...)"
             )
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        # Lightning hands it to the loader; without one, even a loader that could go on begins anew.
+        loop = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
+        self._loader_goes_on = bool(loop.get("combined_loader"))
+
     def on_fit_start(self) -> None:
         super().on_fit_start()
         if self.trainer.ckpt_path is None:
@@ -224,11 +224,12 @@ class Attribution(CircuitSearch):
     def on_train_start(self) -> None:
         loader = self.trainer.train_dataloader
         self._share = share_of(loader, self.trainer.world_size)
-        if self.rows and not hasattr(loader, "load_state_dict"):
+        if self.rows and not self._loader_goes_on:
             raise ValueError(
-                f"the checkpoint is from the middle of the pass, and a {type(loader).__name__} begins anew when a run "
-                "is resumed, so that prompts would be counted twice: give a loader with state_dict() and "
-                "load_state_dict() (all of lightning_circuits.datamodules have one), or start again"
+                f"the checkpoint is from the middle of the pass and does not say how far its loader was, so that the "
+                f"{type(loader).__name__} begins anew and prompts would be counted twice: start again, to be able to "
+                "resume with a loader that has state_dict() and load_state_dict() (those of "
+                "lightning_circuits.datamodules have them)"
             )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -162,6 +163,23 @@ class CircuitSearch(pl.LightningModule):
         super().train(mode)
         self.model.eval()
         return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CircuitSearch:
+        """As usual, but a change of dtype, as by ``Trainer(precision="bf16-true")``, is the language model's alone."""
+        exact = {name: values.data for name, values in self._exact().items()}
+        super()._apply(fn, recurse)
+        for name, values in self._exact().items():
+            values.data = exact[name].to(values.device)
+        return self
+
+    def _exact(self) -> dict[str, Tensor]:
+        """What no change of dtype touches: all but the language model's weights.
+
+        Its rotary frequencies, which are not saved with it, are none: loading it in a narrow dtype leaves them wide.
+        """
+        weights = {f"model.{name}" for name in self.model.state_dict()} if "model" in self._modules else set()
+        everything = (*self.named_parameters(), *self.named_buffers())
+        return {name: values for name, values in everything if name not in weights}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What was learned, without the frozen model."""

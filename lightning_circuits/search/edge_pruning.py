@@ -71,6 +71,7 @@ class EdgePruning(CircuitSearch):
             self._attribute_first.append(warm_start)
         elif warm_start is not None:
             self.gate.start_from(self._start_scores(warm_start))
+        self._started_from = _described(warm_start)
 
     def edge_scores(self) -> Tensor:
         return self.gate.edge_scores()
@@ -79,7 +80,8 @@ class EdgePruning(CircuitSearch):
         return self.gate.trained_size()
 
     def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "gate": type(self.gate).__name__, "lr": self.lr}
+        made = {"gate": type(self.gate).__name__, "lr": self.lr, "warm_start": self._started_from}
+        return {**super().describe(), **made}
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -94,8 +96,9 @@ class EdgePruning(CircuitSearch):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         full_logits, corrupt = run_pair(self.circuit_model, batch)
-        progress = self.global_step / self.trainer.estimated_stepping_batches
-        gates = self.gate(self._generator(1 + self.trainer.fit_loop.total_batch_idx), progress)
+        progress = self._progress()
+        done = self.trainer.fit_loop.total_batch_idx
+        gates = self.gate(self._generator(1 + done), done * self.trainer.world_size + self.global_rank, progress)
         logits = masked_logits(
             self.circuit_model,
             gates,
@@ -121,6 +124,10 @@ class EdgePruning(CircuitSearch):
         )
         return objective if penalty is None else objective + penalty
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.gate.after_step(self._progress(1))  # here: callbacks at the end of a batch may write a checkpoint
+
     def configure_optimizers(self) -> Any:
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
@@ -130,6 +137,10 @@ class EdgePruning(CircuitSearch):
             optimizer, lambda step: min(1.0, max(total - step, 1) / (0.6 * total))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _progress(self, ahead: int = 0) -> float:
+        """How far training is, from 0 to 1, or will be some steps ahead."""
+        return (self.global_step + ahead) / self.trainer.estimated_stepping_batches
 
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), "gate": type(self.gate).__name__}
@@ -153,3 +164,16 @@ class EdgePruning(CircuitSearch):
             edge = int((~scores.isfinite()).nonzero()[0])
             raise ValueError(f"the warm start has no finite score for edge {self.layout.edge_names([edge])[0]}")
         return scores
+
+
+def _described(start: Attribution | str | Path | Circuit | Tensor | None) -> dict[str, Any] | None:
+    """A warm start as plain JSON data: of which kind it is; of a method, its settings too."""
+    if isinstance(start, Attribution):
+        # What is said of the model is that of the search, and no prompt has been attributed yet.
+        left_out = {"model", "model_hash", "dtype", "kv", "n_edges", "step", "versions", "examples", "edges_cut"}
+        return {"kind": "method", **{key: value for key, value in start.describe().items() if key not in left_out}}
+    if isinstance(start, (str, Path)):
+        return {"kind": "file", "path": str(start)}
+    if isinstance(start, Circuit):
+        return {"kind": "circuit", "made_by": start.metadata.get("method")}
+    return None if start is None else {"kind": "scores"}

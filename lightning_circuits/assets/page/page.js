@@ -257,6 +257,7 @@
   // ---- views -----------------------------------------------------------------------------------------------------
 
   let views = [];
+  let fitted = null; // where a view stands that has all of the picture in it, until the reader moves it
   const frames = []; // how long the last frames took, for whoever measures
 
   class View {
@@ -360,8 +361,9 @@
         canvas.height = Math.round(height * this.ratio);
       }
       this.cy.resize();
-      if (!this.placed) this.fit();
-      this.placed = true;
+      // By width alone: a bar above that takes another line must not move what is looked at.
+      if (width !== this.width && (!this.width || fitted === this.place())) this.fit();
+      this.width = width;
       this.draw();
     }
 
@@ -373,6 +375,11 @@
         this.cy.center();
       }
       this.cy.panBy({ x: 22, y: 0 }); // the names of the layers stand at the left
+      fitted = this.place();
+    }
+
+    place() {
+      return [this.cy.zoom(), this.cy.pan().x, this.cy.pan().y].join();
     }
 
     moved() {
@@ -761,6 +768,7 @@
     showSharing();
     showSelection();
     drawChart(cut);
+    $("tip").hidden = true; // it tells of what was shown before
     clearTimeout(announced);
     announced = setTimeout(() => ($("said").textContent = $("summary").textContent), 600);
   }
