@@ -351,7 +351,7 @@ def test_a_model_cast_by_the_trainer_is_as_one_loaded_narrow(gate: Any) -> None:
     for search, precision in ((wide, "32-true"), (narrow, "32-true"), (cast, "bf16-true")):
         fit(search, 12, data(batch_size=8), precision=precision)
     assert cast.describe()["dtype"] == "bfloat16"
-    assert {value.dtype for value in cast.gate.state_dict().values()} == {torch.float32}
+    assert all(value.dtype == torch.float32 for value in cast.gate.state_dict().values() if value.is_floating_point())
     assert torch.equal(cast.edge_scores(), narrow.edge_scores())
     assert not torch.equal(cast.edge_scores(), wide.edge_scores())
     assert torch.corrcoef(torch.stack([cast.edge_scores(), wide.edge_scores()]))[0, 1] > 0.8
