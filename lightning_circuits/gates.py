@@ -197,6 +197,7 @@ class TopK(Gate):
     def start_from(self, scores: Tensor) -> None:
         with torch.no_grad():
             self.logits.copy_(4 * (ranks(scores) - 0.9))
+            self.averaged.zero_()
 
     def forward(self, generator: torch.Generator, number: int, progress: float) -> Tensor:
         k = self.sizes.size(number, progress) * len(self.logits)
