@@ -3,8 +3,9 @@
     python benchmarks/methods_smollm2.py --output runs/methods
 
 Each method is a search like any other: fitted on the training pairs, judged on the same held-out prompts by
-`FaithfulnessCurve`, which writes a folder for each. `lightning-circuits compare` then makes of the folders the table
-and the figure. A method whose folder is complete is not run again, so that a run that was killed goes on.
+`FaithfulnessCurve`, which writes a folder for each; `lightning-circuits compare` can read them, too. Table and figure
+take edges by |score| where scores have signs. A method whose folder is complete is not run again, so that a run that
+was killed goes on.
 
 What a method costs is given in seconds and in *stock steps*: forward and backward of the stock model, gradient to the
 input embeddings, on a training batch. Attribution sees `BATCHES` batches, each once; EAP-IG over activations, which
@@ -18,6 +19,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,13 @@ from lightning_circuits import (
     EdgePruning,
     InformationFlowRoutes,
     RandomScores,
-    compare,
 )
 from lightning_circuits.callbacks import CircuitExport, FaithfulnessCurve
 from lightning_circuits.curves import Curve
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.lightning import pl
 from lightning_circuits.objectives import MatchLogitDifference
+from lightning_circuits.plots import curve_figure, save
 from lightning_circuits.pretrained import load_model
 
 BATCHES = 10
@@ -90,7 +92,8 @@ def main() -> None:
             cost = {"seconds": seconds, "stock_steps": seconds / unit, "threads": args.threads, "seed": args.seed}
             (folder / "cost.json").write_text(json.dumps(cost))
     Console(width=140).print(table(folders))
-    compare.main([*map(str, folders.values()), "--output", str(args.output)])
+    curves = {method: by_absolute(Curve.load(folder / "curve.json")) for method, folder in folders.items()}
+    print("Written:", *save(curve_figure(curves, ("faithfulness", "kl")), args.output / "methods"))
 
 
 def fit(search: CircuitSearch, data: IOIDataModule, folder: Path, steps: int) -> float:
@@ -156,6 +159,14 @@ def table(folders: dict[str, Path]) -> Table:
             f"{cost['stock_steps']:.0f}",
         )
     return view
+
+
+def by_absolute(curve: Curve) -> Curve:
+    """A curve without the line of its signed scores, if it has one by |score|."""
+    left_out = "signed" if "absolute" in curve.rankings else None
+    rows = [row for row in curve.rows if row["ranking"] is None or row["ranking"] != left_out]
+    summary = [entry for entry in curve.summary if entry["ranking"] != left_out]
+    return replace(curve, model="SmolLM2-135M", rows=rows, summary=summary)
 
 
 def cell(point: dict[str, Any]) -> str:

@@ -64,6 +64,8 @@ PANEL = 3.0, 2.4
 """Width and height of a panel in inches."""
 LINE = 0.17
 """Height of a line of the legend in inches."""
+SHORT = 18
+"""Characters of a name of which the legend has two beside each other below a panel."""
 EDGE = 0.03
 """How far inside the border stands the triangle of a point that lies outside, as a share of the axis."""
 
@@ -114,7 +116,7 @@ def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Y] = ("faithfulness",
     n_rows, n_columns = (len(ablations), len(ys)) if len(ys) > 1 else (1, len(ablations))
     lines, first = lines_of(curves), next(iter(curves.values()))
     with matplotlib.rc_context(RC):
-        legend_columns = 2 if n_columns == 1 else 2 * n_columns
+        legend_columns = n_columns * (2 if max(map(len, lines)) <= SHORT else 1)
         legend_rows = math.ceil((len(lines) + 2) / legend_columns)
         size = (PANEL[0] * n_columns + 0.2, PANEL[1] * n_rows + 0.45 + LINE * legend_rows)
         figure = Figure(figsize=size, layout="constrained")

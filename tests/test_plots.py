@@ -118,3 +118,12 @@ def test_drawing_leaves_no_trace_in_the_user_s_matplotlib(tmp_path: Path) -> Non
     before = dict(matplotlib.rcParams)
     save(curve_figure({"EAP": EAP}), tmp_path / "x")
     assert dict(matplotlib.rcParams) == before and pyplot.get_fignums() == []
+
+
+@pytest.mark.parametrize("ys", [("faithfulness",), ("faithfulness", "kl")])
+def test_long_names_stay_within_the_figure(ys: tuple[str, ...]) -> None:
+    figure = curve_figure({f"InformationFlowRoutes of run {i}": EAP for i in range(5)}, ys)
+    figure.canvas.draw()
+    [legend] = figure.legends
+    box, paper = legend.get_window_extent(), figure.bbox
+    assert paper.x0 <= box.x0 and box.x1 <= paper.x1 and paper.y0 <= box.y0 and box.y1 <= paper.y1
