@@ -41,12 +41,12 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ActionConfigFile
-from transformers.utils.logging import disable_progress_bar
 
 # Imported for their classes: a bare name in a config can mean only what has been imported.
 from lightning_circuits import callbacks, compare, configs, datamodules, gates, objectives, sparsity, view  # noqa: F401
 from lightning_circuits.callbacks import FaithfulnessCurve
 from lightning_circuits.lightning import LightningArgumentParser, LightningCLI, pl
+from lightning_circuits.pretrained import load_without_bars
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.eap import EAP  # noqa: F401
 from lightning_circuits.search.eap_ig import EAPIG, CleanCorrupted  # noqa: F401
@@ -79,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> None:
         warnings.simplefilter("ignore")
         for name in (pl.__name__, "lightning_fabric", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        disable_progress_bar()  # of loading weights
+        load_without_bars()
     try:
         if words[:1] in (["compare"], ["view"]):  # of files: there is no model and no Trainer
             {"compare": compare.main, "view": view.main}[words[0]](words[1:])

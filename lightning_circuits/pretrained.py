@@ -28,6 +28,7 @@ import torch
 import transformers
 from huggingface_hub import HfApi
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 __all__ = ["EMBEDDED", "load_model", "load_tokenizer"]
 
@@ -142,3 +143,8 @@ def _not_on_hub(name: str, error: Exception) -> FileNotFoundError:
         f"no model {name!r}: no such folder here, not in the local Hugging Face cache, and the hub did not give it "
         f"({reason}). Check the name and the network, or give a local folder; {EMBEDDED!r} comes with this package."
     )
+
+
+def load_without_bars() -> None:
+    """From now on nothing is drawn in this process while weights are loaded."""
+    disable_progress_bar()
