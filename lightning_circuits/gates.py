@@ -148,7 +148,7 @@ class TopK(Gate):
 
     A step moves edges by what eight prompts or so say at one size, so the last logits are those of the last few steps.
     The ranking is their mean over the last part of training (Polyak and Juditsky 1992), which is a better one: at 5 %
-    KL .066 for .091 in `benchmarks/ioi_smollm2.py`, seed 2.
+    KL .067 for .091 in `benchmarks/ioi_smollm2.py`, seed 2.
 
     Args:
         sizes: which k are asked for.
