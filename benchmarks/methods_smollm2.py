@@ -147,7 +147,7 @@ def table(folders: dict[str, Path]) -> Table:
     for heading in ("method", *(f"{share:.1%}" for share in SHOWN), "CPR", "CMD", "seconds", "stock steps"):
         view.add_column(heading, justify="left" if heading == "method" else "right")
     for method, curve in curves.items():
-        ablation, best = curve.ablations[0], "absolute" if "absolute" in curve.rankings else "signed"
+        ablation, best = curve.ablations[0], ranking_of(curve)
         points = {point["share"]: point for point in curve.points(ablation, best)}
         cost = json.loads((folders[method] / "cost.json").read_text())
         view.add_row(
@@ -161,11 +161,15 @@ def table(folders: dict[str, Path]) -> Table:
     return view
 
 
+def ranking_of(curve: Curve) -> str:
+    """By |score| where scores have signs."""
+    return "absolute" if "absolute" in curve.rankings else "signed"
+
+
 def by_absolute(curve: Curve) -> Curve:
-    """A curve without the line of its signed scores, if it has one by |score|."""
-    left_out = "signed" if "absolute" in curve.rankings else None
-    rows = [row for row in curve.rows if row["ranking"] is None or row["ranking"] != left_out]
-    summary = [entry for entry in curve.summary if entry["ranking"] != left_out]
+    """A curve with the line of that ranking alone."""
+    rows = [row for row in curve.rows if row["ranking"] in (None, ranking_of(curve))]
+    summary = [entry for entry in curve.summary if entry["ranking"] == ranking_of(curve)]
     return replace(curve, model="SmolLM2-135M", rows=rows, summary=summary)
 
 
