@@ -46,7 +46,7 @@ def bash(example: Example) -> None:
 
 def run(words: list[str]) -> None:
     """The command line, on the embedded model and for two steps."""
-    from lightning_circuits.cli import main
+    from lightning_circuits.commands.main import main
 
     words, _, target = (part.split() for part in " ".join(words).partition(">"))
     small = [option for option in SMALL.get(words[0], []) if option.split("=")[0] not in words]
@@ -81,11 +81,11 @@ def config(example: Example) -> None:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A folder with a model called gpt2, and Trainers that stop after two steps."""
     import lightning_circuits
-    from lightning_circuits.lightning import pl
+    from lightning_circuits.namespace import pl
 
     folder = tmp_path_factory.mktemp("page")
     for name in ("gpt2", "my-model"):
-        (folder / name).symlink_to(Path(lightning_circuits.__file__).parent / "assets" / "tiny-ioi")
+        (folder / name).symlink_to(Path(lightning_circuits.__file__).parent / "models" / "assets" / "tiny-ioi")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["lightning-circuits"])

@@ -21,9 +21,9 @@ from rich.table import Table
 from step_cost import SHAPES, Clock, build
 
 from lightning_circuits.ablation import make_ablation
-from lightning_circuits.attribution import attribute, integral
 from lightning_circuits.models import wrap
 from lightning_circuits.objectives import LogitDifference
+from lightning_circuits.scoring.gradients import attribute, integral
 
 
 def main() -> None:

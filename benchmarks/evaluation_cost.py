@@ -29,9 +29,9 @@ from step_cost import Clock
 
 from lightning_circuits.ablation import make_ablation
 from lightning_circuits.datamodules import IOIDataModule
-from lightning_circuits.evaluation import evaluate
+from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.models import wrap
-from lightning_circuits.pretrained import load_model
+from lightning_circuits.models.loading import load_model
 from lightning_circuits.selection import size_to_count, top_n
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

@@ -25,15 +25,14 @@ from lightning_circuits import EdgePruning
 from lightning_circuits.ablation import make_ablation, run_pair
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
-from lightning_circuits.evaluation import evaluate
-from lightning_circuits.gates import HardConcrete, TopK
-from lightning_circuits.lightning import pl
+from lightning_circuits.evaluation.rows import evaluate
+from lightning_circuits.gates import HardConcrete, TargetSparsity, TopK
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.models.loading import load_model
+from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import MatchLogitDifference, logit_difference
-from lightning_circuits.pretrained import load_model
 from lightning_circuits.selection import size_to_count, top_n
-from lightning_circuits.sparsity import TargetSparsity
 
 SIZES = [0.0025, 0.005, 0.01, 0.02, 0.05, 0.1]
 

@@ -40,12 +40,12 @@ from lightning_circuits import (
     RandomScores,
 )
 from lightning_circuits.callbacks import CircuitExport, FaithfulnessCurve
-from lightning_circuits.curves import Curve
 from lightning_circuits.datamodules import IOIDataModule
-from lightning_circuits.lightning import pl
+from lightning_circuits.drawing.curves import curve_figure, save
+from lightning_circuits.evaluation.curve import Curve
+from lightning_circuits.models.loading import load_model
+from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import MatchLogitDifference
-from lightning_circuits.plots import curve_figure, save
-from lightning_circuits.pretrained import load_model
 
 BATCHES = 10
 SHOWN = (0.005, 0.01, 0.02, 0.05, 0.1)

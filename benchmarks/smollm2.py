@@ -8,7 +8,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from lightning_circuits.pretrained import load_model, load_tokenizer
+from lightning_circuits.models.loading import load_model, load_tokenizer
 
 CACHE = Path.home() / ".cache" / "lightning-circuits" / "smollm2-135m"
 

@@ -28,8 +28,8 @@ from lightning_circuits import EdgePruning
 from lightning_circuits.ablation import run_pair
 from lightning_circuits.gates import Gate, HardConcrete, TopK
 from lightning_circuits.masked import masked_logits
+from lightning_circuits.models.loading import load_model
 from lightning_circuits.objectives import kl_divergence
-from lightning_circuits.pretrained import load_model
 
 
 def llama(layers: int, heads: int, groups: int, width: int, mlp: int, vocabulary: int) -> LlamaConfig:

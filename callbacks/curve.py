@@ -1,7 +1,7 @@
 """The faithfulness curve of a search: its circuits of all sizes, judged by exact ablation, as numbers and as a picture.
 
 `FaithfulnessValidation` watches a few sizes while a search trains. What a method is worth in the end is the whole curve
-(see `lightning_circuits.curves` for how it is read, and for its three areas):
+(see `lightning_circuits.evaluation.curve` for how it is read, and for its three areas):
 
     curve = FaithfulnessCurve(ablations=["interchange", "mean"])
     trainer = pl.Trainer(max_steps=300, callbacks=[curve])
@@ -39,9 +39,9 @@ from lightning_circuits.callbacks.faithfulness import (
 )
 from lightning_circuits.callbacks.loggers import log_scalars, log_table, run_folder, send
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.curves import RANDOM, Curve, Place, table
-from lightning_circuits.lightning import pl, refuse_mixture
-from lightning_circuits.plots import curve_figure, save
+from lightning_circuits.drawing.curves import curve_figure, save
+from lightning_circuits.evaluation.curve import RANDOM, Curve, Place, table
+from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.selection import size_to_count, top_n
 

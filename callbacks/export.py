@@ -41,10 +41,10 @@ from lightning_circuits.callbacks.faithfulness import (
 )
 from lightning_circuits.callbacks.loggers import run_folder
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.evaluation import Row
-from lightning_circuits.figures import SUFFIXES, save_figure
-from lightning_circuits.formats import FORMATS
-from lightning_circuits.lightning import pl, refuse_mixture
+from lightning_circuits.drawing.circuit import SUFFIXES, save_figure
+from lightning_circuits.evaluation.rows import Row
+from lightning_circuits.files.formats import FORMATS
+from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.search.base import CircuitSearch
 
 MONITORS: dict[str, Callable[[Row], float]] = {
@@ -60,7 +60,7 @@ def _save_data(path: Path, circuit: Circuit) -> None:
 
 
 def _save_page(path: Path, circuit: Circuit) -> None:
-    from lightning_circuits.page import save_page
+    from lightning_circuits.drawing.page import save_page
 
     save_page(path, circuit)
 

@@ -2,8 +2,8 @@
 
 What a search trains is not a circuit yet. Gates are soft, scores only rank; the loss going down says nothing about the
 binary circuit that comes out in the end. So every `every_n_steps` steps this callback takes the best edges as they
-stand, cuts all others, and measures on held-out prompts (see `lightning_circuits.evaluation` for what is measured, and
-in which company):
+stand, cuts all others, and measures on held-out prompts (see `lightning_circuits.evaluation.rows` for what is
+measured, and in which company):
 
     validation = FaithfulnessValidation(every_n_steps=100, sizes=[0.01, 0.05], ablations=["interchange", "mean"])
     trainer = pl.Trainer(max_steps=300, callbacks=[validation])
@@ -32,8 +32,8 @@ from torch import Tensor
 from lightning_circuits.ablation import Ablation, MeanAblation, make_ablation
 from lightning_circuits.callbacks.loggers import log_scalars, log_table
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.evaluation import Row, evaluate, table
-from lightning_circuits.lightning import pl, refuse_mixture
+from lightning_circuits.evaluation.rows import Row, evaluate, table
+from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.splits import whole_split
 from lightning_circuits.selection import size_to_count

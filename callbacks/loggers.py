@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from lightning_circuits.lightning import pl
+from lightning_circuits.namespace import pl
 
 _failed: WeakSet[Any] = WeakSet()
 

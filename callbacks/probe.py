@@ -32,13 +32,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_circuits.ablation import make_ablation
-from lightning_circuits.attribution import CLEAN, Point, attribute, integral
 from lightning_circuits.callbacks.faithfulness import size_name
 from lightning_circuits.callbacks.loggers import log_scalars
-from lightning_circuits.evaluation import Row, evaluate
-from lightning_circuits.lightning import pl, refuse_mixture
+from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.models import CircuitModel, wrap
+from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.objectives import LogitDifference, Objective
+from lightning_circuits.scoring.gradients import CLEAN, Point, attribute, integral
 from lightning_circuits.search.plug_in import find_language_model, language_models
 from lightning_circuits.selection import size_to_count, top_n
 

@@ -33,8 +33,8 @@ from lightning_circuits.callbacks.export import CircuitExport
 from lightning_circuits.callbacks.faithfulness import require_search
 from lightning_circuits.callbacks.loggers import send
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.figures import circuit_figure, save_figure
-from lightning_circuits.lightning import pl, refuse_mixture
+from lightning_circuits.drawing.circuit import circuit_figure, save_figure
+from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.search.base import CircuitSearch
 
 
@@ -131,7 +131,7 @@ def _show_page(logger: Any, key: str, circuit: Circuit, step: int) -> None:
     if _is_wandb(logger):
         import wandb
 
-        from lightning_circuits.page import save_page
+        from lightning_circuits.drawing.page import save_page
 
         with tempfile.TemporaryDirectory() as folder:
             page = Path(folder) / "circuit.html"

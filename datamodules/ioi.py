@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_circuits.datamodules.pairs import PairDataModule, PromptPair, shuffled
-from lightning_circuits.pretrained import PreTrainedTokenizerBase
+from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
 __all__ = ["NAMES", "OBJECTS", "PLACES", "TEMPLATES", "IOIDataModule"]
 

@@ -39,8 +39,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_circuits.lightning import pl
-from lightning_circuits.pretrained import PreTrainedTokenizerBase, load_tokenizer
+from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
+from lightning_circuits.namespace import pl
 
 __all__ = ["PairDataModule", "PairLoader", "PromptPair", "PromptPairDataModule", "TokenPair", "shuffled", "tokenise"]
 

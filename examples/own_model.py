@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader
 
 from lightning_circuits import EdgePruning
 from lightning_circuits.callbacks import FaithfulnessValidation
-from lightning_circuits.lightning import pl
 from lightning_circuits.models import CircuitModel, Context, Sizes, register
+from lightning_circuits.namespace import pl
 
 # ---- the model, which knows nothing of circuits ----------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ names, half and half: so it cannot get away with copying the first name, or the 
 has to notice *which name comes twice*. The usual next-token loss on the whole sentence makes it a language model, if
 one of few words.
 
-    python examples/train_tiny_ioi.py                      # writes lightning_circuits/assets/tiny-ioi, in 3 minutes
+    python examples/train_tiny_ioi.py                 # writes lightning_circuits/models/assets/tiny-ioi, in 3 minutes
     python examples/train_tiny_ioi.py --out /tmp/tiny      # leave the shipped one alone
 
 Everything is seeded, and runs in one thread: the same versions on the same kind of processor give the same file.
@@ -28,9 +28,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTraine
 
 import lightning_circuits
 from lightning_circuits.datamodules.ioi import NAMES, OBJECTS, PLACES, TEMPLATES, IOIDataModule
-from lightning_circuits.pretrained import EMBEDDED
+from lightning_circuits.models.loading import EMBEDDED
 
-SHIPPED = Path(lightning_circuits.__file__).parent / "assets" / EMBEDDED
+SHIPPED = Path(lightning_circuits.__file__).parent / "models" / "assets" / EMBEDDED
 SEED = 0
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_circuits.circuit import Circuit as Circuit
-    from lightning_circuits.search.attribution import Attribution as Attribution
+    from lightning_circuits.search.activation_patching import ActivationPatching as ActivationPatching
     from lightning_circuits.search.base import CircuitSearch as CircuitSearch
     from lightning_circuits.search.eap import EAP as EAP
     from lightning_circuits.search.eap_ig import EAPIG as EAPIG
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from lightning_circuits.search.eap_ig_activations import EAPIGActivations as EAPIGActivations
     from lightning_circuits.search.edge_pruning import EdgePruning as EdgePruning
     from lightning_circuits.search.information_flow import InformationFlowRoutes as InformationFlowRoutes
-    from lightning_circuits.search.patching import ActivationPatching as ActivationPatching
+    from lightning_circuits.search.one_pass import Attribution as Attribution
     from lightning_circuits.search.plug_in import from_lightning_module as from_lightning_module
     from lightning_circuits.search.random_scores import RandomScores as RandomScores
     from lightning_circuits.search.saved import SavedCircuit as SavedCircuit
 
 _HOMES = {
-    "ActivationPatching": "lightning_circuits.search.patching",
-    "Attribution": "lightning_circuits.search.attribution",
+    "ActivationPatching": "lightning_circuits.search.activation_patching",
+    "Attribution": "lightning_circuits.search.one_pass",
     "Circuit": "lightning_circuits.circuit",
     "CircuitSearch": "lightning_circuits.search.base",
     "CleanCorrupted": "lightning_circuits.search.eap_ig",

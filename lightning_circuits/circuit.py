@@ -27,7 +27,7 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from lightning_circuits import formats
+from lightning_circuits.files import formats
 from lightning_circuits.layout import Layout
 
 Of = Literal["edges", "nodes"]

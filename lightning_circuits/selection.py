@@ -40,7 +40,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lightning_circuits.formats import reader_nodes
+from lightning_circuits.files.formats import reader_nodes
 from lightning_circuits.layout import Layout
 
 

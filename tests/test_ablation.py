@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import ALL_OPEN, VOCABULARY, Pairs, oracle, stock_logits, tiny_model
 from torch import Tensor
 
 from lightning_circuits.ablation import ABLATIONS, Ablation, make_ablation, run_pair
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, wrap
+from tests.support.oracle import ALL_OPEN, VOCABULARY, Pairs, oracle, stock_logits, tiny_model
 
 LENGTHS = (4, 2, 5, 3, 5, 1, 2)
 MODELS = ("gpt2", "llama-gqa")

@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import ALL_OPEN, FAMILIES, PADDINGS, Pairs, oracle, pairs, stock_logits, tiny_model
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
@@ -20,6 +19,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from lightning_circuits import masked
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, wrap
+from tests.support.oracle import ALL_OPEN, FAMILIES, PADDINGS, Pairs, oracle, pairs, stock_logits, tiny_model
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 GROUPED = [family for family, config in FAMILIES.items() if getattr(config(), "num_key_value_heads", 4) < 4]

@@ -25,10 +25,10 @@ from lightning_circuits import selection
 from lightning_circuits.ablation import MeanAblation, make_ablation
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
-from lightning_circuits.lightning import pl, refuse_mixture
 from lightning_circuits.models import CircuitModel, wrap
+from lightning_circuits.models.loading import load_model
+from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.objectives import KL, Objective
-from lightning_circuits.pretrained import load_model
 from lightning_circuits.search.splits import whole_split
 
 

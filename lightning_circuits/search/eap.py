@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lightning_circuits.attribution import attribute
-from lightning_circuits.search.attribution import Attribution
+from lightning_circuits.scoring.gradients import attribute
+from lightning_circuits.search.one_pass import Attribution
 
 
 class EAP(Attribution):

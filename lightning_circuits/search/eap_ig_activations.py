@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from lightning_circuits.attribution import attribute_activations
 from lightning_circuits.objectives import Objective
-from lightning_circuits.search.attribution import Attribution
+from lightning_circuits.scoring.gradients import attribute_activations
+from lightning_circuits.search.one_pass import Attribution
 
 
 class EAPIGActivations(Attribution):

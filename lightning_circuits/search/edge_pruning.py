@@ -26,8 +26,8 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.gates import Gate, TopK
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.objectives import Objective
-from lightning_circuits.search.attribution import Attribution
 from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.search.splits import whole_split
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_circuits.attribution import information_flow
-from lightning_circuits.search.attribution import Attribution
+from lightning_circuits.scoring.gradients import information_flow
+from lightning_circuits.search.one_pass import Attribution
 
 
 class InformationFlowRoutes(Attribution):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_circuits.search.attribution import Attribution
+from lightning_circuits.search.one_pass import Attribution
 
 
 class RandomScores(Attribution):

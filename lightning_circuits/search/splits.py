@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_circuits.lightning import pl
+from lightning_circuits.namespace import pl
 
 
 def whole_split(trainer: pl.Trainer, split: str) -> Any:

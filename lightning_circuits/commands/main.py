@@ -1,0 +1,258 @@
+"""The command line, `lightning-circuits`: a search, its data and its callbacks named in a config, each option in reach.
+
+    lightning-circuits fit --config quickstart.yaml                          # a packaged config, found by its name
+    lightning-circuits fit --config ioi_gpt2.yaml --model.model ./my-gpt2    # the same on another language model
+    lightning-circuits fit --config ioi_gpt2.yaml --model.lr 0.1 --trainer.max_steps 600 --model.gate HardConcrete
+    lightning-circuits fit --config my.yaml --ckpt_path runs/.../last.ckpt   # a killed run goes on
+    lightning-circuits fit --config ioi_gpt2.yaml --print_config > my.yaml   # a config of one's own to begin with
+
+A saved circuit is checked again by naming it in the place of the search: `validate` on the prompts that the search was
+validated on, `test` on prompts that nothing has seen.
+
+    lightning-circuits test --config ioi_gpt2.yaml --model SavedCircuit --model.path circuit.json
+
+The whole faithfulness curve of a saved ranking (or, with `--ckpt_path`, of a search), and several in one figure:
+
+    lightning-circuits evaluate --config ioi_gpt2.yaml --model SavedCircuit --model.path scores.json --output runs/eap
+    lightning-circuits evaluate --config ioi_gpt2.yaml --ckpt_path runs/.../last.ckpt --sizes "[0.01, 0.1, 1.0]"
+    lightning-circuits compare runs/eap runs/ioi_gpt2
+
+A circuit as an interactive page, or as a figure:
+
+    lightning-circuits view circuit.json --output page.html
+
+Classes go by their bare names if they are ours or Lightning's, else by their path (`my_package.MySearch`).
+The prompts are tokenised by the model's own tokenizer; `--tokenizer NAME` takes another one.
+
+A mistake in the options, the model, the data or a file ends with one line, `error: ...`, and exit code 2, before
+anything is trained; with JSONARGPARSE_DEBUG=true in the environment, with its traceback. What goes wrong once
+training has begun is always shown in full.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile
+
+# Imported for their classes: a bare name in a config can mean only what has been imported.
+from lightning_circuits import callbacks, configs, datamodules, gates, objectives  # noqa: F401
+from lightning_circuits.callbacks import FaithfulnessCurve
+from lightning_circuits.commands import compare, view
+from lightning_circuits.models.loading import load_without_bars
+from lightning_circuits.namespace import LightningArgumentParser, LightningCLI, pl
+from lightning_circuits.search.activation_patching import ActivationPatching  # noqa: F401
+from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.search.eap import EAP  # noqa: F401
+from lightning_circuits.search.eap_ig import EAPIG, CleanCorrupted  # noqa: F401
+from lightning_circuits.search.eap_ig_activations import EAPIGActivations  # noqa: F401
+from lightning_circuits.search.edge_pruning import EdgePruning  # noqa: F401
+from lightning_circuits.search.information_flow import InformationFlowRoutes  # noqa: F401
+from lightning_circuits.search.random_scores import RandomScores  # noqa: F401
+from lightning_circuits.search.saved import SavedCircuit  # noqa: F401
+
+CONFIGS = Path(configs.__file__).parent
+DEBUG = "JSONARGPARSE_DEBUG"
+MISTAKES = (ValueError, TypeError, OSError, ImportError, pl.utilities.exceptions.MisconfigurationException)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: the words after `lightning-circuits`. Default: those of this process.
+
+    Raises:
+        SystemExit: with code 2 for a mistake in what was asked for, 0 after `--help` and `--print_config`.
+    """
+    # Of Lightning against torch, and nothing that a user could mend.
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
+    begun = _Begun()
+    words = sys.argv[1:] if args is None else list(args)
+    if "--quiet" in words:  # what is said before there is a Trainer
+        warnings.simplefilter("ignore")
+        for name in (pl.__name__, "lightning_fabric", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        load_without_bars()
+    try:
+        if words[:1] in (["compare"], ["view"]):  # of files: there is no model and no Trainer
+            {"compare": compare.main, "view": view.main}[words[0]](words[1:])
+            return
+        CircuitCLI(
+            CircuitSearch,
+            datamodules.PairDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=CircuitTrainer,
+            parser_class=Parser,
+            seed_everything_default=0,
+            # Each method has its own optimizer, which --optimizer would replace.
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [begun]},
+            args=None if args is None else list(args),
+        )
+    except Exception as error:
+        # Weights & Biases refuses to begin by errors of its own: not logged in, no network.
+        wandb = type(error).__module__.startswith("wandb.errors")
+        if not (wandb or isinstance(error, MISTAKES)) or begun.yes or os.environ.get(DEBUG) == "true":
+            raise
+        said = _plain(str(error))
+        if wandb:
+            said = (
+                f"{said.partition(chr(10))[0].rstrip('.')}. WANDB_MODE=offline keeps a run on this machine, wandb sync "
+                'sends it later (docs/sweeps.md, "Weights & Biases")'
+            )
+        sys.stderr.write(f"error: {said}\n")
+        raise SystemExit(2) from None
+
+
+class CircuitTrainer(pl.Trainer):
+    """Lightning's Trainer, which can also measure the faithfulness curve of a search as it stands, and be quiet."""
+
+    quiet = False  # whether callbacks keep their tables to themselves
+
+    def evaluate(
+        self,
+        model: CircuitSearch,
+        datamodule: pl.LightningDataModule,
+        sizes: list[int | float] | None = None,
+        ablations: list[str] | None = None,
+        rankings: list[str] | None = None,
+        output: str | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Measure the faithfulness curve of a saved ranking, or of a search and its checkpoint, on the test split.
+
+        Nothing is trained. What is not given is as the config's own FaithfulnessCurve has it, if there is one.
+
+        Args:
+            model: the search.
+            datamodule: its prompts.
+            sizes: of the circuits: shares of the edges (1.0 is all of them), or numbers of edges (1 is a single one).
+            ablations: what cut edges carry: interchange, zero, mean, mean-positional.
+            rankings: by what edges are taken: signed, absolute.
+            output: the folder for curve.json, .csv, .png and .svg. Default: where the logger writes.
+            ckpt_path: the checkpoint of a search that was trained.
+        """
+        callbacks_of = self.callbacks  # type: ignore[has-type]  # Lightning sets it elsewhere
+        curve = next((one for one in callbacks_of if isinstance(one, FaithfulnessCurve)), FaithfulnessCurve())
+        given = {"sizes": sizes, "ablations": ablations, "rankings": rankings, "dirpath": output}
+        curve = FaithfulnessCurve(**curve.options | {name: value for name, value in given.items() if value is not None})
+        # The other callbacks judge and export what the curve does not need.
+        ours = callbacks.CircuitExport, callbacks.FaithfulnessValidation, FaithfulnessCurve
+        self.callbacks = [*(one for one in callbacks_of if not isinstance(one, ours)), curve]
+        self.test(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
+
+
+class CircuitCLI(LightningCLI):
+    """Lightning's command line with packaged configs, a tokenizer that follows the model, and what we can do."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        every = LightningCLI.subcommands()
+        mine = {name: every[name] for name in ("fit", "validate", "test")}
+        return {**mine, "evaluate": {"model", "datamodule"}}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = self.parser_class(**kwargs)
+        parser.add_argument("-c", "--config", action=FindConfig, help="A config file, or the name of a packaged one.")
+        return parser
+
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        super().setup_parser(*args, **kwargs)
+        self.parser.epilog = (
+            "And: lightning-circuits compare RUN RUN ... puts the faithfulness curves of several runs into one table "
+            "and one figure (lightning-circuits compare --help). lightning-circuits view CIRCUIT makes an interactive "
+            "page of a circuit, or a figure (lightning-circuits view --help)."
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--quiet", action="store_true", help="Print errors and the paths of files, nothing else.")
+        # A link takes its target out of the user's hands, hence an option beside it.
+        parser.add_argument("--tokenizer", type=str | None, default=None, help="Default: that of the model.")
+        parser.link_arguments(
+            ("tokenizer", "model.init_args.model", "data"), "data.init_args.tokenizer", compute_fn=_tokenizer
+        )
+
+    def instantiate_trainer(self, **options: Any) -> pl.Trainer:
+        quiet = self._get(self.config, "quiet", default=False)
+        if quiet:
+            trainer_config = self._get(self.config_init, "trainer")
+            trainer_config["callbacks"] = [
+                one for one in trainer_config["callbacks"] or () if not isinstance(one, pl.callbacks.ProgressBar)
+            ]
+            options |= {"enable_progress_bar": False, "enable_model_summary": False}
+        trainer: Any = super().instantiate_trainer(**options)
+        trainer.quiet = quiet
+        return trainer
+
+
+def _tokenizer(own: str | None, model: str, data: Any) -> str:
+    """What `--tokenizer` and `--model.model` say; jsonargparse would drop without a word what the data say."""
+    chosen, given = own or model, data.init_args.get("tokenizer")
+    if given not in (None, chosen):
+        raise ValueError(f"--data.tokenizer {given}: the tokenizer is the model's, or that of --tokenizer {given}")
+    return chosen
+
+
+class FindConfig(ActionConfigFile):
+    """`--config`: a file, or one of the packaged configs by name, with or without its suffix."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option_string: str | None = None) -> None:
+        if not Path(value).is_file():
+            files = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("with/*.yaml")])
+            packaged = {file.relative_to(CONFIGS).with_suffix("").as_posix(): file for file in files}
+            if value.removesuffix(".yaml") not in packaged:
+                parser.error(f"there is no config {value}: neither such a file nor packaged ({', '.join(packaged)})")
+            value = str(packaged[value.removesuffix(".yaml")])
+        super().__call__(parser, namespace, value, option_string)
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one line; jsonargparse would print all options and a tree of types before them."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        if os.environ.get(DEBUG) == "true" and ex is not None:
+            raise ex
+        self.exit(2, f"error: {_plain(message)} (see {self.prog} --help)\n")
+
+
+_TREE = re.compile(
+    r"(- )?(Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Expected a path but|Given value)"
+)
+
+
+def _plain(message: str) -> str:
+    """The leaves of the tree of types that jsonargparse makes of an error, ours within its included."""
+    message = re.sub(r"^Call to compute_fn of link .* failed: ", "", message)
+    if not message.startswith(("Parser key", "Does not validate against")):
+        return message
+    leaves = [line.strip().removeprefix("- ") for line in message.splitlines() if not _TREE.match(line.strip())]
+    return re.sub(
+        r"Expected a dot import path string: (\S+)",
+        r"no class is called \1 here (one of your own goes by its path, such as my_package.\1)",
+        " ".join(filter(None, leaves)),
+    )
+
+
+class _Begun(pl.Callback):
+    """Tells a run that has begun from one that never got there."""
+
+    yes = False
+
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.yes = True
+
+    on_train_start = on_validation_start = on_test_start = _begin
+
+
+if __name__ == "__main__":
+    main()

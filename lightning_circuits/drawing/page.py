@@ -1,0 +1,255 @@
+"""A circuit as a page: one HTML file to open in a browser, with everything in it, and nothing fetched.
+
+    save_page("page.html", Circuit.load("circuit.json"))                                    # doctest: +SKIP
+    save_page("page.html", circuit, curve="runs/ioi/curve.json")        # the slider tells f    # doctest: +SKIP
+    save_page("page.html", mine, theirs, names=("EdgePruning", "EAP-IG"))                   # doctest: +SKIP
+
+Layers go upward, heads and MLPs stand by layer and head, an edge ends at its reader: at a head the query at the left,
+the key in the middle, the value at the right. A slider cuts the circuit down to its strongest edges; a click on a node
+leaves its ways to the input and to the logits; two circuits are laid over each other, or side by side.
+
+The page is a template, a stylesheet and a script (`assets/page/`), and the Cytoscape.js library (MIT, its licence in
+the file). Cytoscape draws nodes and handles the pointer; the script draws the edges, on plain canvas: 20,000 elements
+of a library's own would take seconds, and WebGL is often missing where people look at circuits, on remote desktops.
+What is in the file of a circuit is text that others wrote: it stands in the page as JSON without a single `<`, the
+script puts it there as text only, and the page's policy lets no other script run and nothing be fetched.
+
+Edges travel as base64: per circuit a uint32 vector of flat indices, the strongest first, and a float32 vector of
+scores.
+
+This module stands below `circuit.py`, as `formats.py` does: it knows layouts and tensors, and no `Circuit`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_circuits.files.formats import write_atomically
+from lightning_circuits.layout import Layout
+
+MAX_EDGES = 20_000
+"""So many edges of a circuit are drawn at most, the strongest."""
+
+ASSETS = Path(__file__).parent / "assets" / "page"
+COMPANY = ("full", "empty")
+COMPANY_ENDINGS = (" pruned", " random", " complement")  # rows of an evaluation that are not the circuit's own
+POINT = ("ablation", "split", "edges", "faithfulness", "faithfulness_low", "faithfulness_high")
+
+Curve = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
+
+
+class Drawable(Protocol):
+    """What is drawn: a `Circuit`, or the `formats.CircuitData` of one."""
+
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def members(self) -> Tensor: ...
+    @property
+    def scores(self) -> Tensor | None: ...
+    @property
+    def metadata(self) -> dict[str, Any]: ...
+    @property
+    def node_scores(self) -> Tensor | None: ...
+
+
+def save_page(
+    path: str | os.PathLike[str],
+    circuit: Drawable,
+    other: Drawable | None = None,
+    curve: Curve | None = None,
+    other_curve: Curve | None = None,
+    names: Sequence[str] | None = None,
+) -> Path:
+    """Write a page that shows a circuit, or two of the same layout; gives its path. See `page` for the arguments.
+
+    Raises:
+        ValueError: a suffix other than `.html` or `.htm`, and whatever `page` refuses.
+        FileNotFoundError: the folder is not there, or no curve is.
+    """
+    path = Path(path)
+    if path.suffix not in (".html", ".htm"):
+        raise ValueError(f"a page cannot be written to {path}: the suffix must be .html")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+    write_atomically(path, page(circuit, other, curve, other_curve, names).encode(errors="replace"))
+    return path
+
+
+def page(
+    circuit: Drawable,
+    other: Drawable | None = None,
+    curve: Curve | None = None,
+    other_curve: Curve | None = None,
+    names: Sequence[str] | None = None,
+) -> str:
+    """The HTML of a page on a circuit.
+
+    Args:
+        circuit: what to draw. Without scores, all edges are alike.
+        other: a second circuit of the same layout, to compare it with.
+        curve: the circuit's faithfulness at several sizes: a `curve.json`, what it holds, or rows of an evaluation
+            (`evaluation.Row`, or their `to_dict()`). Default: what was measured when the circuit was saved.
+        other_curve: that of the second circuit.
+        names: what the two circuits are called on the page. Default: their methods.
+
+    Edges are ordered as the search ordered them: by score if the metadata's ``ranking`` is ``"signed"``, else by
+    |score|; and of a curve, the circuits ordered in that way are taken. Beyond `MAX_EDGES` edges the strongest are
+    drawn, the page says so, and so does a warning.
+
+    Raises:
+        ValueError: circuits of different layouts; a score that is NaN or infinite; metadata that JSON cannot hold; a
+            curve that cannot be read, or is of another ranking.
+        FileNotFoundError: no such curve.
+    """
+    circuits = [circuit] if other is None else [circuit, other]
+    if other is not None and other.layout != circuit.layout:
+        raise ValueError(
+            "two circuits of different layouts cannot be shown on one page: "
+            f"{circuit.layout.difference(other.layout)} ({circuit.layout} and {other.layout})"
+        )
+    names = _names(circuits) if names is None else [str(name) for name in names]
+    if len(names) != len(circuits):
+        raise ValueError(f"{len(circuits)} circuits on the page, but {len(names)} names: {', '.join(names)}")
+    layout = circuit.layout
+    curves = (curve, other_curve)
+    data = {
+        "layout": layout.to_dict(),
+        "n_edges": layout.n_edges,
+        "circuits": [
+            _packed(each, name, curves[i]) for i, (each, name) in enumerate(zip(circuits, names, strict=True))
+        ],
+    }
+    library, script = _asset("cytoscape/cytoscape.min.js"), _asset("page.js")
+    return Template(_asset("page.html")).substitute(
+        title=html.escape(" and ".join(names)),
+        style=_asset("page.css"),
+        data=_inert(data),
+        library=library,
+        script=script,
+        hashes=" ".join(f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'" for text in (library, script)),
+    )
+
+
+def _packed(circuit: Drawable, name: str, curve: Curve | None) -> dict[str, Any]:
+    """A circuit as the script wants it: flat indices with the strongest first, their scores, and what is known."""
+    edges = circuit.members.nonzero()[:, 0]
+    n_edges = len(edges)
+    ranking = "signed" if circuit.metadata.get("ranking") == "signed" else "absolute"
+    scores = None
+    if circuit.scores is not None:
+        scores = circuit.scores[edges].float()
+        if not scores.isfinite().all():
+            bad = int((~scores.isfinite()).nonzero()[0])
+            edge = circuit.layout.edge_names(edges[bad : bad + 1])[0]
+            raise ValueError(f"{name} cannot be drawn: the score of edge {edge} is {float(scores[bad])}")
+        order = (scores if ranking == "signed" else scores.abs()).argsort(descending=True, stable=True)
+        edges, scores = edges[order], scores[order]
+    if n_edges > MAX_EDGES:
+        which = "strongest" if scores is not None else "first (there are no scores)"
+        warnings.warn(
+            f"{name} has {n_edges:,} edges, too many to draw: the page shows the {which} {MAX_EDGES:,}. "
+            "Choose a smaller circuit to see all of it.",
+            stacklevel=2,
+        )
+        edges, scores = edges[:MAX_EDGES], None if scores is None else scores[:MAX_EDGES]
+    return {
+        "name": name,
+        "n_edges": n_edges,
+        "ranking": ranking,
+        "gates": "gate" in circuit.metadata,
+        "edges": _base64(edges.numpy().astype("<u4").tobytes()),
+        "scores": None if scores is None else _base64(scores.numpy().astype("<f4").tobytes()),
+        "node_scores": None if circuit.node_scores is None else [_known(x) for x in circuit.node_scores.tolist()],
+        "metadata": circuit.metadata,
+        "curve": _points(_measured(circuit.metadata.get("measured"), n_edges) if curve is None else curve, ranking),
+    }
+
+
+def _known(value: float) -> float | None:
+    """A number, or None for one that is NaN or infinite, which JSON does not have. Six digits are plenty to read."""
+    return float(f"{value:.6g}") if torch.tensor(value).isfinite() else None
+
+
+def _names(circuits: Sequence[Drawable]) -> list[str]:
+    names = [str(circuit.metadata.get("method", "circuit")) for circuit in circuits]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({side})" for name, side in zip(names, ("left", "right"), strict=True)]
+    return names
+
+
+def _measured(rows: Any, n_edges: int) -> list[dict[str, Any]]:
+    """The rows of what stands in a circuit's metadata, which in a file of another tool may be anything."""
+    rows = rows if isinstance(rows, list) else []
+    rows = [row for row in rows if isinstance(row, dict) and row.keys() >= {"circuit", *POINT[:4]}]
+    # A circuit is often saved pruned, and under interchange ablation that is as faithful as what was measured.
+    same = [row["ablation"] == "interchange" and row.get("edges_pruned") == n_edges for row in rows]
+    return [{**row, "edges": n_edges} if pruned else row for row, pruned in zip(rows, same, strict=True)]
+
+
+def _points(curve: Curve, ranking: str) -> list[dict[str, Any]]:
+    """The rows of a curve that say how faithful a size is: of this ranking, and without the company of its circuits."""
+    source = "the curve"
+    if isinstance(curve, str | os.PathLike):
+        source = str(curve)
+        if not Path(curve).is_file():
+            raise FileNotFoundError(f"no faithfulness curve at {curve}")
+        try:
+            curve = json.loads(Path(curve).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{curve} cannot be read as a faithfulness curve: {error}") from error
+    if isinstance(curve, Mapping):
+        curve = curve.get("rows")  # type: ignore[assignment]  # what is no list is refused below
+    if not isinstance(curve, Iterable):
+        raise ValueError(f"{source} cannot be read as a faithfulness curve: it has no 'rows'")
+    points, others = [], set()
+    for row in curve:
+        values = row.to_dict() if hasattr(row, "to_dict") else row
+        if not isinstance(values, Mapping) or not {"circuit", *POINT[:4]} <= values.keys():
+            raise ValueError(
+                f"{source} cannot be read as a faithfulness curve: a row needs circuit, {', '.join(POINT[:4])}; "
+                f"got {row!r}"
+            )
+        name = str(values["circuit"])
+        if name in COMPANY or name.endswith(COMPANY_ENDINGS) or values["faithfulness"] is None:
+            continue
+        if values.get("ranking") in (None, ranking):
+            points.append({key: values.get(key) for key in POINT})
+        else:
+            others.add(str(values["ranking"]))
+    if others and not points:
+        raise ValueError(
+            f"{source} is of circuits by {' and '.join(sorted(others))} score, and the page takes edges by {ranking} "
+            f'score: "lightning-circuits evaluate --rankings [{ranking}]" measures those '
+            '(docs/reading-the-numbers.md, "Traps")'
+        )
+    return points
+
+
+def _inert(data: Any) -> str:
+    """JSON that a browser reads as nothing but text: no `<` can end the script it stands in, nor begin a comment."""
+    try:
+        text = json.dumps(data, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the page cannot be made: the metadata is not plain JSON data: {error}") from error
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8").strip()
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()

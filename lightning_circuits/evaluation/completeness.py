@@ -1,0 +1,310 @@
+"""Is everything in the circuit that the behaviour uses, and nothing else? Knock-outs, after Wang et al. (2022).
+
+A circuit C can be faithful and still miss half of the mechanism: a backup that only wakes when its better is gone. So
+the same parts K are knocked out of the circuit and of the whole model M, and the two should suffer alike. With F the
+mean logit difference over a data set ("Interpretability in the Wild", section 4),
+
+    faithfulness      |F(M) - F(C)| is small
+    completeness      |F(C without K) - F(M without K)|, the incompleteness of K, is small for *every* set K of parts
+    minimality        every part v of C matters: |F(C without v) - F(C)| is large (here with nothing else knocked out)
+
+Nobody can try every K. Two ways to draw some: at random, and greedily, part by part, always the one that makes the
+incompleteness largest. Parts are nodes (heads and MLPs) or edges, by their names; to knock out a node is to cut every
+edge that leaves it. A cut edge carries what the ablation says.
+
+    >>> loader, ablation = data.val_dataloader(), make_ablation("interchange")                         # doctest: +SKIP
+    >>> drawn = random_knockouts(circuit, n=20, of="nodes", seed=0)                                    # doctest: +SKIP
+    >>> rich.print(table(completeness(model, circuit, drawn, loader, ablation)))                       # doctest: +SKIP
+    >>> worst = greedy_knockout(model, circuit, loader, ablation, steps=5, of="edges")[-1]             # doctest: +SKIP
+    >>> worst.parts, worst.incompleteness                                                              # doctest: +SKIP
+    (('a1.h0->m3', 'a0.h2->a1.h0<v>', ...), 1.93)
+    >>> rich.print(contributions_table(contributions(model, circuit, loader, ablation)))               # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from rich import box
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from lightning_circuits.ablation import Ablation, Batch
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.evaluation.per_prompt import logit_differences
+from lightning_circuits.layout import Layout
+from lightning_circuits.models import CircuitModel
+
+Of = Literal["nodes", "edges"]
+
+RESOLUTION = 1e-4
+"""Logit differences this close count as equal: between two ways of computing one model in float32, that is rounding."""
+
+
+@dataclass(frozen=True)
+class Knockout:
+    """One set K and what it does, in logits: ``circuit`` is F(C without K), ``full`` F(M without K), ``behaviour``
+    F(M) - F(empty), the logit difference that there is to explain."""
+
+    parts: tuple[str, ...]
+    circuit: float
+    full: float
+    behaviour: float
+
+    @property
+    def incompleteness(self) -> float:
+        """|F(C without K) - F(M without K)|, in logits."""
+        return abs(self.circuit - self.full)
+
+    @property
+    def share(self) -> float:
+        """The incompleteness as a share of the behaviour; NaN where there is no behaviour."""
+        return self.incompleteness / abs(self.behaviour) if abs(self.behaviour) >= RESOLUTION else math.nan
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def parts(circuit: Circuit, of: Of) -> list[str]:
+    """What can be knocked out of a circuit: the names of its edges, or of its heads and MLPs, in the model's order.
+
+    The input is no part: the model without it is the ablated model. A node counts if an edge of the circuit leaves it.
+
+    Raises:
+        ValueError: ``of`` neither edges nor nodes.
+    """
+    if of not in ("nodes", "edges"):
+        raise ValueError(f"parts of a circuit are its 'nodes' or its 'edges', not {of!r}")
+    if of == "edges":
+        return circuit.edge_names()
+    layout = circuit.layout
+    leaves = torch.zeros(layout.n_writers, dtype=torch.bool)
+    leaves[layout.edge_writer[circuit.members]] = True
+    return [name for name, left in zip(layout.writer_names[1:], leaves[1:].tolist(), strict=True) if left]
+
+
+def cut(layout: Layout, names: Iterable[str]) -> Tensor:
+    """bool ``[n_edges]``: the edges that a knock-out cuts; of a node every edge that leaves it.
+
+    Raises:
+        ValueError: a name that is neither an edge nor a writer of the layout.
+    """
+    edges = torch.zeros(layout.n_edges, dtype=torch.bool)
+    writers = torch.zeros(layout.n_writers, dtype=torch.bool)
+    for name in names:
+        if "->" in name:
+            edges[layout.edge_index(name)] = True
+        elif name in layout.writer_names:
+            writers[layout.writer_names.index(name)] = True
+        else:
+            raise ValueError(f"cannot knock out {name!r}: {layout} has no such node; they are named like 'a0.h1', 'm2'")
+    return edges | writers[layout.edge_writer]
+
+
+# ---- completeness ----------------------------------------------------------------------------------------------------
+
+
+def completeness(
+    model: CircuitModel,
+    circuit: Circuit,
+    knockouts: Sequence[Sequence[str]],
+    batches: Iterable[Batch],
+    ablation: Ablation,
+) -> list[Knockout]:
+    """Knock sets of parts out of a circuit and of the model (Wang et al. 2022, section 4).
+
+    Args:
+        model: the frozen model.
+        circuit: C.
+        knockouts: the sets K, each the names of nodes or edges of the circuit, mixed as you like; from
+            `random_knockouts`, or a group of heads that you know. The empty set gives |F(C) - F(M)|.
+        batches: the prompts; see `per_prompt.logit_differences`.
+        ablation: what a cut edge carries.
+
+    Returns:
+        one `Knockout` a set, in the same order.
+
+    Raises:
+        ValueError: a part that the circuit does not have; no batches; a circuit of another layout.
+    """
+    known = {*parts(circuit, "nodes"), *parts(circuit, "edges")}
+    for names in knockouts:
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"cannot knock out {unknown[0]!r}: the circuit has no such node or edge; see parts()")
+    cuts = [cut(circuit.layout, names) for names in knockouts]
+    full, empty = Circuit.full(circuit.layout), Circuit.empty(circuit.layout)
+    runs: list[Circuit | Tensor] = [full, empty, *(circuit.members & ~k for k in cuts), *(~k for k in cuts)]
+    f_full, f_empty, *rest = logit_differences(model, runs, batches, ablation).mean(1).tolist()
+    found = zip(knockouts, rest[: len(cuts)], rest[len(cuts) :], strict=True)
+    return [Knockout(tuple(names), of_circuit, of_model, f_full - f_empty) for names, of_circuit, of_model in found]
+
+
+def random_knockouts(circuit: Circuit, n: int, of: Of = "nodes", share: float = 0.5, seed: int = 0) -> list[list[str]]:
+    """n random sets K of parts of a circuit.
+
+    Args:
+        circuit: C.
+        n: how many sets.
+        of: whether parts are ``nodes`` or ``edges``.
+        share: the chance of every part to be in K. At 0.5 all subsets are equally likely. Of edges,
+            half are usually more than any circuit survives: take less.
+        seed: the same sets for a seed, on every machine.
+
+    Raises:
+        ValueError: a share outside (0, 1]; ``of`` neither nodes nor edges.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of parts to knock out lies in (0, 1], got {share}")
+    names, generator = parts(circuit, of), torch.Generator().manual_seed(seed)
+    drawn = torch.rand(n, len(names), generator=generator) < share
+    return [[name for name, inside in zip(names, row.tolist(), strict=True) if inside] for row in drawn]
+
+
+def greedy_knockout(
+    model: CircuitModel,
+    circuit: Circuit,
+    batches: Iterable[Batch],
+    ablation: Ablation,
+    steps: int = 5,
+    of: Of = "nodes",
+    candidates: int | None = None,
+    seed: int = 0,
+) -> list[Knockout]:
+    """The set K that shows the circuit incomplete, grown one part at a time (Wang et al. 2022, section 4).
+
+    Every step adds the part that makes |F(C without K) - F(M without K)| largest, also when all of them make it
+    smaller. A step costs two masked forwards a candidate and batch.
+
+    Args:
+        model, circuit, ablation: as for `completeness`.
+        batches: a loader that can be gone through once a step.
+        steps: how many parts K has in the end; fewer if the circuit has fewer.
+        of: whether parts are ``nodes`` or ``edges``.
+        candidates: how many parts, drawn anew at random, are tried a step; default all.
+        seed: of the candidates.
+
+    Returns:
+        a `Knockout` a step, each with one part more; the largest incompleteness need not be the last.
+
+    Raises:
+        ValueError: steps or candidates below 1; as `completeness`.
+    """
+    if steps < 1 or (candidates is not None and candidates < 1):
+        raise ValueError(f"a greedy knock-out takes at least 1 step and 1 candidate, got {steps} and {candidates}")
+    left, generator = parts(circuit, of), torch.Generator().manual_seed(seed)
+    path: list[Knockout] = []
+    while left and len(path) < steps:
+        chosen = path[-1].parts if path else ()
+        tried = left
+        if candidates is not None and candidates < len(left):
+            tried = [left[i] for i in sorted(torch.randperm(len(left), generator=generator)[:candidates].tolist())]
+        found = completeness(model, circuit, [(*chosen, part) for part in tried], batches, ablation)
+        path.append(max(found, key=lambda knockout: knockout.incompleteness))
+        left.remove(path[-1].parts[-1])
+    return path
+
+
+# ---- minimality ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What each part of a circuit contributes alone: ``(F(C) - F(C without v)) / (F(M) - F(empty))``.
+
+    ``parts`` are their names; ``values`` float64 ``[n_parts]``: above 0 the part helps, below it hurts; ``errors``
+    float64 ``[n_parts]`` the standard errors over prompts (the ratio's denominator is taken as known). NaN where there
+    is no behaviour. ``faithfulness`` is that of the circuit as it is: of C without v it is that minus the value.
+    """
+
+    parts: list[str]
+    values: Tensor
+    errors: Tensor
+    faithfulness: float
+
+
+def contributions(
+    model: CircuitModel, circuit: Circuit, batches: Iterable[Batch], ablation: Ablation, of: Of = "edges"
+) -> Contributions:
+    """Cut every part out of a circuit, one at a time (minimality of Wang et al. 2022, with K empty).
+
+    A contribution of 0 says that the circuit does as well without the part. Two parts that stand in for each other
+    contribute 0 each. One masked forward a part and batch.
+
+    Args:
+        model, circuit, batches, ablation: as for `completeness`.
+        of: whether parts are ``edges`` or ``nodes``.
+    """
+    names = parts(circuit, of)
+    full, empty = Circuit.full(circuit.layout), Circuit.empty(circuit.layout)
+    runs: list[Circuit | Tensor] = [
+        full,
+        empty,
+        circuit,
+        *(circuit.members & ~cut(circuit.layout, [name]) for name in names),
+    ]
+    scores = logit_differences(model, runs, batches, ablation)
+    return _contributions(names, scores)
+
+
+def _contributions(names: list[str], scores: Tensor) -> Contributions:
+    """From logit differences ``[3 + n_parts, n_prompts]``: of full, empty, circuit, and circuit without each part."""
+    full, empty, circuit, without = scores[0], scores[1], scores[2], scores[3:]
+    behaviour = full.mean() - empty.mean()
+    if behaviour.abs() < RESOLUTION:
+        behaviour = behaviour.new_tensor(torch.nan)
+    changes = (circuit - without) / behaviour
+    n = changes.shape[1]
+    errors = changes.std(1) / n**0.5 if n > 1 else torch.full((len(names),), torch.nan, dtype=changes.dtype)
+    return Contributions(names, changes.mean(1), errors, float((circuit.mean() - empty.mean()) / behaviour))
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def table(knockouts: Sequence[Knockout]) -> Table:
+    """Knock-outs as a `rich` table, the worst first."""
+    view = Table(
+        title=f"Completeness over {len(knockouts)} knock-outs K",
+        caption="F(C - K), F(M - K): mean logit difference of circuit and model without K. Gap: the incompleteness "
+        "|F(C - K) - F(M - K)|, in logits and as a share of F(M) - F(empty).",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    view.add_column("K", no_wrap=True, max_width=30, overflow="ellipsis")
+    for name in ("parts", "F(C - K)", "F(M - K)", "gap", "share"):
+        view.add_column(name, justify="right", no_wrap=True)
+    for knockout in sorted(knockouts, key=lambda knockout: -knockout.incompleteness):
+        view.add_row(
+            Text(" ".join(knockout.parts) or "(nothing)"),
+            str(len(knockout.parts)),
+            f"{knockout.circuit:.2f}",
+            f"{knockout.full:.2f}",
+            f"{knockout.incompleteness:.2f}",
+            f"{knockout.share:.0%}",
+        )
+    return view
+
+
+def contributions_table(found: Contributions, n: int = 10) -> Table:
+    """The n parts that contribute most and the n that contribute least, as a `rich` table."""
+    order = found.values.sort(descending=True, stable=True).indices.tolist()
+    rows = order if len(order) <= 2 * n else order[:n] + order[-n:]
+    view = Table(
+        title=f"{len(found.parts):,} parts of a circuit, f {found.faithfulness:.2f}",
+        caption="Faithfulness lost when the part alone is cut, and its standard error.",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    view.add_column("part", no_wrap=True)
+    view.add_column("contribution", justify="right", no_wrap=True)
+    view.add_column("error", justify="right", no_wrap=True)
+    for place, row in enumerate(rows):
+        if place == n and len(rows) < len(order):
+            view.add_section()
+        view.add_row(Text(found.parts[row]), f"{float(found.values[row]):+.3f}", f"{float(found.errors[row]):.3f}")
+    return view

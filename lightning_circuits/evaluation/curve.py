@@ -1,0 +1,245 @@
+"""Faithfulness against size: what a ranking of edges is worth, measured on its circuits of many sizes.
+
+One circuit is one point. A method that ranks edges gives a circuit of every size, and methods are compared by the whole
+curve: how few edges are enough, and does it stay good as edges are added? A `Curve` holds the rows of
+`evaluation.rows`, for each ablation and each ranking, beside those of random circuits of the same sizes,
+and three numbers for each of its lines (`evaluation.metrics`):
+
+| number     | what                                     | read it so                          |
+|------------|------------------------------------------|-------------------------------------|
+| `cpr`      | area under f, sizes linear               | high; but f > 1 is rewarded         |
+| `cmd`      | area between f and 1, sizes linear       | low; what a comparison should go by |
+| `log_area` | mean of f over the logarithm of the size | near 1: good from small circuits on |
+
+`cpr` and `cmd` are half decided by what lies between 50 % and 100 % of the edges. MIB takes edges by their signed
+scores for the first and by |score| for the second, hence a line for each ranking where the signs mean something.
+
+A curve is saved as `curve.csv` (a line per circuit) and `curve.json`, which is read back and compared:
+
+    >>> curve = Curve.load("runs/eap/curve.json")                                                # doctest: +SKIP
+    >>> [(point["edges"], point["faithfulness"]) for point in curve.points("interchange", "signed")]  # doctest: +SKIP
+    [(32, 0.11), (65, 0.35), ...]
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from lightning_circuits.evaluation.metrics import cmd, cpr, log_area
+from lightning_circuits.evaluation.rows import OVERSHOOT, Row
+from lightning_circuits.files.formats import write_atomically
+
+RANDOM = "random"
+"""The ranking of random circuits."""
+
+
+class Place(NamedTuple):
+    """Where a circuit stands on a curve: by which ranking its edges were taken, and the share of edges asked for."""
+
+    ranking: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Circuits of many sizes of one method, model and split.
+
+    ``rows`` are those of `evaluation.Row.to_dict` (None where a number does not exist) with three keys more:
+    ``ranking`` (``signed``, ``absolute``, ``random``; None for the full model and the empty circuit), ``share`` (the
+    share of the edges that was asked for, None likewise) and ``pruned`` (the row of a circuit after pruning, under an
+    ablation where that makes it another). ``summary`` has an entry for each ablation and ranking: ``cpr``, ``cmd``,
+    ``log_area`` (None if f is undefined somewhere) and ``overshoot`` (f above `evaluation.OVERSHOOT` at any size).
+    """
+
+    method: str
+    model: str
+    split: str
+    rows: list[dict[str, Any]]
+    summary: list[dict[str, Any]]
+    metadata: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[Row], places: Mapping[str, Place], method: str, model: str, metadata: Mapping[str, Any]
+    ) -> Curve:
+        """The curve of what `evaluation.evaluate` measured.
+
+        Args:
+            rows: of one split.
+            places: of the circuits, by the name they were evaluated under; at least two sizes for each ranking.
+            method, model: what they are called.
+            metadata: plain JSON data on where the circuits come from.
+        """
+        placed = []
+        for row in rows:
+            pruned = row.circuit not in places and row.circuit.endswith(" pruned")
+            place = places.get(row.circuit.removesuffix(" pruned") if pruned else row.circuit)
+            if pruned and place is not None and place.ranking == RANDOM:
+                continue  # random circuits are there for their size
+            where = {"ranking": place and place.ranking, "share": place and place.share, "pruned": pruned}
+            placed.append({**row.to_dict(), **where})
+        bare = cls(method, model, rows[0].split, placed, [], dict(metadata))
+        summary = [bare._sum_up(ablation, ranking) for ablation in bare.ablations for ranking in bare.rankings]
+        return cls(method, model, rows[0].split, placed, summary, dict(metadata))
+
+    def _sum_up(self, ablation: str, ranking: str) -> dict[str, Any]:
+        points = self.points(ablation, ranking)
+        shares = [point["share"] for point in points]
+        f = [math.nan if point["faithfulness"] is None else point["faithfulness"] for point in points]
+        areas = {area.__name__: float(area(shares, f)) for area in (cpr, cmd, log_area)}
+        return {
+            "ablation": ablation,
+            "ranking": ranking,
+            **{name: None if math.isnan(value) else value for name, value in areas.items()},
+            "overshoot": any(point["overshoot"] for point in points),
+        }
+
+    # ---- what is in it -----------------------------------------------------------------------------------------
+
+    @property
+    def ablations(self) -> list[str]:
+        return list(dict.fromkeys(row["ablation"] for row in self.rows))
+
+    @property
+    def rankings(self) -> list[str]:
+        """The method's own, then `RANDOM` if there are random circuits."""
+        return list(dict.fromkeys(row["ranking"] for row in self.rows if row["ranking"] is not None))
+
+    def points(self, ablation: str, ranking: str) -> list[dict[str, Any]]:
+        """The rows of one line, smallest circuit first, as they were before pruning."""
+        line = [row for row in self.rows if _is(row, ablation, ranking) and not row["pruned"]]
+        return sorted(line, key=lambda row: row["share"])
+
+    def reference(self, ablation: str, circuit: str) -> dict[str, Any]:
+        """The row of the ``full`` model or the ``empty`` circuit."""
+        return next(row for row in self.rows if (row["ablation"], row["circuit"]) == (ablation, circuit))
+
+    def areas(self, ablation: str, ranking: str) -> dict[str, Any]:
+        """The entry of the summary for one line."""
+        return next(entry for entry in self.summary if (entry["ablation"], entry["ranking"]) == (ablation, ranking))
+
+    @property
+    def prompts(self) -> int:
+        return int(self.rows[0]["prompts"])
+
+    @property
+    def n_edges(self) -> int:
+        """How many edges the model has."""
+        return int(self.reference(self.ablations[0], "full")["edges"])
+
+    # ---- out and in --------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path, stem: str = "curve") -> list[Path]:
+        """Write ``stem.csv`` and ``stem.json``, each whole and then moved into its place; gives their paths."""
+        content = {"csv": to_csv(self.rows), "json": json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"}
+        paths = [folder / f"{stem}.{suffix}" for suffix in content]
+        for path, text in zip(paths, content.values(), strict=True):
+            write_atomically(path, text.encode())
+        return paths
+
+    @classmethod
+    def load(cls, path: Path) -> Curve:
+        """Read ``curve.json``.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not JSON, or not the JSON of a curve (what is missing is said).
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"no curve at {path}")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} cannot be read as a curve, it is not JSON: {error}") from error
+        fields = list(cls.__dataclass_fields__)
+        if missing := [name for name in fields if not isinstance(content, dict) or name not in content]:
+            raise ValueError(f"{path} cannot be read as a curve: missing {', '.join(map(repr, missing))}")
+        curve = cls(**{name: content[name] for name in fields})
+        try:
+            for ablation in curve.ablations:
+                curve.reference(ablation, "full"), curve.reference(ablation, "empty")
+                for ranking in curve.rankings:
+                    curve.areas(ablation, ranking), curve.points(ablation, ranking)[0]
+            if not curve.ablations:
+                raise KeyError("rows")
+        except (KeyError, TypeError, IndexError, StopIteration) as error:
+            what = repr(error) if str(error) else "rows of the full model and the empty circuit, or a summary"
+            raise ValueError(f"{path} cannot be read as a curve, its rows are not complete: {what}") from error
+        return curve
+
+
+def _is(row: Mapping[str, Any], ablation: str, ranking: str) -> bool:
+    return bool(row["ablation"] == ablation and row["ranking"] == ranking)
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each row under the names of the columns; a number that does not exist is left empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def table(curve: Curve) -> Table:
+    """A curve as a `rich` table of at most 80 columns, a section for each ablation and ranking."""
+    view = Table(
+        title=f"{curve.method} on {curve.model}: {curve.split} split, {curve.prompts:,} prompts",
+        caption="\n".join(
+            [
+                *map(_sentence, curve.summary),
+                f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}), the 95 % interval of its bootstrap, and f of as "
+                "many random edges. KL from the full model in nats. Agreement with it where it is right / wrong.",
+            ]
+        ),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,  # a column apart, so that it fits a terminal of 80
+    )
+    view.add_column("circuit", no_wrap=True)
+    for name in ("edges", "pruned", "f", "95 % of f", "random f", "KL", "accuracy", "agreement"):
+        view.add_column(name, justify="right", no_wrap=True)
+    for ablation in curve.ablations:
+        view.add_section()
+        view.add_row(Text(ablation, style="bold"))
+        chance = {row["edges"]: row["faithfulness"] for row in curve.rows if _is(row, ablation, RANDOM)}
+        for row in (row for row in curve.rows if row["ablation"] == ablation and row["ranking"] != RANDOM):
+            view.add_row(
+                Text(row["circuit"]),
+                f"{row['edges']:,}",
+                f"{row['edges_pruned']:,}",
+                number(row["faithfulness"], ".2f") + ("!" if row["overshoot"] else " "),
+                f"{number(row['faithfulness_low'], '.2f')}..{number(row['faithfulness_high'], '.2f')}",
+                "" if row["pruned"] else number(chance.get(row["edges"]), ".2f"),
+                number(row["kl"], ".3f"),
+                number(row["accuracy"], ".1%"),
+                f"{number(row['agreement_when_right'], '.0%')} / {number(row['agreement_when_wrong'], '.0%')}",
+            )
+    return view
+
+
+def _sentence(areas: Mapping[str, Any]) -> str:
+    return (
+        f"{areas['ablation']}, {areas['ranking']}: CPR {number(areas['cpr'], '.3f')}, CMD "
+        f"{number(areas['cmd'], '.3f')}, log-x area {number(areas['log_area'], '.3f')}"
+        + (", overshoots" if areas["overshoot"] else "")
+    )
+
+
+def number(value: float | None, form: str) -> str:
+    """A number as tables print it; `-` for one that does not exist."""
+    if value is None or math.isnan(value):
+        return "-"
+    text = format(value, form)
+    return text if text.strip("-0.%") else text.lstrip("-")  # 0.00, not -0.00

@@ -1,0 +1,71 @@
+"""What circuits put out on each single prompt: the raw data of everything that is more than one mean.
+
+A statistical test needs the prompts apart, and so does a knock-out that is compared with another. `logit_differences`
+runs any number of circuits over a loader by exact ablation and gives one matrix, circuits by prompts; what is done with
+it (`completeness`, `hypotheses`) are plain functions of that matrix.
+
+    >>> scores = logit_differences(model, [full, circuit, empty], loader, ablation)                    # doctest: +SKIP
+    >>> scores.shape, scores.mean(1)                                                                   # doctest: +SKIP
+    (torch.Size([3, 200]), tensor([7.31, 7.02, 0.04], dtype=torch.float64))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_circuits.ablation import Ablation, Batch, run_pair
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.evaluation.exact import ExactAblation
+from lightning_circuits.models import CircuitModel
+from lightning_circuits.objectives import logit_difference
+
+
+@torch.no_grad()
+def logit_differences(
+    model: CircuitModel, circuits: Sequence[Circuit | Tensor], batches: Iterable[Batch], ablation: Ablation
+) -> Tensor:
+    """The logit difference of every circuit on every prompt.
+
+    The stock runs of a batch are made once for all circuits. A circuit of all edges is the stock model, and costs
+    nothing. The rest is one masked forward per circuit and batch.
+
+    Args:
+        model: the frozen model; batches are moved to its device.
+        circuits: circuits, or their members, bool ``[n_edges]``; ``[n_circuits, n_edges]`` will do.
+        batches: the whole data set, on this process (see `datamodules.pairs` for what a batch is).
+        ablation: a mean ablation already fitted.
+
+    Returns:
+        float64 ``[n_circuits, n_prompts]``, in logits, on the CPU; prompts in the order of the batches.
+
+    Raises:
+        ValueError: no batches, no circuits, or a circuit of another layout.
+        TypeError: members that are not bool.
+    """
+    # Circuits check themselves; thousands of them are kept as what they were given as.
+    members = [_members(model, circuit) for circuit in circuits]
+    if not members:
+        raise ValueError("no circuits to run")
+    rows: list[list[Tensor]] = [[] for _ in members]
+    for batch in batches:
+        batch = {key: value.to(model.device) for key, value in batch.items()}
+        full_logits, corrupt = run_pair(model, batch)
+        run = ExactAblation(model, batch, full_logits, ablation.reference(batch, corrupt))
+        for row, edges in zip(rows, members, strict=True):
+            row.append(logit_difference(run.logits(edges), batch["answers"], batch["distractors"]).double().cpu())
+    if not rows[0]:
+        raise ValueError("no batches to run the circuits on; a loader can be gone through again, an iterator cannot")
+    return torch.stack([torch.cat(row) for row in rows])
+
+
+def _members(model: CircuitModel, circuit: Circuit | Tensor) -> Tensor:
+    if isinstance(circuit, Tensor):
+        if circuit.dtype != torch.bool:
+            raise TypeError(f"the members of a circuit are a bool tensor, got {circuit.dtype}; choose edges first")
+        return model.layout.check(circuit)
+    if circuit.layout != model.layout:
+        raise ValueError(f"a circuit is not of this model's layout: {circuit.layout.difference(model.layout)}")
+    return circuit.members

@@ -1,0 +1,216 @@
+"""What a circuit is worth: exact ablation over a data set, with everything that the number has to be compared with.
+
+A circuit is judged by running the model with all other edges cut (`masked.masked_stream` with binary gates): no
+approximation, no gradient, no soft gates. A figure by itself says little, so every circuit comes in company:
+
+| row                 | what it is                                                                                    |
+|---------------------|-----------------------------------------------------------------------------------------------|
+| `full`              | the stock model: f = 1, KL = 0; its accuracy is the measure for all others                    |
+| `empty`             | nothing but the ablation: f = 0                                                               |
+| `1%`                | the circuit, under the name it was given                                                      |
+| `1% pruned`         | without the edges on no way from input to logits, where that changes the result               |
+| `1% random`         | as many edges drawn at random: what any circuit of the size would reach                       |
+| `1% complement`     | everything but the circuit: what is left of the behaviour without it                          |
+
+Pruning never changes what a circuit puts out under interchange ablation. Under zero and mean ablation it does, a pruned
+circuit is a different circuit there, and gets a row of its own.
+
+    >>> rows = evaluate(model, {"1%": circuit}, loader, [make_ablation("interchange")])          # doctest: +SKIP
+    >>> rows[2].circuit, rows[2].faithfulness, rows[2].edges, rows[2].edges_pruned               # doctest: +SKIP
+    ('1%', 0.97, 325, 301)
+    >>> rich.print(table(rows))                                                                  # doctest: +SKIP
+
+The stock runs of a batch are made once and serve all circuits and all ablations; the stream that the references of an
+ablation make is summed once and serves all circuits. A circuit of all edges, or of none, then needs no run of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from lightning_circuits.ablation import Ablation, Batch, run_pair
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.evaluation.exact import ExactAblation
+from lightning_circuits.evaluation.metrics import CircuitFaithfulness
+from lightning_circuits.models import CircuitModel
+
+OVERSHOOT = 1.005
+"""Faithfulness above which a row is marked as overshooting: above 1 also as it is printed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One circuit under one ablation. Numbers that do not exist are NaN (see `metrics.CircuitFaithfulness`).
+
+    ``size`` is the share of the model's edges, ``edges`` their number, both before pruning; ``edges_pruned`` is how
+    many lie on a way from input to logits. ``faithfulness_low`` and ``faithfulness_high`` are the bootstrap's 95 %
+    interval over prompts.
+    """
+
+    circuit: str
+    ablation: str
+    split: str
+    size: float
+    edges: int
+    edges_pruned: int
+    prompts: int
+    faithfulness: float
+    faithfulness_low: float
+    faithfulness_high: float
+    faithfulness_q1: float
+    faithfulness_median: float
+    faithfulness_q3: float
+    kl: float
+    accuracy: float
+    agreement_when_right: float
+    agreement_when_wrong: float
+    logit_difference: float
+
+    @property
+    def overshoot(self) -> bool:
+        """Whether the circuit answers more surely than the full model does: f above `OVERSHOOT`."""
+        return self.faithfulness > OVERSHOOT
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers alone, as loggers want them."""
+        values = {key: value for key, value in asdict(self).items() if not isinstance(value, str)}
+        return {key: float(value) for key, value in (values | {"overshoot": self.overshoot}).items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data, ``overshoot`` included; NaN, which JSON does not have, becomes None."""
+        fields = {**asdict(self), "overshoot": self.overshoot}
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in fields.items()}
+
+
+@torch.no_grad()
+def evaluate(
+    model: CircuitModel,
+    circuits: Mapping[str, Circuit | Tensor],
+    batches: Iterable[Batch],
+    ablations: Sequence[Ablation],
+    split: str = "val",
+    seed: int = 0,
+    company: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[Row]:
+    """Judge circuits by exact ablation.
+
+    Args:
+        model: the frozen model; batches are moved to its device.
+        circuits: by name; a bool tensor ``[n_edges]`` will do for a circuit.
+        batches: the whole data set, on every process (see `datamodules.pairs` for what a batch is).
+        ablations: mean ablations already fitted.
+        split: what the batches are called in the rows.
+        seed: of the random circuits. They are nested: a smaller one is part of a larger one.
+        company: whether each circuit comes with a random one and its complement, which take most of the time.
+        rank, world_size: with several processes of one `torch.distributed` group, each takes every ``world_size``-th
+            batch, none is repeated, and all get the same result.
+
+    Returns:
+        For each ablation: full, empty, and each circuit with its company (see the module).
+
+    Raises:
+        ValueError: no batches; circuits of another layout; a circuit called like one of the rows above.
+        TypeError: gates that are not binary.
+    """
+    lineups = {ablation.name: _lineup(model, circuits, ablation, seed, company) for ablation in ablations}
+    metrics = {
+        # Alone, it must not wait for the other processes, which may be elsewhere.
+        (ablation, name): CircuitFaithfulness(sync_on_compute=world_size > 1).to(model.device)
+        for ablation, lineup in lineups.items()
+        for name in lineup
+    }
+    number = -1
+    for number, batch in enumerate(batches):
+        if number % world_size != rank:
+            continue
+        batch = {key: value.to(model.device) for key, value in batch.items()}
+        full_logits, corrupt = run_pair(model, batch)
+        stack = torch.empty_like(corrupt)
+        for ablation in ablations:
+            run = ExactAblation(model, batch, full_logits, ablation.reference(batch, corrupt), stack)
+            for name, circuit in lineups[ablation.name].items():
+                metrics[ablation.name, name].update(
+                    run.logits(circuit.members), full_logits, run.empty_logits, batch["answers"], batch["distractors"]
+                )
+    if number < 0:
+        raise ValueError(f"no batches in the {split} split to evaluate circuits on")
+
+    rows = []
+    for (ablation_name, name), metric in metrics.items():
+        circuit = lineups[ablation_name][name]
+        values: dict[str, Any] = {key: value.item() for key, value in metric.compute().items()}
+        rows.append(Row(name, ablation_name, split, circuit.size, circuit.n_edges, circuit.prune().n_edges, **values))
+    return rows
+
+
+def _lineup(
+    model: CircuitModel, circuits: Mapping[str, Circuit | Tensor], ablation: Ablation, seed: int, company: bool
+) -> dict[str, Circuit]:
+    """The circuits to run under an ablation, by the name of their row."""
+    layout = model.layout
+    lineup = {"full": Circuit.full(layout), "empty": Circuit.empty(layout)}
+    for name, members in circuits.items():
+        circuit = members if isinstance(members, Circuit) else Circuit(layout, members)
+        if circuit.layout != layout:
+            raise ValueError(f"circuit {name!r} is not of this model's layout: {circuit.layout.difference(layout)}")
+        rows = {name: circuit}
+        pruned = circuit.prune()
+        if ablation.name != "interchange" and pruned != circuit:
+            rows[f"{name} pruned"] = pruned
+        if company:
+            rows[f"{name} random"] = Circuit.random(layout, circuit.n_edges, seed)
+            rows[f"{name} complement"] = circuit.complement()
+        if taken := [row for row in rows if row in lineup]:
+            raise ValueError(f"circuit {name!r}: there is a row {taken[0]!r} already; give the circuit another name")
+        lineup |= rows
+    return lineup
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Rows of one split as a `rich` table, a section for each ablation. Quartiles: see `Row.to_dict`."""
+    splits = dict.fromkeys(f"{row.split} split, {row.prompts:,} prompts" for row in rows)
+    view = Table(
+        title=f"Circuits by exact ablation: {'; '.join(splits)}",
+        caption=f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}). KL from the full model in nats. Agreement with "
+        "the full model where it is right / where it is wrong.",
+        box=box.SIMPLE_HEAD,
+        padding=0,  # a column apart, so that it fits a terminal of 80
+    )
+    view.add_column("ablation", no_wrap=True)
+    for name in ("edges", "pruned", "f", "median f", "KL", "accuracy", "agreement"):
+        view.add_column(name, justify="right", no_wrap=True)
+    section = None
+    for row in rows:
+        if section != (row.split, row.ablation):
+            section = (row.split, row.ablation)
+            view.add_section()
+            view.add_row(Text(row.ablation, style="bold"))
+        view.add_row(
+            Text(row.circuit),
+            f"{row.edges:,}",
+            f"{row.edges_pruned:,}",
+            _number(row.faithfulness, ".2f") + ("!" if row.overshoot else " "),
+            _number(row.faithfulness_median, ".2f"),
+            _number(row.kl, ".3f"),
+            _number(row.accuracy, ".1%"),
+            f"{_number(row.agreement_when_right, '.0%')} / {_number(row.agreement_when_wrong, '.0%')}",
+        )
+    return view
+
+
+def _number(value: float, form: str) -> str:
+    if math.isnan(value):
+        return "-"
+    text = format(value, form)
+    return text if text.strip("-0.%") else text.lstrip("-")  # 0.00, not -0.00

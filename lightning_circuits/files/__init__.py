@@ -1,0 +1,1 @@
+"""Circuits as files: one file for each format."""

@@ -1,0 +1,1 @@
+"""Numbers for edges, without a Trainer: from gradients, from cutting, from one forward."""

@@ -1,0 +1,241 @@
+"""What every attribution method has in common: one pass over the training prompts, and exact sums.
+
+Attribution learns nothing. Each prompt says once what every edge is worth to it, and an edge's score is the mean over
+the prompts. A method says how, for one batch (`Attribution.attribute`); here is what makes the pass a Lightning run
+like any other, with the same data, callbacks, checkpoints and processes as `EdgePruning`:
+
+    >>> search = EAP(model="gpt2")                                                      # doctest: +SKIP
+    >>> pl.Trainer().fit(search, IOIDataModule(tokenizer="gpt2"))                       # doctest: +SKIP
+    >>> search.circuit(size=0.01).save("circuit.json")                                  # doctest: +SKIP
+
+Sums are kept in float64 together with the number of prompts in them. So scores do not depend on how prompts fall into
+batches, on padding, on the number of processes, or on a kill and a resume in the middle of the pass. A prompt that a
+loader repeats only to give all processes equally many is counted once.
+
+For Lightning, a step is what an optimizer does: checkpoints every so many steps, and the callbacks here, go by it. So
+the sums are parameters, a batch's contribution is their gradient, and the optimizer adds it up.
+
+A method of one's own:
+
+    class GradientNorm(Attribution):
+        def attribute(self, batch):
+            scores = gradients.attribute(self.circuit_model, batch, self.objective, self.ablation)
+            return scores.edges.abs(), None
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_circuits.ablation import MeanAblation
+from lightning_circuits.objectives import LogitDifference, Objective
+from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.search.splits import Share, share_of
+
+
+class Attribution(CircuitSearch):
+    """One pass over the training prompts; subclasses say `attribute`.
+
+    `Trainer.fit` ends by itself after the pass, whatever its ``max_steps`` and ``max_epochs``; to take fewer prompts
+    there is ``limit_train_batches``.
+
+    Args:
+        model: a Hugging Face id, a local folder (GGUF included), ``tiny-ioi``, or a model in memory. Left out only for
+            the warm start of an `EdgePruning`, which lends its own.
+        objective: the loss that scores are about, ``(logits, batch, full_logits) -> loss [B]``: an `Objective` or any
+            such function. Default: `LogitDifference`.
+        absolute: rank edges by |score|: what works against the behaviour is part of its mechanism too.
+        ablation, kv, dtype, seed: see `CircuitSearch`.
+
+    Raises, beside what `CircuitSearch` does:
+        ValueError: when fitted: no model; a Trainer in mixed precision; a loader of unknown length and several
+            processes; a resume in the middle of the pass with a loader that cannot go on where it was; an objective
+            that does not give one loss per prompt.
+        FloatingPointError: when fitted: a score of a batch is not finite. The batch has not been counted.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module | None = None,
+        ablation: str = "interchange",
+        objective: Objective | Callable[..., Tensor] | None = None,
+        absolute: bool = True,
+        kv: str = "head",
+        dtype: str = "float32",
+        seed: int = 0,
+    ) -> None:
+        objective = LogitDifference() if objective is None else objective
+        super().__init__(model, ablation=ablation, objective=objective, kv=kv, dtype=dtype, seed=seed)  # type: ignore[arg-type]
+        self.absolute = absolute
+        self.automatic_optimization = False
+        self._share = Share()
+        self._loader_goes_on = False
+
+    edge_sums: nn.Parameter
+    writer_sums: nn.Parameter
+    examples: nn.Parameter
+    rows: Tensor
+
+    # ---- what a method says ------------------------------------------------------------------------------------
+
+    def attribute(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Scores of the edges ``[n_edges]`` and of the writers ``[n_writers]`` (or None), summed over a batch."""
+        raise NotImplementedError(f"{type(self).__name__} does not say attribute(batch)")
+
+    # ---- scores ------------------------------------------------------------------------------------------------
+
+    def edge_scores(self) -> Tensor:
+        """float32 ``[n_edges]``: the mean over the prompts seen so far.
+
+        Raises:
+            RuntimeError: no prompt has been seen.
+        """
+        if not self.examples:
+            raise RuntimeError(f"{type(self).__name__} has no scores yet: fit it first, with Trainer.fit")
+        return (self.edge_sums / self.examples).detach().float()
+
+    def node_scores(self) -> Tensor | None:
+        if not self.examples or not self.writer_sums.any():
+            return None
+        return (self.writer_sums / self.examples).detach().float()
+
+    def scores_over(self, batches: Callable[[], Iterable[dict[str, Tensor]]]) -> Tensor:
+        """Edge scores without a Trainer, float32 ``[n_edges]``; ``batches()`` begins a pass over the prompts."""
+        self._forget()
+        if isinstance(self.ablation, MeanAblation):
+            self.ablation.fit(self.circuit_model, batches())
+        for index, batch in enumerate(batches()):
+            batch = {key: value.to(self.circuit_model.device) for key, value in batch.items()}
+            for sums, more in zip(self._sums(), self._contribution(batch, index), strict=True):
+                sums.data += more
+        return self.edge_scores()
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "examples": int(self.examples)}
+
+    # ---- the sums ----------------------------------------------------------------------------------------------
+
+    def read_model(self, model: str | nn.Module | None, kv: str, dtype: str) -> None:
+        if model is not None:
+            super().read_model(model, kv, dtype)
+            self._make_sums()
+
+    def borrow_model(self, search: CircuitSearch) -> None:
+        """Use the language model of another search, as it is read there.
+
+        Raises:
+            ValueError: this one has a model of its own, another one or read in another way.
+        """
+        mine = getattr(self, "circuit_model", None)
+        if mine is not None and (mine.model is not search.model or mine.layout != search.layout):
+            raise ValueError(
+                f"{type(self).__name__} has a language model of its own, or other K/V readers, and would attribute "
+                f"the edges of {type(search).__name__}: leave its model out"
+            )
+        self.circuit_model, self.model, self.model_name = search.circuit_model, search.model, search.model_name
+        self._make_sums()
+
+    def _make_sums(self) -> None:
+        def zeros(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(shape, dtype=torch.float64, device=self.circuit_model.device))
+
+        self.edge_sums, self.writer_sums = zeros(self.layout.n_edges), zeros(self.layout.n_writers)
+        self.examples = zeros()
+        # How many rows of the loader all processes together have seen, repeated ones included: a resumed run may have
+        # another number of processes.
+        self.register_buffer("rows", torch.zeros((), dtype=torch.int64))
+
+    def _sums(self) -> list[nn.Parameter]:
+        return [self.edge_sums, self.writer_sums, self.examples]
+
+    def _forget(self) -> None:
+        for sums in (*self._sums(), self.rows):
+            sums.data.zero_()
+
+    def _contribution(self, batch: dict[str, Tensor], batch_idx: int) -> list[Tensor]:
+        """What a batch adds to each of the sums, all processes together, in float64.
+
+        Raises:
+            FloatingPointError: it is not finite. All processes raise it.
+        """
+        more = [torch.zeros_like(sums, requires_grad=False) for sums in self._sums()]
+        rows = len(batch["clean_ids"])
+        if new := self._share.new_rows(int(self.rows) // self._share.replicas, rows):
+            edges, writers = self.attribute({key: value[:new] for key, value in batch.items()})
+            more[0] += self.layout.check(edges.detach())
+            if writers is not None:
+                more[1] += writers.detach()
+            more[2] += new
+        self.rows += rows * self._share.replicas
+        if self._trainer is not None:
+            more = [self.trainer.strategy.reduce(each, reduce_op="sum") for each in more]
+        for values, name_of in ((more[0], self.layout.edge_names), (more[1], self._writer_names)):
+            if not values.isfinite().all():
+                index = (~values.isfinite()).nonzero()[0]
+                raise FloatingPointError(
+                    f"the score of {name_of(index)[0]} is {values[index].item()} in batch {batch_idx}; the batch was "
+                    f"not counted. Usual causes: a dtype too narrow for this model ({self.circuit_model.dtype}), an "
+                    "objective that is not finite, or a broken prompt"
+                )
+        return more
+
+    def _writer_names(self, index: Tensor) -> list[str]:
+        return [self.layout.writer_names[i] for i in index.tolist()]
+
+    # ---- Lightning ---------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self._sums(), lr=1.0, maximize=True)  # sums += contribution
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if not hasattr(self, "circuit_model"):
+            raise ValueError(f"{type(self).__name__} has no language model: only as a warm start it may be left out")
+        if "mixed" in str(self.trainer.precision):
+            raise ValueError(
+                f"precision={self.trainer.precision!r} rounds and scales gradients behind a method's back: give the "
+                f"language model a dtype instead, {type(self).__name__}(dtype=...)"
+            )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        # Lightning hands it to the loader; without one, even a loader that could go on begins anew.
+        loop = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
+        self._loader_goes_on = bool(loop.get("combined_loader"))
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.trainer.ckpt_path is None:
+            self._forget()
+        # One pass: scores are means over prompts, each counted once. The Trainer may be used again for something else.
+        loop = self.trainer.fit_loop
+        self._limits = loop.min_epochs, loop.max_epochs, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps
+        loop.min_epochs, loop.max_epochs = 0, 1
+        loop.epoch_loop.min_steps, loop.epoch_loop.max_steps = None, -1
+
+    def on_fit_end(self) -> None:
+        loop = self.trainer.fit_loop
+        loop.min_epochs, loop.max_epochs, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps = self._limits
+
+    def on_train_start(self) -> None:
+        loader = self.trainer.train_dataloader
+        self._share = share_of(loader, self.trainer.world_size)
+        if self.rows and not self._loader_goes_on:
+            raise ValueError(
+                f"the checkpoint is from the middle of the pass and does not say how far its loader was, so that the "
+                f"{type(loader).__name__} begins anew and prompts would be counted twice: start again, to be able to "
+                "resume with a loader that has state_dict() and load_state_dict() (those of "
+                "lightning_circuits.datamodules have them)"
+            )
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        for sums, more in zip(self._sums(), self._contribution(batch, batch_idx), strict=True):
+            sums.grad = more
+        optimizer.step()
+        optimizer.zero_grad()
+        self.log("train/examples", self.examples.detach(), prog_bar=True, batch_size=1)

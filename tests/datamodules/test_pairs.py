@@ -1,0 +1,182 @@
+"""Pairs of one's own: the JSON Lines format, the splits, and every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_circuits.datamodules import PromptPair, PromptPairDataModule
+from lightning_circuits.datamodules.ioi import NAMES
+from lightning_circuits.datamodules.pairs import shuffled, tokenise
+from lightning_circuits.models.loading import load_tokenizer
+
+TOKENIZER = load_tokenizer("tiny-ioi")
+
+
+def record(number: int = 0, **changes: object) -> dict[str, object]:
+    a, b, c = NAMES[number], NAMES[number + 1], NAMES[number + 2]
+    pair: dict[str, object] = {
+        "clean": f"When {a} and {b} went to the store, {b} gave it to",
+        "corrupt": f"When {a} and {b} went to the store, {c} gave it to",
+        "answers": [f" {a}"],
+        "distractors": [f" {b}"],
+    }
+    return pair | changes
+
+
+def write(path: Path, records: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def text_splits(data: PromptPairDataModule) -> dict[str, list[str]]:
+    return {name: [pair.clean for pair in pairs] for name, pairs in data.make_splits().items()}
+
+
+def test_one_file_becomes_three_splits(tmp_path: Path) -> None:
+    records = [record(n) for n in range(30)] * 2
+    data = PromptPairDataModule("tiny-ioi", write(tmp_path / "p.jsonl", records), batch_size=4, val_fraction=0.2)
+    splits = text_splits(data)
+    assert {name: len(texts) for name, texts in splits.items()} == {"train": 42, "val": 12, "test": 6}
+    # Nothing is lost, and both lines of a prompt are in one split.
+    assert sorted([*splits["train"], *splits["val"], *splits["test"]]) == sorted(str(r["clean"]) for r in records)
+    assert not set(splits["train"]) & set(splits["val"]) | set(splits["val"]) & set(splits["test"])
+    batch = next(iter(data.val_dataloader()))
+    assert TOKENIZER.decode(batch["clean_ids"][0]) == TOKENIZER.decode(TOKENIZER(splits["val"][0])["input_ids"])
+    assert data.describe()["pairs"] == {"train": 42, "val": 12, "test": 6}
+    json.dumps(data.describe())
+
+
+def test_the_seed_decides_the_split(tmp_path: Path) -> None:
+    file = write(tmp_path / "p.jsonl", [record(n) for n in range(40)])
+    splits = [text_splits(PromptPairDataModule(TOKENIZER, file, seed=seed)) for seed in (0, 0, 1)]
+    assert splits[0] == splits[1] != splits[2]
+
+
+def test_files_of_their_own(tmp_path: Path) -> None:
+    files = {s: write(tmp_path / s, [record(n) for n in rows]) for s, rows in
+             {"train": range(6), "val": range(6, 9), "test": range(9, 10)}.items()}  # fmt: skip
+    splits = text_splits(PromptPairDataModule(TOKENIZER, **files))
+    assert [len(texts) for texts in splits.values()] == [6, 3, 1]
+    assert splits["train"] == [record(n)["clean"] for n in range(6)]
+
+
+def test_several_answers_and_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    many = record(0, answers=[" Mary", " John"], distractors=[" Tom"], note="ignored")
+    path.write_text("\n\n".join(json.dumps(r) for r in [many, *(record(n) for n in range(1, 9))]) + "\r\n")
+    prompts = {"clean": "When Ruth left, Tim gave it to", "corrupt": "When Ruth left, Sam gave it to"}
+    test = write(tmp_path / "test", [many | prompts])
+    [batch] = PromptPairDataModule(TOKENIZER, path, test=test).test_dataloader()
+    assert TOKENIZER.convert_ids_to_tokens(batch["answers"][0].tolist()) == ["Mary", "John"]
+    assert batch["distractors"].tolist() == [[TOKENIZER.convert_tokens_to_ids("Tom"), -100]]
+
+
+BAD_LINES = {
+    '{"clean": "When': ["not JSON", "column"],
+    "[1, 2]": ["JSON object", "[1, 2]"],
+    json.dumps({k: v for k, v in record().items() if k != "answers"}): ["answers missing"],
+    json.dumps(record(clean="")): ["clean has to be a text"],
+    json.dumps(record(answers=" Mary")): ["answers has to be a list", "' Mary'"],
+    json.dumps(record(distractors=[])): ["distractors has to be a list"],
+    json.dumps(record(corrupt="When Mary left, John gave it to")): [
+        "clean has 13 tokens and corrupt 8",
+        "'When Mary left, John gave it to'",
+        "['When', 'Mary', 'left', ',', 'John', 'gave', 'it', 'to']",
+        repr(record()["clean"]),
+        str(TOKENIZER.tokenize(record()["clean"])),
+    ],
+    json.dumps(record(corrupt=record()["clean"])): ["clean and corrupt are the same"],
+    # Other words, but neither is known: the same tokens.
+    json.dumps(record(clean="gave xylophones to", corrupt="gave trombones to")): ["clean and corrupt are the same"],
+    json.dumps(record(answers=[" Mary John"])): [
+        "answer ' Mary John'",
+        "exactly one token",
+        "by itself it is ['Mary', 'John']",
+        "space before",
+    ],
+    json.dumps(record(distractors=["s"])): ["distractor 's' has to add exactly one token", "space before"],
+    json.dumps(record(answers=[" Zaphod"])): ["answer ' Zaphod' is not in the tokenizer's vocabulary"],
+    json.dumps(record(answers=[" Mary", " John"], distractors=[" John"])): [
+        "['John'] is given as an answer and as a dis"
+    ],
+}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("bad", BAD_LINES, ids=lambda line: BAD_LINES[line][0])
+def test_a_bad_line_is_named(tmp_path: Path, bad: str, split: str) -> None:
+    files = {"train": [json.dumps(record(n)) for n in range(3, 13)], "val": [json.dumps(record(n)) for n in (20, 21)]}
+    files[split].insert(1, bad)
+    for name, lines in files.items():
+        (tmp_path / name).write_text("\n".join(lines))
+    data = PromptPairDataModule(TOKENIZER, tmp_path / "train", tmp_path / "val", seed=2)
+    with pytest.raises(ValueError) as caught:
+        data.setup("fit")
+    for part in [f"{tmp_path / split}, line 2: ", *BAD_LINES[bad]]:
+        assert part in str(caught.value)
+
+
+def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
+    (tmp_path / "p").write_bytes(b"\n\xff\n")
+    with pytest.raises(ValueError, match=r"p, line 2: not UTF-8 \(byte 1"):
+        PromptPairDataModule(TOKENIZER, tmp_path / "p").setup()
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*nowhere\.jsonl"):
+        PromptPairDataModule(TOKENIZER, tmp_path / "nowhere.jsonl").setup()
+
+
+def test_empty_splits_are_refused(tmp_path: Path) -> None:
+    full, empty = write(tmp_path / "full", [record(n) for n in range(10)]), write(tmp_path / "empty", [])
+    for files in ({"train": empty}, {"train": full, "val": empty}):
+        with pytest.raises(ValueError, match=r"empty holds no pairs, so the (train|val) split would be empty"):
+            PromptPairDataModule(TOKENIZER, **files).setup()
+    few = write(tmp_path / "few", [record(n) for n in range(3)])
+    with pytest.raises(ValueError, match=r"the val split would be empty.* 0.1 of the 3 different clean prompts"):
+        PromptPairDataModule(TOKENIZER, few).setup()
+    with pytest.raises(ValueError, match="leave nothing to train on"):
+        PromptPairDataModule(TOKENIZER, few, val_fraction=0.49, test_fraction=0.5).setup()
+
+
+def test_training_prompts_are_not_validated_on(tmp_path: Path) -> None:
+    train = write(tmp_path / "train", [record(n) for n in range(10)])
+    val = write(tmp_path / "val", [record(20), record(4)])
+    with pytest.raises(
+        ValueError, match=r"1 of the val prompts are trained on as well.*val, line 2, and .*train, line 5"
+    ):
+        PromptPairDataModule(TOKENIZER, train, val, val, seed=1, test_fraction=0.1).setup()
+
+
+def test_options_out_of_range_are_refused() -> None:
+    for options, message in (
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"padding_side": "middle"}, "padding_side is 'middle'"),
+        ({"val_fraction": 0.6, "test_fraction": 0.4}, "below 1 together"),
+        ({"test_fraction": 0.0}, "above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PromptPairDataModule(TOKENIZER, "p.jsonl", **options)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(*[st.sampled_from(NAMES)] * 3).filter(lambda t: len(set(t)) == 3), min_size=1, max_size=8))
+def test_tokens_are_those_of_each_text_alone(triples: list[tuple[str, str, str]]) -> None:
+    """Tokenised all at once, a pair is what it is when its texts are tokenised one by one."""
+    pairs = [
+        PromptPair(f"{a} gave {b} to", f"{c} gave {b} to", (f" {a}", f" {b}"), (f" {c}",), "row") for a, b, c in triples
+    ]
+    for pair, tokens in zip(pairs, tokenise(pairs, TOKENIZER), strict=True):
+        assert TOKENIZER.decode(tokens.clean) == pair.clean
+        assert TOKENIZER.decode(tokens.corrupt) == pair.corrupt
+        assert [f" {TOKENIZER.decode([token])}" for token in tokens.answers] == list(pair.answers)
+        assert [f" {TOKENIZER.decode([token])}" for token in tokens.distractors] == list(pair.distractors)
+
+
+def test_shuffled_is_the_same_everywhere() -> None:
+    assert shuffled(range(8), "a", 1) == [1, 7, 4, 0, 5, 2, 3, 6] != shuffled(range(8), "a", 2)

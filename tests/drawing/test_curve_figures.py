@@ -1,0 +1,129 @@
+"""Figures of curves: what is drawn is what was measured, in grey too, and the same bytes each time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from lightning_circuits.drawing.curves import RANDOM_STYLE, STYLES, curve_figure, lines_of, pareto_figure, save
+from tests.support.made_curves import make_curve
+
+EAP = make_curve({"signed": {0.01: 0.2, 0.1: 0.7, 1.0: 1.0}, "absolute": {0.01: 0.1, 0.1: 0.8, 1.0: 1.0}})
+GATES = make_curve({"signed": {0.01: 0.9, 0.1: 1.2, 1.0: 1.0}}, "EdgePruning", ablations=("interchange", "mean"))
+
+
+def xy(axes, label_of) -> dict:
+    return {tuple(map(tuple, line.get_xydata().tolist())): line for line in axes.get_lines() if label_of(line)}
+
+
+def test_each_line_is_its_points_under_its_ablation() -> None:
+    figure = curve_figure({"EAP": EAP, "gates": GATES}, ("faithfulness",))
+    left, right = figure.axes
+    drawn = xy(left, lambda line: len(line.get_xydata()) == 3)
+    expected = {
+        ((0.01, 0.2), (0.1, 0.7), (1.0, 1.0)),
+        ((0.01, 0.1), (0.1, 0.8), (1.0, 1.0)),
+        ((0.01, 0.9), (0.1, 1.2), (1.0, 1.0)),
+        ((0.01, 0.05), (0.1, 0.05), (1.0, 0.05)),  # random, once for both
+    }
+    assert set(drawn) == expected
+    assert len(xy(right, lambda line: len(line.get_xydata()) == 3)) == 2  # EAP was not measured under mean ablation
+    assert left.get_xscale() == "log" and left.get_ylabel() == "faithfulness f"
+    assert left.get_title(loc="left") == "interchange ablation, test split, 50 prompts"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "EAP, signed",
+        "EAP, absolute",
+        "gates",
+        "random edges",
+        "full model",
+        "empty circuit",
+    ]
+
+
+def test_size_may_be_counted_in_edges_and_several_numbers_have_panels() -> None:
+    figure = curve_figure({"gates": GATES}, ("faithfulness", "kl", "accuracy"), x="edges")
+    assert len(figure.axes) == 6
+    faithfulness, kl = figure.axes[:2]
+    assert ((10, 0.9), (100, 1.2), (1000, 1.0)) in xy(faithfulness, lambda line: True)
+    points = [point["kl"] for point in GATES.points("interchange", "signed")]
+    assert tuple(zip((10, 100, 1000), points, strict=True)) in xy(kl, lambda line: True)
+    assert figure.axes[-1].get_xlabel() == "edges kept (of 1,000)" and "nats" in kl.get_ylabel()
+
+
+def test_lines_can_be_told_apart_without_colour() -> None:
+    styles = [*STYLES, RANDOM_STYLE]
+    for one, other in itertools.combinations(styles, 2):
+        assert one["linestyle"] != other["linestyle"] and one["marker"] != other["marker"]
+
+
+def test_what_lies_far_outside_is_marked_and_does_not_flatten_the_rest() -> None:
+    curve = make_curve({"signed": {0.01: -30.0, 0.1: 0.7, 1.0: 1.0}}, random=False)
+    [axes] = curve_figure({"x": curve}).axes
+    bottom, top = axes.get_ylim()
+    assert -1 < bottom < 0 and 1 < top < 2.2
+    [mark] = [line for line in axes.get_lines() if line.get_marker() == "v"]
+    assert mark.get_xdata()[0] == 0.01 and mark.get_transform() == axes.get_xaxis_transform()
+
+
+def test_a_number_that_does_not_exist_is_left_out() -> None:
+    curve = make_curve({"signed": {0.01: math.nan, 0.1: 0.7, 1.0: 1.0}}, random=False)
+    assert curve.areas("interchange", "signed")["cpr"] is None
+    [axes] = curve_figure({"x": curve}).axes
+    assert ((0.1, 0.7), (1.0, 1.0)) in xy(axes, lambda line: True)
+
+
+def test_nothing_to_draw_is_said() -> None:
+    with pytest.raises(ValueError, match="no curve to draw"):
+        curve_figure({})
+    with pytest.raises(ValueError, match="no circuit to draw"):
+        pareto_figure({}, "kl", "gpt2", 10)
+
+
+def test_files_are_the_same_bytes_each_time_and_text_stays_text(tmp_path: Path) -> None:
+    curves = {"EAP": EAP, "gates": GATES}
+    paths = save(curve_figure(curves), tmp_path / "one.two")
+    again = save(curve_figure(curves), tmp_path / "again")
+    assert [path.name for path in paths] == ["one.two.png", "one.two.svg"]
+    for path, other in zip(paths, again, strict=True):
+        assert path.read_bytes() == other.read_bytes()
+    words = {"".join(node.itertext()) for node in ET.parse(paths[1]).iter() if node.tag.endswith("text")}
+    assert {"EAP, signed", "random edges", "faithfulness f", "gpt2", "mean ablation, test split, 50 prompts"} <= words
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in [*paths, *again]}  # nothing temporary
+
+
+def test_more_runs_than_styles_are_one_cloud() -> None:
+    def points(n: int) -> list[dict]:
+        return [{"label": f"run {i}", "edges": 10 + i, "distance": 1 / (i + 1), "front": True} for i in range(n)]
+
+    few = pareto_figure({"title": points(3)}, "kl", "gpt2", 100)
+    many = pareto_figure({"title": points(30)}, "faithfulness", "gpt2", 100)
+    assert [t.get_text() for t in few.legends[0].get_texts()] == ["run 0", "run 1", "run 2", "Pareto front"]
+    assert [t.get_text() for t in many.legends[0].get_texts()] == ["circuits of 30 runs", "Pareto front"]
+    assert many.axes[0].get_ylabel() == "distance |1 - f|"
+
+
+def test_lines_have_a_ranking_in_their_name_only_where_there_are_two() -> None:
+    names = list(lines_of({"EAP": EAP, "gates": GATES}))
+    assert names == ["EAP, signed", "EAP, absolute", "gates", "random edges"]
+
+
+def test_drawing_leaves_no_trace_in_the_user_s_matplotlib(tmp_path: Path) -> None:
+    import matplotlib
+    from matplotlib import pyplot
+
+    before = dict(matplotlib.rcParams)
+    save(curve_figure({"EAP": EAP}), tmp_path / "x")
+    assert dict(matplotlib.rcParams) == before and pyplot.get_fignums() == []
+
+
+@pytest.mark.parametrize("ys", [("faithfulness",), ("faithfulness", "kl")])
+def test_long_names_stay_within_the_figure(ys: tuple[str, ...]) -> None:
+    figure = curve_figure({f"InformationFlowRoutes of run {i}": EAP for i in range(5)}, ys)
+    figure.canvas.draw()
+    [legend] = figure.legends
+    box, paper = legend.get_window_extent(), figure.bbox
+    assert paper.x0 <= box.x0 and box.x1 <= paper.x1 and paper.y0 <= box.y0 and box.y1 <= paper.y1

@@ -1,0 +1,145 @@
+"""Attention patterns against Hugging Face's own, and against the slow second opinion of `oracle`."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_circuits.ablation import make_ablation
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.datamodules import IOIDataModule
+from lightning_circuits.evaluation.attention import Patterns, attention_patterns, patterns_figure
+from lightning_circuits.models import CircuitModel, wrap
+from lightning_circuits.models.loading import load_model
+from tests.support.oracle import ALL_OPEN, FAMILIES, PADDINGS, Pairs, oracle, pairs, tiny_model
+
+HEAD_FAMILIES = list(FAMILIES)
+
+
+def as_batch(prompts: Pairs) -> dict[str, Tensor]:
+    nothing = torch.full((len(prompts.positions), 1), -100)
+    return {**vars(prompts), "answers": nothing, "distractors": nothing}
+
+
+def all_heads(model: CircuitModel) -> list[str]:
+    return [name for name in model.layout.writer_names if name.startswith("a")]
+
+
+def real_parts(weights: Tensor, mask: Tensor) -> list[Tensor]:
+    """Of ``[heads, B, T, T]``, for each prompt the queries and keys that are tokens."""
+    return [weights[:, i][:, row.bool()][:, :, row.bool()] for i, row in enumerate(mask)]
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("family", HEAD_FAMILIES)
+def test_in_the_full_model_they_are_those_of_hugging_face(family: str, padding: str) -> None:
+    stock = deepcopy(tiny_model(family))
+    stock.set_attn_implementation("eager")
+    prompts = pairs(padding)
+    mask = prompts.attention_mask
+    given = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0), "use_cache": False}
+    with torch.no_grad():
+        layers = stock(prompts.clean_ids, output_attentions=True, **given).attentions  # each [B, heads, T, T]
+    expected = torch.cat([layer.transpose(0, 1) for layer in layers])
+
+    model = wrap(deepcopy(tiny_model(family)))
+    found = attention_patterns(model, Circuit.empty(model.layout), as_batch(prompts), heads=all_heads(model))
+    assert found.full.shape == expected.shape and found.full.dtype == torch.float32
+    for here, there in zip(real_parts(found.full, mask), real_parts(expected, mask), strict=True):
+        torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama-gqa", "qwen3", "mistral-window"])
+@pytest.mark.parametrize("ablation", ["interchange", "zero"])
+def test_in_a_circuit_they_are_those_of_the_oracle(family: str, ablation: str) -> None:
+    stock, prompts = deepcopy(tiny_model(family, torch.float64)), pairs("ragged", seed=1)
+    model = wrap(stock)
+    circuit = Circuit.random(model.layout, model.layout.n_edges // 2, seed=2)
+    names = model.layout.edge_names(torch.arange(model.layout.n_edges))
+    gates = dict(zip(names, circuit.members.double().tolist(), strict=True))
+    corrupt = oracle(stock, ALL_OPEN, prompts.corrupt_ids, prompts).writers
+    run = oracle(stock, gates, prompts.clean_ids, prompts, corrupt if ablation == "interchange" else None)
+    found = attention_patterns(model, circuit, as_batch(prompts), make_ablation(ablation), all_heads(model))
+
+    rows = iter(run.attention)  # by prompt, head, query; the keys within reach of each
+    for weights in real_parts(found.circuit, prompts.attention_mask):
+        for head in weights:
+            for t, here in enumerate(head):
+                there = next(rows).float()
+                torch.testing.assert_close(here[t + 1 - len(there) : t + 1], there, atol=1e-5, rtol=1e-4)
+                assert float(here.sum()) == pytest.approx(float(there.sum()), abs=1e-5)  # nothing beyond its reach
+    assert next(rows, None) is None
+    assert not torch.allclose(found.circuit, found.full, atol=1e-2)
+
+
+@pytest.mark.parametrize("kv", ["head", "group"])
+def test_the_whole_model_looks_as_the_full_model_and_the_empty_circuit_as_the_corrupt_run(kv: str) -> None:
+    model, prompts = wrap(deepcopy(tiny_model("llama-gqa")), kv), pairs("left", seed=3)
+    batch, heads = as_batch(prompts), all_heads(model)
+    whole = attention_patterns(model, Circuit.full(model.layout), batch, heads=heads)
+    torch.testing.assert_close(whole.circuit, whole.full, atol=1e-5, rtol=1e-4)
+    empty = attention_patterns(model, Circuit.empty(model.layout), batch, heads=heads)
+    swapped = {**batch, "clean_ids": prompts.corrupt_ids, "corrupt_ids": prompts.clean_ids}
+    corrupt = attention_patterns(model, Circuit.empty(model.layout), swapped, heads=heads)
+    torch.testing.assert_close(empty.circuit, corrupt.full, atol=1e-5, rtol=1e-4)
+
+
+def test_heads_are_those_of_the_circuit_or_those_named_in_that_order() -> None:
+    model = wrap(deepcopy(tiny_model("gpt2")))
+    members = torch.zeros(model.layout.n_edges, dtype=torch.bool)
+    for name in ("input->a0.h2<q>", "a0.h2->a1.h1<v>", "a1.h1->logits"):
+        members[model.layout.edge_index(name)] = True
+    circuit, batch = Circuit(model.layout, members), as_batch(pairs("none"))
+    assert attention_patterns(model, circuit, batch).heads == ["a0.h2", "a1.h1"]
+    every, named = (attention_patterns(model, circuit, batch, heads=h) for h in (all_heads(model), ["a2.h0", "a0.h1"]))
+    for i, name in enumerate(named.heads):
+        assert torch.equal(named.circuit[i], every.circuit[every.heads.index(name)])
+        assert torch.equal(named.full[i], every.full[every.heads.index(name)])
+
+
+def test_bad_input_is_said() -> None:
+    model, batch = wrap(deepcopy(tiny_model("gpt2"))), as_batch(pairs("none"))
+    full = Circuit.full(model.layout)
+    for name in ("m0", "a9.h0", "a0.h0<q>", "a"):
+        with pytest.raises(ValueError, match=f"no head '{name}' in .*named like 'a0.h1'"):
+            attention_patterns(model, full, batch, heads=[name])
+    with pytest.raises(ValueError, match="no head is in the circuit"):
+        attention_patterns(model, Circuit.empty(model.layout), batch)
+    other = wrap(deepcopy(tiny_model("llama"))).layout
+    with pytest.raises(ValueError, match="not of this model's layout: n_layers"):
+        attention_patterns(model, Circuit.full(other), batch)
+
+
+@pytest.fixture(scope="module")
+def ioi() -> tuple[Patterns, IOIDataModule]:
+    data = IOIDataModule("tiny-ioi", n_train=4, n_val=4, n_test=4, batch_size=4, padding_side="left")
+    model = wrap(load_model("tiny-ioi"))
+    circuit = Circuit.random(model.layout, 200, seed=0)
+    return attention_patterns(model, circuit, next(iter(data.val_dataloader())), heads=all_heads(model)[:4]), data
+
+
+def test_the_figure_has_a_pair_of_panels_for_each_head(ioi: tuple[Patterns, IOIDataModule], tmp_path: Path) -> None:
+    patterns, data = ioi
+    figure = patterns_figure(patterns, data.tokenizer, prompt=2)
+    figure.savefig(tmp_path / "patterns.png")
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert list(panels) == [f"{name}, {where}" for name in patterns.heads for where in ("model", "circuit")]
+    real = patterns.attention_mask[2].bool()
+    for where, weights in (("model", patterns.full), ("circuit", patterns.circuit)):
+        for i, name in enumerate(patterns.heads):
+            [image] = panels[f"{name}, {where}"].images
+            assert torch.equal(torch.as_tensor(image.get_array()), weights[i, 2][real][:, real])
+    axes = panels["a0.h3, model"]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        text = "".join(label.get_text() for label in labels).replace(" ", "")
+        assert text == data.tokenizer.decode(patterns.input_ids[2, real]).replace(" ", "")
+
+
+def test_the_figure_says_which_prompts_there_are(ioi: tuple[Patterns, IOIDataModule]) -> None:
+    for prompt in (4, -1):
+        with pytest.raises(ValueError, match=f"no prompt {prompt}: the batch has 4"):
+            patterns_figure(ioi[0], ioi[1].tokenizer, prompt)

@@ -1,0 +1,296 @@
+"""The rows that a circuit comes with, and their numbers against independent runs of the model."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from lightning_circuits.ablation import make_ablation, run_pair
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.datamodules import IOIDataModule
+from lightning_circuits.evaluation import exact
+from lightning_circuits.evaluation import rows as evaluation
+from lightning_circuits.evaluation.rows import Row, evaluate, table
+from lightning_circuits.masked import masked_logits
+from lightning_circuits.models import CircuitModel, wrap
+from lightning_circuits.models.loading import load_model
+
+Rows = dict[tuple[str, str], Row]
+
+
+@pytest.fixture(scope="module")
+def model() -> CircuitModel:
+    return wrap(load_model("tiny-ioi"))
+
+
+@pytest.fixture(scope="module")
+def data() -> IOIDataModule:
+    return IOIDataModule("tiny-ioi", n_train=12, n_val=20, n_test=8, batch_size=8)
+
+
+def circuit_of(model: CircuitModel, n: int = 240) -> Circuit:
+    return Circuit.random(model.layout, n, seed=11)
+
+
+def keyed(rows: list[Row]) -> Rows:
+    assert len({(row.ablation, row.circuit) for row in rows}) == len(rows)
+    return {(row.ablation, row.circuit): row for row in rows}
+
+
+def numbers(row: Row) -> list[float]:
+    return list(row.scalars().values())
+
+
+def hugging_face(model: CircuitModel, batch: dict[str, Tensor], which: str) -> Tensor:
+    """The stock model's logits at the answer, one prompt at a time, without padding."""
+    logits = []
+    for ids, mask in zip(batch[which], batch["attention_mask"], strict=True):
+        logits.append(model.model(input_ids=ids[mask.bool()][None]).logits[0, -1])
+    return torch.stack(logits)
+
+
+def difference(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    rows = torch.arange(len(logits))
+    return logits[rows, batch["answers"][:, 0]] - logits[rows, batch["distractors"][:, 0]]
+
+
+def test_each_circuit_comes_with_its_company(model: CircuitModel, data: IOIDataModule) -> None:
+    circuit = circuit_of(model)
+    rows = evaluate(
+        model, {"half": circuit}, data.val_dataloader(), [make_ablation("interchange"), make_ablation("zero")]
+    )
+    company = ["full", "empty", "half", "half random", "half complement"]
+    assert [(row.ablation, row.circuit) for row in rows] == [
+        *[("interchange", name) for name in company],
+        *[("zero", name) for name in [*company[:3], "half pruned", *company[3:]]],
+    ]
+    found, total = keyed(rows), model.layout.n_edges
+    assert {row.prompts for row in rows} == {20} and {row.split for row in rows} == {"val"}
+    for ablation in ("interchange", "zero"):
+        edges = {name: found[ablation, name].edges for name in company}
+        assert edges == {
+            "full": total,
+            "empty": 0,
+            "half": 240,
+            "half random": 240,
+            "half complement": total - 240,
+        }
+        assert found[ablation, "half"].edges_pruned == circuit.prune().n_edges < 240
+        assert found[ablation, "half"].size == 240 / total
+    pruned = found["zero", "half pruned"]
+    assert pruned.edges == pruned.edges_pruned == circuit.prune().n_edges
+
+
+def test_full_and_empty_are_the_stock_model_on_clean_and_corrupt_prompts(
+    model: CircuitModel, data: IOIDataModule
+) -> None:
+    found = keyed(evaluate(model, {}, data.val_dataloader(), [make_ablation("interchange")]))
+    full, empty, kl = [], [], []
+    for batch in data.val_dataloader():
+        clean, corrupt = (hugging_face(model, batch, which) for which in ("clean_ids", "corrupt_ids"))
+        full.append(difference(clean, batch))
+        empty.append(difference(corrupt, batch))
+        kl.append(torch.nn.functional.kl_div(corrupt.log_softmax(-1), clean.softmax(-1), reduction="none").sum(-1))
+    row = found["interchange", "full"]
+    assert row.logit_difference == pytest.approx(torch.cat(full).mean().item(), abs=1e-4)
+    assert (row.faithfulness, row.kl, row.agreement_when_right, row.overshoot) == (
+        1,
+        pytest.approx(0, abs=1e-6),
+        1,
+        False,
+    )
+    row = found["interchange", "empty"]
+    assert row.logit_difference == pytest.approx(torch.cat(empty).mean().item(), abs=1e-4)
+    assert row.faithfulness == row.faithfulness_median == 0
+    assert row.kl == pytest.approx(torch.cat(kl).mean().item(), abs=1e-4)
+
+
+def test_a_circuit_of_all_edges_or_none_is_full_or_empty(model: CircuitModel, data: IOIDataModule) -> None:
+    circuits = {"all": Circuit.full(model.layout), "none": Circuit.empty(model.layout)}
+    ablation = make_ablation("mean")
+    ablation.fit(model, data.train_dataloader())
+    found = keyed(evaluate(model, circuits, data.val_dataloader(), [ablation]))
+    for name, same in (("all", "full"), ("none", "empty"), ("all complement", "empty"), ("none complement", "full")):
+        assert numbers(found["mean", name]) == pytest.approx(numbers(found["mean", same]), abs=1e-3, nan_ok=True)
+
+
+def test_pruning_changes_nothing_under_interchange_and_something_under_zero_ablation(
+    model: CircuitModel, data: IOIDataModule
+) -> None:
+    circuit = circuit_of(model, 120)
+    ablations = [make_ablation("interchange"), make_ablation("zero")]
+    circuits = {"c": circuit, "by hand": circuit.prune()}
+    found = keyed(evaluate(model, circuits, data.val_dataloader(), ablations))
+    by_ablation = {a: (found[a, "c"].kl, found[a, "by hand"].kl) for a in ("interchange", "zero")}
+    assert by_ablation["interchange"][0] == pytest.approx(by_ablation["interchange"][1], abs=1e-4)
+    assert by_ablation["zero"][0] != pytest.approx(by_ablation["zero"][1], abs=1e-3)
+    assert numbers(found["zero", "c pruned"]) == pytest.approx(
+        numbers(found["zero", "by hand"]), rel=0, abs=0, nan_ok=True
+    )
+
+
+def test_several_ablations_in_one_pass_give_what_each_gives_alone(model: CircuitModel, data: IOIDataModule) -> None:
+    circuits = {"a": circuit_of(model), "b": circuit_of(model, 60).members}
+    ablations = [make_ablation(name) for name in ("zero", "interchange", "mean-positional")]
+    ablations[2].fit(model, data.train_dataloader())
+    together = evaluate(model, circuits, data.val_dataloader(), ablations)
+    alone = [row for ablation in ablations for row in evaluate(model, circuits, data.val_dataloader(), [ablation])]
+    assert [row.to_dict() for row in together] == [row.to_dict() for row in alone]
+
+
+def test_stock_runs_are_made_once_a_batch(
+    model: CircuitModel, data: IOIDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    run_pair = evaluation.run_pair
+    monkeypatch.setattr(evaluation, "run_pair", lambda *args: calls.append(1) or run_pair(*args))
+    circuits = {"a": circuit_of(model), "b": circuit_of(model, 60)}
+    evaluate(model, circuits, data.val_dataloader(), [make_ablation("interchange"), make_ablation("zero")])
+    assert len(calls) == 3  # 20 prompts in batches of 8
+
+
+def test_what_a_batch_and_an_ablation_have_in_common_is_computed_once(
+    model: CircuitModel, data: IOIDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = {"reference_streams": 0, "masked_stream": 0}
+
+    def counted(function: Callable[..., Tensor], *args: Any) -> Tensor:
+        calls[function.__name__] += 1
+        return function(*args)
+
+    for name in calls:
+        monkeypatch.setattr(exact, name, partial(counted, getattr(exact, name)))
+    circuits = {"a": circuit_of(model), "all": Circuit.full(model.layout), "none": Circuit.empty(model.layout)}
+    ablations = [make_ablation("interchange"), make_ablation("zero")]
+    evaluate(model, circuits, data.val_dataloader(), ablations, company=False)
+    # Three batches under two ablations; under zero ablation `a` is pruned to another circuit. All edges and none of
+    # them need no run.
+    assert calls == {"reference_streams": 6, "masked_stream": 3 * (1 + 2)}
+
+
+@pytest.mark.parametrize("ablation", ["interchange", "zero", "mean-positional"])
+def test_every_row_is_what_the_masked_computation_says(model: CircuitModel, data: IOIDataModule, ablation: str) -> None:
+    """Each circuit by itself, on references of its own; the empty one too, by a run with every gate closed."""
+    circuits = {"large": circuit_of(model, 400), "small": circuit_of(model, 20)}
+    cut = make_ablation(ablation)
+    cut.fit(model, data.train_dataloader())
+    found = keyed(evaluate(model, circuits, data.val_dataloader(), [cut]))
+    circuits |= {"full": Circuit.full(model.layout), "empty": Circuit.empty(model.layout)}
+    circuits |= {"small complement": circuits["small"].complement()}
+    for name, circuit in circuits.items():
+        differences = []
+        for batch in data.val_dataloader():
+            reference = cut.reference(batch, run_pair(model, batch)[1]).clone()
+            prompts = batch["clean_ids"], batch["attention_mask"], batch["positions"]
+            differences.append(difference(masked_logits(model, circuit.members.float(), *prompts, reference), batch))
+        assert found[ablation, name].logit_difference == pytest.approx(torch.cat(differences).mean().item(), abs=1e-4)
+
+
+def test_the_interval_holds_the_faithfulness_of_all_prompts(model: CircuitModel, data: IOIDataModule) -> None:
+    rows = keyed(evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), [make_ablation("interchange")]))
+    for row in rows.values():
+        assert row.faithfulness_low <= row.faithfulness <= row.faithfulness_high
+    row = rows["interchange", "c"]
+    assert row.faithfulness_low < row.faithfulness < row.faithfulness_high
+    assert (rows["interchange", "full"].faithfulness_low, rows["interchange", "empty"].faithfulness_high) == (1, 0)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_out_the_batches_without_repeating_one(
+    model: CircuitModel, data: IOIDataModule, world_size: int
+) -> None:
+    """Without a process group nothing is gathered, so each rank's own share can be seen."""
+    shares = [
+        keyed(
+            evaluate(model, {}, data.val_dataloader(), [make_ablation("interchange")], rank=rank, world_size=world_size)
+        )["interchange", "empty"]
+        for rank in range(world_size)
+    ]
+    whole = keyed(evaluate(model, {}, data.val_dataloader(), [make_ablation("interchange")]))["interchange", "empty"]
+    assert [row.prompts for row in shares] == {2: [12, 8], 3: [8, 8, 4]}[world_size]
+    assert sum(row.kl * row.prompts for row in shares) / 20 == pytest.approx(whole.kl, rel=1e-6)
+
+
+def test_random_circuits_follow_from_the_seed(model: CircuitModel, data: IOIDataModule) -> None:
+    def random_row(seed: int) -> dict[str, Any]:
+        rows = evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), [make_ablation("zero")], seed=seed)
+        return keyed(rows)["zero", "c random"].to_dict()
+
+    assert random_row(1) == random_row(1) != random_row(2)
+
+
+def test_the_company_can_be_left_out(model: CircuitModel, data: IOIDataModule) -> None:
+    ablations = [make_ablation("interchange"), make_ablation("zero")]
+    alone = evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), ablations, company=False)
+    together = evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), ablations)
+    left_out = [row for row in together if row.circuit in ("c random", "c complement")]
+    assert len(left_out) == 4
+    assert [row.to_dict() for row in alone] == [row.to_dict() for row in together if row not in left_out]
+
+
+def test_what_cannot_be_evaluated_is_refused(model: CircuitModel, data: IOIDataModule) -> None:
+    loader, ablations = data.val_dataloader(), [make_ablation("interchange")]
+    with pytest.raises(ValueError, match="no batches in the test split"):
+        evaluate(model, {}, [], ablations, split="test")
+    other = Circuit.empty(wrap(model.model).layout.__class__(1, 4, 64))
+    with pytest.raises(ValueError, match="circuit 'x' is not of this model's layout: n_layers 1 against 4"):
+        evaluate(model, {"x": other}, loader, ablations)
+    with pytest.raises(TypeError, match="bool"):
+        evaluate(model, {"soft": torch.rand(model.layout.n_edges)}, loader, ablations)
+    with pytest.raises(ValueError, match="there is a row 'full' already"):
+        evaluate(model, {"full": circuit_of(model)}, loader, ablations)
+
+
+def a_row(**values: Any) -> Row:
+    names = [
+        "faithfulness",
+        "faithfulness_low",
+        "faithfulness_high",
+        "faithfulness_q1",
+        "faithfulness_median",
+        "faithfulness_q3",
+        "kl",
+        "accuracy",
+    ]
+    names += ["agreement_when_right", "agreement_when_wrong", "logit_difference"]
+    fixed = {"circuit": "1%", "ablation": "mean", "split": "val", "size": 0.01, "edges": 1325, "edges_pruned": 301}
+    return Row(**{**fixed, "prompts": 50, **dict.fromkeys(names, 0.5), **values})
+
+
+@pytest.mark.parametrize(("f", "over"), [(0.9, False), (1.0, False), (1.0001, False), (1.02, True), (math.nan, False)])
+def test_faithfulness_above_one_is_marked(f: float, over: bool) -> None:
+    row = a_row(faithfulness=f)
+    assert row.overshoot is over
+    assert row.scalars()["overshoot"] == float(over)
+
+
+def test_rows_are_plain_json() -> None:
+    row = a_row(agreement_when_wrong=math.nan)
+    plain = json.loads(json.dumps(row.to_dict(), allow_nan=False))
+    assert plain["agreement_when_wrong"] is None and plain["circuit"] == "1%" and plain["overshoot"] is False
+
+
+def test_the_table_fits_80_columns_and_says_what_was_measured() -> None:
+    sure = dict.fromkeys(("accuracy", "agreement_when_right", "agreement_when_wrong"), 1.0)
+    rows = [
+        a_row(circuit="full", edges=123211, edges_pruned=123211, ablation="interchange", faithfulness=1.0, **sure),
+        a_row(circuit="0.25% complement", edges=123211, faithfulness=1.234, agreement_when_wrong=math.nan),
+        a_row(circuit="[1%]", ablation="mean-positional", faithfulness=-0.001, kl=15.944),
+    ]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table(rows))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "val split, 50 prompts" in text and "…" not in text
+    lines = [line.split() for line in text.splitlines()]
+    assert ["interchange"] in lines and ["mean"] in lines and ["mean-positional"] in lines
+    assert ["0.25%", "complement", "123,211", "301", "1.23!", "0.50", "0.500", "50.0%", "50%", "/", "-"] in lines
+    assert ["[1%]", "1,325", "301", "0.00", "0.50", "15.944", "50.0%", "50%", "/", "50%"] in lines
