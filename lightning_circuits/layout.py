@@ -21,6 +21,10 @@ masked computation needs.
 
 Names and order are those of EAP-IG and MIB: writers ``input``, then per layer ``a{l}.h{h}`` and ``m{l}``; readers per
 layer ``<q>`` of every head, ``<k>``, ``<v>``, then the MLP; last ``logits``.
+
+Readers that compute as one, and see the same stream while every edge is open, are a `Component`: the attention of a
+layer, its MLP, the logits. `Layout.components` alone says which of the model's streams each of them reads, and behind
+how many writers it stands.
 """
 
 from __future__ import annotations
@@ -28,10 +32,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Component(NamedTuple):
+    """What computes as one: the attention of a layer or an MLP; and at the two ends the embedding and the logits.
+
+    ``kind``: ``"input"`` is the embedding. ``layer``: of the input -1, of the logits ``n_layers``. ``stream``: which of
+    the model's residual streams it reads; what it writes comes into the next one. (The input reads none: -1.)
+    ``readers``, ``writers``: where its own stand among all. ``n_before``: its readers read the first ``n_before``
+    writers.
+    """
+
+    kind: Literal["input", "attention", "mlp", "logits"]
+    layer: int
+    stream: int
+    readers: slice
+    writers: slice
+    n_before: int
 
 
 class LayerView(NamedTuple):
@@ -104,7 +125,36 @@ class Layout:
     def n_edges(self) -> int:
         return int(self.reader_offset[-1])
 
-    # ---- structure, as tensors ---------------------------------------------------------------------------------
+    @property
+    def n_streams(self) -> int:
+        """Points at which the residual stream is read: before every attention, every MLP and the logits."""
+        return 2 * self.n_layers + 1
+
+    # ---- structure ---------------------------------------------------------------------------------------------
+
+    def attention_stream(self, layer: int) -> int:
+        """Which of the ``n_streams`` residual streams the attention of a layer reads."""
+        return 2 * layer
+
+    def mlp_stream(self, layer: int) -> int:
+        """Which of the ``n_streams`` residual streams the MLP of a layer reads."""
+        return 2 * layer + 1
+
+    @cached_property
+    def components(self) -> list[Component]:
+        """In the order of computation: the input, attention and MLP of each layer, the logits."""
+        components = [Component("input", -1, -1, slice(0, 0), slice(0, 1), 0)]
+        for layer in range(self.n_layers):
+            heads, mlp = self.own_writers(layer)
+            last = (layer + 1) * (self.n_attention_readers + 1) - 1
+            of_attention, of_mlp = slice(last - self.n_attention_readers, last), slice(last, last + 1)
+            components += [
+                Component("attention", layer, self.attention_stream(layer), of_attention, heads, heads.start),
+                Component("mlp", layer, self.mlp_stream(layer), of_mlp, slice(mlp, mlp + 1), mlp),
+            ]
+        last, n = self.n_readers - 1, self.n_writers
+        components.append(Component("logits", self.n_layers, self.n_streams - 1, slice(last, last + 1), slice(n, n), n))
+        return components
 
     def writers_before(self, layer: int) -> int:
         """How many writers stand before the attention of ``layer`` (``n_layers`` counts them all)."""
@@ -122,10 +172,14 @@ class Layout:
     @torch.inference_mode(False)
     def reader_prefix(self) -> Tensor:
         """int64 ``[n_readers]``: reader r can read the writers ``0 .. reader_prefix[r] - 1``."""
-        before = 1 + torch.arange(self.n_layers) * (self.n_heads + 1)
-        mlp = before[:, None] + self.n_heads
-        attention = before[:, None].expand(-1, self.n_attention_readers)
-        return torch.cat([torch.cat([attention, mlp], dim=1).flatten(), torch.tensor([self.n_writers])])
+        return torch.tensor([component.n_before for component in self.components])[self.reader_component]
+
+    @cached_property
+    @torch.inference_mode(False)
+    def reader_component(self) -> Tensor:
+        """int64 ``[n_readers]``: where each reader's component stands among the `components`."""
+        counts = [component.readers.stop - component.readers.start for component in self.components]
+        return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
     @cached_property
     @torch.inference_mode(False)
@@ -152,6 +206,11 @@ class Layout:
         # The MLP's slice follows the attention readers' and begins with the same n writers: one rectangle, one rest.
         end = start + rows * n
         return LayerView(values[start:end].view(rows, n), values[end : end + self.n_heads])
+
+    def into(self, values: Tensor, component: Component) -> Tensor:
+        """The edges into a component, ``[its readers, n_before]``, as a view of a flat vector ``[n_edges]``."""
+        first, last = component.readers.start, component.readers.stop
+        return values[self.reader_offset[first] : self.reader_offset[last]].view(last - first, component.n_before)
 
     def logits(self, values: Tensor) -> Tensor:
         """The part of a flat vector ``[n_edges]`` that belongs to the logits, ``[n_writers]``, as a view."""

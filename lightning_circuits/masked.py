@@ -103,26 +103,25 @@ def masked_stream(
 
 
 def reference_streams(model: CircuitModel, reference: Tensor, context: Context) -> Tensor:
-    """The residual stream that the references alone make, ``[2 * n_layers + 1, B, T, d]``.
+    """The residual streams ``[n_streams, B, T, d]`` that the references alone make, one before every component.
 
-    Entry ``2 * l`` is what stands before the attention of layer l, ``2 * l + 1`` before its MLP, the last one before
-    the logits.
+    Which one a component reads, `Layout` says.
     """
     layout = model.layout
-    streams = reference.new_empty(2 * layout.n_layers + 1, *reference.shape[1:])
+    streams = reference.new_empty(layout.n_streams, *reference.shape[1:])
     # Hundreds of writers are summed: in bfloat16 the small ones would be lost against the sum of those before.
     total = reference[0].to(torch.promote_types(reference.dtype, torch.float32), copy=True)
     positions = model.position_embedding(context)
     if positions is not None:
         total += positions
     for layer in range(layout.n_layers):
-        streams[2 * layer] = total
+        streams[layout.attention_stream(layer)] = total
         heads, mlp = layout.own_writers(layer)
         total += reference[heads].sum(0, dtype=total.dtype)
         bias = model.output_bias(layer)
         if bias is not None:
             total += bias
-        streams[2 * layer + 1] = total
+        streams[layout.mlp_stream(layer)] = total
         total += reference[mlp]
     streams[-1] = total
     return streams
@@ -183,8 +182,8 @@ class _MaskedStream(torch.autograd.Function):
 def _streams(x: Tensor, stack: Tensor, mask: Tensor, bases: Tensor, layout: Layout, layer: int) -> None:
     """Into ``x`` ``[n_attention_readers + 1, B, T, d]``: what a layer's readers see of all the writers before it."""
     _mix(layout.layer(mask, layer).shared, stack[: layout.writers_before(layer)], out=x)
-    x[:-1] += bases[2 * layer]
-    x[-1] += bases[2 * layer + 1]
+    x[:-1] += bases[layout.attention_stream(layer)]
+    x[-1] += bases[layout.mlp_stream(layer)]
 
 
 def _own_writers(stack: Tensor, layout: Layout, layer: int) -> tuple[Tensor, Tensor]:

@@ -115,6 +115,46 @@ def test_layers_and_logits_share_out_every_edge(layout: Layout) -> None:
     assert (counts == 1).all()
 
 
+@given(layouts())
+def test_components_are_what_computes_as_one_in_the_order_of_computation(layout: Layout) -> None:
+    walk = ["input"]
+    for n in range(layout.n_layers):
+        walk += [f"a{n}", f"m{n}"]
+    walk.append("logits")
+    names = {"input": "input", "attention": "a{}", "mlp": "m{}", "logits": "logits"}
+    assert [names[c.kind].format(c.layer) for c in layout.components] == walk
+    for name, component in zip(walk, layout.components, strict=True):
+        readers = [r for r in layout.reader_names if r.partition(".")[0] == name]
+        writers = [w for w in layout.writer_names if w.partition(".")[0] == name]
+        assert layout.reader_names[component.readers] == readers
+        assert layout.writer_names[component.writers] == writers
+        if readers:  # every reader of a component sees the writers of all components before it
+            before = sum(c.writers.stop - c.writers.start for c in layout.components[: walk.index(name)])
+            assert component.n_before == before
+
+
+@given(layouts())
+def test_every_component_reads_a_stream_and_writes_into_the_next(layout: Layout) -> None:
+    """A block computes attention, then its MLP: each has a stream before it, and the logits the last."""
+    assert [component.stream for component in layout.components] == list(range(-1, layout.n_streams))
+    for component in layout.components[1:-1]:
+        stream = layout.attention_stream if component.kind == "attention" else layout.mlp_stream
+        assert component.stream == stream(component.layer)
+
+
+@given(layouts())
+def test_edges_into_a_component_are_a_view_by_reader_and_writer(layout: Layout) -> None:
+    values, seen = torch.arange(layout.n_edges), torch.zeros(layout.n_edges)
+    for i, component in enumerate(layout.components):
+        view = layout.into(values, component)
+        assert (layout.reader_component[component.readers] == i).all()
+        for row, reader in zip(view.tolist(), layout.reader_names[component.readers], strict=True):
+            writers = layout.writer_names[: component.n_before]
+            assert row == [layout.edge_index(f"{writer}->{reader}") for writer in writers]
+        layout.into(seen, component)[:] += 1
+    assert (seen == 1).all()
+
+
 @pytest.mark.parametrize(
     ("name", "what"),
     [

@@ -249,9 +249,8 @@ def _file_order(layout: Layout) -> Tensor:
     slot = torch.cat(
         [heads * 3, first * 3 + 1, first * 3 + 2, torch.tensor([0])]
     )  # the MLP stands in a block of its own
-    layer, row = layout.edge_reader // len(slot), layout.edge_reader % len(slot)
-    block = 2 * layer + (row == len(slot) - 1)
-    return torch.argsort((block * layout.n_writers + layout.edge_writer) * (3 * layout.n_heads) + slot[row])
+    block, slot = layout.reader_component[layout.edge_reader], slot[layout.edge_reader % len(slot)]
+    return torch.argsort((block * layout.n_writers + layout.edge_writer) * (3 * layout.n_heads) + slot)
 
 
 def _write_json(data: CircuitData) -> bytes:

@@ -268,8 +268,7 @@ class CircuitModel:
             writers: ``[n_writers, b, T, d]``, ``b <= B``: filled in place with what every writer put into the stream
                 in the *last* ``b`` prompts, so that one forward serves a clean batch and the corrupt one behind it.
             subtract: take what they put into the stream off what stands in ``writers``.
-            streams: ``[2 * n_layers + 1, B, T, d]``: filled in place with the residual stream, as in
-                `masked.reference_streams`.
+            streams: ``[n_streams, B, T, d]``: filled in place with the residual stream before every component.
 
         Returns:
             logits ``[B, V]``.

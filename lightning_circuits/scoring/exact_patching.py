@@ -83,7 +83,7 @@ class Patching:
         stack = model.new_stack(mask.shape)
         model.run(batch["corrupt_ids"], mask, positions, writers=stack)
         self.change = ablation.reference(batch, stack)  # of what a reader sees when a writer is cut: ref - out
-        self.streams = stack.new_empty(2 * model.layout.n_layers + 1, *stack.shape[1:])
+        self.streams = stack.new_empty(model.layout.n_streams, *stack.shape[1:])
         self.layers = StockLayers(model)
         with self.layers.listen():
             self.full_logits = model.run(ids, mask, positions, writers=self.change, subtract=True, streams=self.streams)
@@ -119,7 +119,7 @@ class Patching:
         row = torch.arange(len(positions), device=positions.device)
         if layer == layout.n_layers:
             return self.model.unembed((self.streams[-1] + self.change[writers])[:, row, positions])
-        before_mlp = self.streams[2 * layer + 1]
+        before_mlp = self.streams[layout.mlp_stream(layer)]
         if kind == 3:
             x = before_mlp + self.model.mlp(layer, before_mlp + self.change[writers])
         else:
@@ -140,7 +140,8 @@ class Patching:
         Returns:
             ``[n, B, T, d]``.
         """
-        model, layout, stream = self.model, self.model.layout, self.streams[2 * layer]
+        model, layout = self.model, self.model.layout
+        stream = self.streams[layout.attention_stream(layer)]
         cut, which = writers.unique_consecutive(return_inverse=True)
         runs = 1 + len(cut)  # the uncut layer first, then one with each of the writers cut from all readers of the kind
         streams = torch.cat([stream[None], stream + self.change[cut]]).flatten(0, 1)
