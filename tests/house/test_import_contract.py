@@ -172,7 +172,7 @@ def planted(module: str, line: str) -> list[str]:
         (
             "circuit",
             "def f():\n    import lightning_circuits.evaluation.rows",
-            "circuit imports lightning_circuits.evaluation.rows",
+            "circuit imports lightning_circuits.evaluation from the floor above",
         ),
         ("gates", "from lightning_circuits import Circuit", "gates imports lightning_circuits from the floor above"),
         (
@@ -188,11 +188,11 @@ def planted(module: str, line: str) -> list[str]:
         (
             "search.__init__",
             "from lightning_circuits.callbacks import X",
-            "imports lightning_circuits.callbacks: only commands",
+            "imports lightning_circuits.callbacks from the floor above",
         ),
         (
             "datamodules",
-            "from lightning_circuits.models import wrap",
+            "from lightning_circuits.circuit import Circuit",
             "imports lightning_circuits.circuit from the floor",
         ),
         ("datamodules", "from lightning_circuits.search import X", "imports lightning_circuits.search from the floor"),
@@ -212,7 +212,7 @@ def planted(module: str, line: str) -> list[str]:
         ),
         ("callbacks", "class A:\n    import wandb.sdk", "callbacks imports wandb when it is imported"),
         ("utilities", "", "lightning_circuits.utilities stands on no floor"),
-        ("selection", "import lightning_circuits.evaluation.metrics", None),
+        ("evaluation", "import lightning_circuits.selection", None),
         ("callbacks", "def f():\n    import wandb", None),
         ("models.gpt2", "from ..layout import Layout\nimport transformers", None),
         ("search.__init__", "from lightning_circuits.namespace import pl", None),
@@ -234,9 +234,9 @@ def test_the_checker_finds_what_is_planted(module: str, line: str, said: str | N
 
 def test_the_checker_finds_a_circle_within_a_floor() -> None:
     sources = {
-        "lightning_circuits.evaluation.metrics": "from .selection import top",
+        "lightning_circuits.masked": "from .selection import top",
         "lightning_circuits.selection": "def f():\n    from lightning_circuits.ablation import mean",
-        "lightning_circuits.ablation": "from lightning_circuits import circuit",
+        "lightning_circuits.ablation": "from lightning_circuits import masked",
     }
     [found] = violations(sources)
     assert found.startswith("circle: ")
