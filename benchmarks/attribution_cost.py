@@ -1,6 +1,6 @@
 """What attributing one batch costs, in units of the stock model's own forward + backward, and in memory.
 
-    python benchmarks/attribution_cost.py --model smollm2-135m --batch 8 --length 16
+    python benchmarks/attribution_cost.py --model smollm2-135m --batch 8 --length 16 --write
 
 A *stock step* is that of `step_cost.py`: forward on the clean prompts, logits at every position, backward to the input
 embeddings. EAP and EAP-IG are the whole of what a training step does with a batch: the stock runs on both prompts, the
@@ -15,10 +15,9 @@ import json
 import statistics
 from pathlib import Path
 
+import results_page
 import torch
-from rich.console import Console
-from rich.table import Table
-from step_cost import SHAPES, Clock, build
+from step_cost import ABOVE, SHAPES, Clock, build
 
 from lightning_circuits.ablation import make_ablation
 from lightning_circuits.models import wrap
@@ -37,6 +36,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/results.md")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -89,21 +89,33 @@ def main() -> None:
         }
         for name in calls
     ]
-    table = Table(title=f"{args.model}, {args.dtype}, batch {args.batch} x {args.length} tokens, {args.device}")
-    above = "of it above stock + one layer's readers, stacks"
-    for heading in ("step", "seconds", "stock steps", "EAPs", "peak memory, MB", above):
-        table.add_column(heading, justify="left" if heading == "step" else "right")
-    for row in rows:
-        table.add_row(
-            row["step"],
-            f"{row['seconds']:.3f}",
-            f"{row['stock_steps']:.2f}",
-            "" if row["step"] == "stock" else f"{row['eaps']:.2f}",
-            f"{row['peak_bytes'] / 1e6:,.0f}",
-            "" if row["step"] == "stock" else f"{row['stacks_above_stock']:.2f}",
+    results_page.show(
+        [
+            {
+                "step": row["step"],
+                "seconds": f"{row['seconds']:.3f}",
+                "stock steps": f"{row['stock_steps']:.2f}",
+                "EAPs": "" if row["step"] == "stock" else f"{row['eaps']:.2f}",
+                "peak memory, MB": f"{row['peak_bytes'] / 1e6:,.0f}",
+                ABOVE: "" if row["step"] == "stock" else f"{row['stacks_above_stock']:.2f}",
+            }
+            for row in rows
+        ],
+        f"{args.model}, {args.dtype}, batch {args.batch} x {args.length} tokens, {args.device}",
+    )
+    print(f"{layout.n_edges:,} edges; a stack of writers is {stack / 1e6:,.1f} MB; median of {args.repeats}")
+    if args.write:
+        _, eap, eap_ig = rows
+        results_page.write_row(
+            "attribution cost",
+            {
+                "shape, batch x length": f"{args.model}, {args.batch} x {args.length}, {args.dtype}",
+                "EAP, stock steps": f"{eap['stock_steps']:.1f}",
+                "EAP, memory": f"{eap['stacks_above_stock']:.1f} stacks ({stack / 1e6:,.0f} MB each)",
+                "EAP-IG": f"{eap_ig['eaps']:.1f} x EAP with {args.steps} steps",
+                "machine": results_page.machine(args.device),
+            },
         )
-    Console().print(table)
-    Console().print(f"{layout.n_edges:,} edges; a stack of writers is {stack / 1e6:,.1f} MB; median of {args.repeats}")
     if args.json:
         settings = {key: value for key, value in vars(args).items() if key != "json"}
         args.json.write_text(json.dumps({"settings": settings, "stack_bytes": stack, "rows": rows}, indent=1))

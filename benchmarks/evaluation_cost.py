@@ -1,6 +1,6 @@
 """What it costs to evaluate circuits by exact ablation, in units of the stock model's own forward.
 
-    python benchmarks/evaluation_cost.py --json evaluation_cost.json
+    python benchmarks/evaluation_cost.py --write
 
 A *stock forward* is the Hugging Face model on the clean prompts of a batch, logits at the answer position only: the
 stricter unit, logits at every position cost the model some more. An *evaluation* is a call of `evaluate` on that batch
@@ -21,9 +21,8 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+import results_page
 import torch
-from rich.console import Console
-from rich.table import Table
 from smollm2 import fetch
 from step_cost import Clock
 
@@ -44,6 +43,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/results.md")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
@@ -84,15 +84,23 @@ def main() -> None:
     rows |= {f"and {name}": (seconds[f"no circuit and {name}"] - seconds["no circuit"]) / unit for name in circuits}
     rows |= {f"{name}, each": seconds[name] / unit / len(SIZES) for name in ("ten sizes", "ten sizes with company")}
     shape = " x ".join(map(str, batch["clean_ids"].shape))
-    table = Table("", title=f"SmolLM2-135M, float32, {shape} tokens, {args.threads} thread(s)")
-    table.add_column("stock forwards", justify="right")
-    for name, ratio in rows.items():
-        table.add_row(name, f"{ratio:.2f}")
-    Console().print(table)
+    results_page.show(
+        [{"evaluation": name, "stock forwards": f"{ratio:.2f}"} for name, ratio in rows.items()],
+        f"SmolLM2-135M, float32, {shape} tokens, {args.threads} thread(s)",
+    )
     ratio = rows["ten sizes, each"]
     verdict = "within" if ratio <= LIMIT else "above"
-    Console().print(f"a stock forward takes {unit:.3f} CPU seconds")
-    Console().print(f"a size costs {ratio:.2f} of them, {verdict} the limit of {LIMIT:g}")
+    print(f"a stock forward takes {unit:.3f} CPU seconds")
+    print(f"a size costs {ratio:.2f} of them, {verdict} the limit of {LIMIT:g}")
+    if args.write:
+        results_page.write_row(
+            "evaluation cost",
+            {
+                "model, batch x length": f"SmolLM2-135M, {shape}",
+                "stock forwards a size": f"{ratio:.1f}",
+                "machine": results_page.machine(),
+            },
+        )
     if args.json:
         settings = {key: value for key, value in vars(args).items() if key != "json"}
         figures = {"settings": settings, "tokens": shape, "seconds": seconds, "stock_forwards": rows, "limit": LIMIT}

@@ -1,6 +1,6 @@
 """Edge pruning against EAP on IOI with SmolLM2-135M: the same held-out prompts, exact ablation, binary circuits.
 
-    python benchmarks/ioi_smollm2.py --seeds 0 1 2 --json ioi_smollm2.json
+    python benchmarks/ioi_smollm2.py --seeds 0 1 2 --write
 
 For every seed (of the prompts and of training alike): EAP, which is the gates' gradient of the logit difference at
 M = 1 on 160 training pairs, edges taken by absolute value; one run of top-k gates, read at every size; and one run of
@@ -15,9 +15,8 @@ import json
 import time
 from pathlib import Path
 
+import results_page
 import torch
-from rich.console import Console
-from rich.table import Table
 from smollm2 import fetch
 from torch import Tensor
 
@@ -59,6 +58,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64, help="held-out prompts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
@@ -70,9 +70,15 @@ def main() -> None:
         rows += one_seed(hf_model, data, seed, args.gates, args.steps)
         if args.json:
             args.json.write_text(json.dumps({"settings": {**vars(args), "json": None}, "rows": rows}, indent=1))
-    console = Console()
-    for seed in args.seeds:
-        console.print(seed_table([row for row in rows if row["seed"] == seed], seed))
+    table = [line for seed in args.seeds for line in table_rows([row for row in rows if row["seed"] == seed])]
+    results_page.show(table, f"{args.prompts} held-out prompts, interchange: KL (x EAP's), faithfulness")
+    if args.write:
+        results_page.write_table(
+            "ioi",
+            table,
+            f"{rows[0]['prompts']} held-out prompts, {rows[0]['ablation']} ablation, edges before pruning; "
+            f"{args.steps} steps on {args.train} pairs. {results_page.command()}, {results_page.machine()}.",
+        )
 
 
 def one_seed(hf_model, data: IOIDataModule, seed: int, gates: list[str], steps: int) -> list[dict]:
@@ -106,21 +112,17 @@ def one_seed(hf_model, data: IOIDataModule, seed: int, gates: list[str], steps: 
     return rows
 
 
-def seed_table(rows: list[dict], seed: int) -> Table:
-    """A line for each method; a cell is KL, its ratio to EAP's, and faithfulness."""
-    table = Table(title=f"seed {seed}, {rows[0]['prompts']} held-out prompts, interchange: KL (x EAP's), f, accuracy")
-    for heading in ("method", "seconds", *(f"{size:.2%}" for size in SIZES)):
-        table.add_column(heading, justify="right", no_wrap=heading == "method")
+def table_rows(rows: list[dict]) -> list[results_page.Row]:
+    """A row for each method of one seed; a cell is KL, its ratio to EAP's, and faithfulness."""
     baseline = {row["size"]: row["kl"] for row in rows if row["method"] == "EAP"}
-    for method in dict.fromkeys(row["method"] for row in rows):
-        mine = {row["size"]: row for row in rows if row["method"] == method}
-        cells = [
-            f"{mine[size]['kl']:.3f} ({mine[size]['kl'] / baseline[size]:.2f})\nf {mine[size]['faithfulness']:.2f}, "
-            f"{mine[size]['accuracy']:.0%}"
-            for size in SIZES
-        ]
-        table.add_row(method, f"{mine[SIZES[0]]['seconds']:.0f}", *cells)
-    return table
+    table: dict[str, results_page.Row] = {}
+    for row in rows:
+        kl, size = row["kl"], row["size"]
+        cell = f"{kl:.3f}" if row["method"] == "EAP" else f"**{kl:.3f}** ({kl / baseline[size]:.2f})"
+        name = f"{row['seed']}, {row['method']}"
+        line = table.setdefault(row["method"], {"seed, method": name})
+        line[results_page.percent(size)] = f"{cell}, {row['faithfulness']:.2f}"
+    return list(table.values())
 
 
 if __name__ == "__main__":

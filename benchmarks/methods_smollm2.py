@@ -1,6 +1,6 @@
 """Which method finds the best circuit? All of them on IOI with SmolLM2-135M, judged by the same exact ablation.
 
-    python benchmarks/methods_smollm2.py --output runs/methods
+    python benchmarks/methods_smollm2.py --output runs/methods --write
 
 Each method is a search like any other: fitted on the training pairs, judged on the same held-out prompts by
 `FaithfulnessCurve`, which writes a folder for each; `lightning-circuits compare` can read them, too. Table and figure
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -23,9 +24,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import results_page
 import torch
-from rich.console import Console
-from rich.table import Table
 from smollm2 import fetch
 
 from lightning_circuits import (
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64, help="held-out prompts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--write", action="store_true", help="put the table into docs/results.md and the README")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
@@ -91,9 +92,18 @@ def main() -> None:
             unit = stock_step(model, next(iter(data.train_dataloader())))
             cost = {"seconds": seconds, "stock_steps": seconds / unit, "threads": args.threads, "seed": args.seed}
             (folder / "cost.json").write_text(json.dumps(cost))
-    Console(width=140).print(table(folders))
+    rows = table_rows(folders)
+    results_page.show(rows, "f, KL, accuracy, agreement with the full model where it is wrong")
     curves = {method: by_absolute(Curve.load(folder / "curve.json")) for method, folder in folders.items()}
     print("Written:", *save(curve_figure(curves, ("faithfulness", "kl")), args.output / "methods"))
+    if args.write:
+        judged = next(iter(curves.values()))
+        measured_on = f"Seed {args.seed}, {judged.prompts} held-out prompts, {judged.ablations[0]} ablation"
+        trained = f"edge pruning {args.steps} steps, attribution up to {8 * BATCHES} of {args.train} training pairs"
+        run = f"{results_page.command()}, {results_page.machine()}"
+        results_page.write_table("methods", rows, f"{measured_on}; {trained}. {run}.")
+        results_page.write_table("methods in brief", in_brief(rows), f"{measured_on}.", results_page.README)
+        shutil.copy(args.output / "methods.png", results_page.RESULTS.parent)
 
 
 def fit(search: CircuitSearch, data: IOIDataModule, folder: Path, steps: int) -> float:
@@ -137,28 +147,38 @@ def stock_step(model: Any, batch: dict[str, torch.Tensor], repeats: int = 5) -> 
     return statistics.median(seconds)
 
 
-def table(folders: dict[str, Path]) -> Table:
-    """A line for each method, by |score| where scores have signs; CPR by the signed scores, as MIB has it."""
-    curves = {method: Curve.load(folder / "curve.json") for method, folder in folders.items()}
-    first = next(iter(curves.values()))
-    view = Table(
-        title=f"{first.prompts} held-out prompts, {first.ablations[0]}: f, KL, accuracy, agreement where wrong"
-    )
-    for heading in ("method", *(f"{share:.1%}" for share in SHOWN), "CPR", "CMD", "seconds", "stock steps"):
-        view.add_column(heading, justify="left" if heading == "method" else "right")
-    for method, curve in curves.items():
+def table_rows(folders: dict[str, Path]) -> list[results_page.Row]:
+    """A row for each method, by |score| where scores have signs; CPR by the signed scores, as MIB has it."""
+    rows = []
+    for method, folder in folders.items():
+        curve = Curve.load(folder / "curve.json")
         ablation, best = curve.ablations[0], ranking_of(curve)
         points = {point["share"]: point for point in curve.points(ablation, best)}
-        cost = json.loads((folders[method] / "cost.json").read_text())
-        view.add_row(
-            method,
-            *(cell(points[share]) for share in SHOWN),
-            f"{curve.areas(ablation, 'signed')['cpr']:.2f}",
-            f"{curve.areas(ablation, best)['cmd']:.3f}",
-            f"{cost['seconds']:.0f}",
-            f"{cost['stock_steps']:.0f}",
+        cost = json.loads((folder / "cost.json").read_text())
+        rows.append(
+            {
+                "method": method,
+                **{results_page.percent(share): cell(points[share]) for share in SHOWN},
+                "CPR": f"{curve.areas(ablation, 'signed')['cpr']:.2f}",
+                "CMD": f"{curve.areas(ablation, best)['cmd']:.3f}",
+                "seconds": f"{cost['seconds']:.0f}",
+                "stock steps": f"{cost['stock_steps']:.0f}",
+            }
         )
-    return view
+    return rows
+
+
+def in_brief(rows: list[results_page.Row]) -> list[results_page.Row]:
+    """The same rows with faithfulness and KL at two sizes, for the README."""
+
+    def cells(row: results_page.Row, size: str) -> results_page.Row:
+        faithfulness, kl, *_ = row[size].split(", ")
+        return {f"f at {size}": faithfulness, f"KL at {size}": kl}
+
+    return [
+        {"method": row["method"], **cells(row, "1 %"), **cells(row, "5 %"), "stock steps": row["stock steps"]}
+        for row in rows
+    ]
 
 
 def ranking_of(curve: Curve) -> str:
@@ -176,7 +196,7 @@ def by_absolute(curve: Curve) -> Curve:
 def cell(point: dict[str, Any]) -> str:
     wrong = point["agreement_when_wrong"]
     agreement = "-" if wrong is None else f"{wrong:.0%}"
-    return f"{point['faithfulness']:.2f}, {point['kl']:.2f}\n{point['accuracy']:.0%}, {agreement}"
+    return f"{point['faithfulness']:.2f}, **{point['kl']:.2f}**, {point['accuracy']:.0%}, {agreement}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long choosing edges takes for the layout of Llama-3.1-8B: 1.6 million edges, on one core.
 
-    python benchmarks/selection_cost.py --json selection_cost.json
+    python benchmarks/selection_cost.py --write
 
 Figures are medians of CPU seconds. How many edges are chosen hardly matters; 10 % are.
 """
@@ -12,9 +12,8 @@ import json
 import statistics
 from pathlib import Path
 
+import results_page
 import torch
-from rich.console import Console
-from rich.table import Table
 from step_cost import Clock
 
 from lightning_circuits.layout import Layout
@@ -28,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/results.md")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -44,10 +44,20 @@ def main() -> None:
         }.items():
             call()
             rows[f"{name}, {kind}"] = statistics.median(clock(call)[0] for _ in range(args.repeats))
-    table = Table("", "CPU seconds", title=f"{LLAMA.n_edges:,} edges, one thread, at most {LIMIT:g} s")
-    for name, seconds in rows.items():
-        table.add_row(name, f"{seconds:.3f}")
-    Console().print(table)
+    results_page.show(
+        [{"selection": name, "CPU seconds": f"{seconds:.3f}"} for name, seconds in rows.items()],
+        f"{LLAMA.n_edges:,} edges, one thread, at most {LIMIT:g} s",
+    )
+    if args.write:
+        results_page.write_row(
+            "selection cost",
+            {
+                "layout": f"Llama-3.1-8B, {LLAMA.n_edges:,} edges",
+                "top n": f"{rows['top_n, scores']:.1f} s",
+                "greedy from the logits": f"{rows['greedy, scores']:.1f} s",
+                "machine": results_page.machine(),
+            },
+        )
     if args.json:
         args.json.write_text(json.dumps({"edges": LLAMA.n_edges, "seconds": rows, "limit": LIMIT}, indent=1))
 

@@ -1,6 +1,6 @@
 """What one training step of the gates costs, in units of the stock model's own forward + backward, and in memory.
 
-    python benchmarks/step_cost.py --model gpt2 --batch 8 --length 32
+    python benchmarks/step_cost.py --model gpt2 --batch 8 --length 32 --write
     python benchmarks/step_cost.py --model llama-2-13b --batch 32 --length 64 --device cuda --dtype bfloat16
 
 A *stock step* is the Hugging Face model's forward on the clean prompts, logits at every position, and the backward to
@@ -19,9 +19,8 @@ import statistics
 import time
 from pathlib import Path
 
+import results_page
 import torch
-from rich.console import Console
-from rich.table import Table
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
 
 from lightning_circuits import EdgePruning
@@ -60,6 +59,10 @@ def build(name: str, device: str, dtype: str) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(SHAPES[name], dtype=getattr(torch, dtype))
 
 
+ABOVE = "of it above stock + one layer's readers, stacks"
+"""Peak memory of a step above that of the stock step and one layer's readers, in stacks of the writers' outputs."""
+
+
 class Clock:
     """Seconds and peak bytes of a call: CPU seconds and resident set, or wall seconds and the GPU's allocator."""
 
@@ -92,6 +95,10 @@ def gate_of(density: float) -> Gate:
     return TopK() if density == 1 else HardConcrete()
 
 
+def name_of(density: float) -> str:
+    return "all gates open" if density == 1 else f"{1 - density:.0%} of the gates at 0"
+
+
 def close(search: EdgePruning, density: float) -> None:
     """Close a random share of the gates of a `HardConcrete`, the others stay open."""
     if density < 1:
@@ -111,6 +118,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--last-logits", action="store_true", help="stock step: logits at the last position only")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/results.md")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -163,7 +171,7 @@ def main() -> None:
     clock = Clock(args.device)
     measured: dict[str, list[tuple[float, float]]] = {}
     for repeat in range(args.repeats + 1):
-        for name, call in [("stock", stock_step), *((f"{d:g}", lambda d=d: gate_step(d)) for d in args.density)]:
+        for name, call in [("stock", stock_step), *((name_of(d), lambda d=d: gate_step(d)) for d in args.density)]:
             figures = clock(call)
             if repeat:  # the first round warms up
                 measured.setdefault(name, []).append(figures)
@@ -175,7 +183,7 @@ def main() -> None:
     memory = {name: max(m for _, m in figures) for name, figures in measured.items()}
     rows = [
         {
-            "step": "stock" if name == "stock" else f"gates, {float(name):.0%} not 0",
+            "step": name,
             "seconds": seconds[name],
             "stock_steps": seconds[name] / seconds["stock"],
             "peak_bytes": memory[name],
@@ -183,22 +191,33 @@ def main() -> None:
         }
         for name in measured
     ]
-    table = Table(title=f"{args.model}, {args.dtype}, batch {args.batch} x {args.length} tokens, {args.device}")
-    for heading in (
-        "step",
-        "seconds",
-        "stock steps",
-        "peak memory, MB",
-        "of it above stock + one layer's readers, stacks",
-    ):
-        table.add_column(heading, justify="left" if heading == "step" else "right")
-    for row in rows:
-        above = "" if row["step"] == "stock" else f"{row['stacks_above_stock']:.2f}"
-        table.add_row(
-            row["step"], f"{row['seconds']:.3f}", f"{row['stock_steps']:.2f}", f"{row['peak_bytes'] / 1e6:,.0f}", above
+    results_page.show(
+        [
+            {
+                "step": row["step"],
+                "seconds": f"{row['seconds']:.3f}",
+                "stock steps": f"{row['stock_steps']:.2f}",
+                "peak memory, MB": f"{row['peak_bytes'] / 1e6:,.0f}",
+                ABOVE: "" if row["step"] == "stock" else f"{row['stacks_above_stock']:.2f}",
+            }
+            for row in rows
+        ],
+        f"{args.model}, {args.dtype}, batch {args.batch} x {args.length} tokens, {args.device}",
+    )
+    print(f"{layout.n_edges:,} edges; a stack of writers is {stack / 1e6:,.1f} MB; median of {args.repeats}")
+    if args.write:
+        gates = rows[1:]
+        above = max(row["stacks_above_stock"] for row in gates)
+        results_page.write_row(
+            "step cost",
+            {
+                "shape, batch x length": f"{args.model}, {args.batch} x {args.length}, {args.dtype}",
+                "edges": f"{layout.n_edges:,}",
+                **{row["step"]: f"{row['stock_steps']:.1f}" for row in gates},
+                "memory": f"{above:.1f} stacks ({stack / 1e6:,.0f} MB each)",
+                "machine": results_page.machine(args.device),
+            },
         )
-    Console().print(table)
-    Console().print(f"{layout.n_edges:,} edges; a stack of writers is {stack / 1e6:,.1f} MB; median of {args.repeats}")
     if args.json:
         settings = {key: value for key, value in vars(args).items() if key != "json"}
         args.json.write_text(json.dumps({"settings": settings, "stack_bytes": stack, "rows": rows}, indent=1))
