@@ -40,7 +40,8 @@ from lightning_circuits.callbacks.faithfulness import (
 from lightning_circuits.callbacks.loggers import log_scalars, log_table, run_folder, send
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing.curves import curve_figure, save
-from lightning_circuits.evaluation.curve import RANDOM, Curve, Place, table
+from lightning_circuits.drawing.tables import curve_table
+from lightning_circuits.evaluation.curve import RANDOM, Curve, Place
 from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.selection import size_to_count, top_n
@@ -147,7 +148,7 @@ class FaithfulnessCurve(ExactAblationCallback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.curve is not None and trainer.is_global_zero:
             close_progress_bar(trainer, stage)
-            console(trainer).print(table(self.curve))
+            console(trainer).print(curve_table(self.curve))
             if self.paths:
                 print("Curve written:", *(f"  {path}" for path in self.paths), sep="\n")
 

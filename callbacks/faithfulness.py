@@ -32,7 +32,8 @@ from torch import Tensor
 from lightning_circuits.ablation import Ablation, MeanAblation, make_ablation
 from lightning_circuits.callbacks.loggers import log_scalars, log_table
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.evaluation.rows import Row, evaluate, table
+from lightning_circuits.drawing.tables import rows_table
+from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.splits import whole_split
@@ -199,7 +200,7 @@ class FaithfulnessValidation(ExactAblationCallback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.rows and trainer.is_global_zero:
             close_progress_bar(trainer, stage)
-            console(trainer).print(table(self.rows))
+            console(trainer).print(rows_table(self.rows))
 
     # ---- measuring ---------------------------------------------------------------------------------------------
 

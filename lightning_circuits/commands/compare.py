@@ -23,14 +23,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from lightning_circuits.drawing.curves import Y, curve_figure, lines_of, pareto_figure, save
-from lightning_circuits.evaluation.curve import RANDOM, Curve, number, to_csv
-from lightning_circuits.evaluation.rows import OVERSHOOT
+from lightning_circuits.drawing.tables import curves_table, pareto_table
+from lightning_circuits.evaluation.curve import RANDOM, Curve, to_csv
 from lightning_circuits.files.formats import write_atomically
 
 IS_CURVE = re.compile(r"curve(-[^/]+)?\.json")
@@ -105,7 +103,7 @@ def main(args: Sequence[str]) -> None:
             for ablation in line.curve.ablations
             for row in line.curve.points(ablation, line.ranking)
         ]
-        console.print(table(curves))
+        console.print(curves_table(curves))
     for note in notes:
         console.print(Text(f"Note: {note}", style="yellow"))
     stem = options.output / ("pareto" if options.pareto else "compare")
@@ -278,66 +276,9 @@ def _shares(curve: Curve) -> list[float]:
     return sorted({row["share"] for row in curve.rows if row["share"] is not None})
 
 
-# ---- tables --------------------------------------------------------------------------------------------------------
-
-
 def _setting(curves: Mapping[str, Curve]) -> str:
     prompts = sorted({curve.prompts for curve in curves.values()})
     return f"{next(iter(curves.values())).split} split, {' or '.join(f'{n:,}' for n in prompts)} prompts"
-
-
-def table(curves: Mapping[str, Curve]) -> RenderableType:
-    """The curves as `rich` tables: for each ablation f, KL and accuracy at each size, and the areas.
-
-    With ten sizes it takes 80 columns, names of methods up to 18 letters; longer ones are folded.
-    """
-    lines, first = lines_of(curves), next(iter(curves.values()))
-    shares = sorted({share for curve in curves.values() for share in _shares(curve)})
-    parts: list[RenderableType] = []
-    for ablation in first.ablations:
-        view = Table(
-            title=f"{first.model}, {ablation} ablation: {_setting(curves)}",
-            box=box.SIMPLE_HEAD,
-            padding=0,
-        )
-        view.add_column("share of edges", overflow="fold")
-        for share in shares:
-            view.add_column(f"{100 * share:.3g}%", justify="right", no_wrap=True)
-        for key, title in SHOWN.items():
-            view.add_section()
-            view.add_row(Text(title, style="bold"))
-            for name, line in lines.items():
-                points = {point["share"]: point for point in line.curve.points(ablation, line.ranking)}
-                view.add_row(name, *(_cell(points[share], key) if share in points else "" for share in shares))
-        parts.append(view)
-    areas = Table(title="Areas", box=box.SIMPLE_HEAD, padding=0)
-    areas.add_column("", overflow="fold")
-    for name in ("ablation", "CPR", "CMD", "log-x area", "f > 1"):
-        areas.add_column(name, justify="left" if name == "ablation" else "right", no_wrap=True)
-    for ablation in first.ablations:
-        areas.add_section()
-        for name, line in lines.items():
-            entry = line.curve.areas(ablation, line.ranking)
-            values = [number(entry[key], ".3f") for key in ("cpr", "cmd", "log_area")]
-            areas.add_row(name, ablation, *values, "yes!" if entry["overshoot"] else "no")
-    parts.append(areas)
-    parts.append(
-        Text(
-            f"! overshoots, f > {OVERSHOOT:g}. KL from the full model in nats. CPR: area under f, which rewards "
-            "overshoot; CMD: area of |1 - f|, low is good; log-x area: mean of f over log size, 1 is best."
-        )
-    )
-    return Group(*parts)
-
-
-def _cell(point: Mapping[str, Any], key: str) -> str:
-    """At most six letters."""
-    value = point[key]
-    if key == "faithfulness":
-        return number(value, ".2f") + ("!" if point["overshoot"] else " ")
-    if key == "kl":
-        return number(value, ".3f" if value is None or value < 10 else ".1f")
-    return number(value, ".0%")
 
 
 # ---- Pareto --------------------------------------------------------------------------------------------------------
@@ -366,27 +307,3 @@ def pareto_points(curves: Mapping[str, Curve], ablation: str, y: Y) -> list[dict
 
 def _distance(point: Mapping[str, Any], y: Y) -> float:
     return float(point["kl"] if y == "kl" else abs(1 - point[y]))
-
-
-def pareto_table(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Y) -> RenderableType:
-    """The circuits on the front, smallest first, a table for each panel."""
-    head = {"faithfulness": "|1 - f|", "kl": "KL", "accuracy": "1 - acc."}[y]
-    parts = []
-    for title, points in panels.items():
-        said = f"the best of {len(points):,} circuits"
-        view = Table(title=f"Pareto front, {title}", caption=said, box=box.SIMPLE_HEAD, padding=0)
-        for name in ("edges", "pruned", head, "f", "KL", "accuracy"):
-            view.add_column(name, justify="right", no_wrap=True)
-        view.add_column("run", overflow="fold")
-        for point in sorted((point for point in points if point["front"]), key=lambda point: point["edges"]):
-            view.add_row(
-                f"{point['edges']:,}",
-                f"{point['edges_pruned']:,}",
-                number(point["distance"], ".3f"),
-                number(point["faithfulness"], ".2f") + ("!" if point["overshoot"] else " "),
-                number(point["kl"], ".3f"),
-                number(point["accuracy"], ".1%"),
-                f" {point['label']}, {point['circuit']}",
-            )
-        parts.append(view)
-    return Group(*parts)

@@ -14,7 +14,7 @@ edge that leaves it. A cut edge carries what the ablation says.
 
     >>> loader, ablation = data.val_dataloader(), make_ablation("interchange")                         # doctest: +SKIP
     >>> drawn = random_knockouts(circuit, n=20, of="nodes", seed=0)                                    # doctest: +SKIP
-    >>> rich.print(table(completeness(model, circuit, drawn, loader, ablation)))                       # doctest: +SKIP
+    >>> rich.print(knockouts_table(completeness(model, circuit, drawn, loader, ablation)))             # doctest: +SKIP
     >>> worst = greedy_knockout(model, circuit, loader, ablation, steps=5, of="edges")[-1]             # doctest: +SKIP
     >>> worst.parts, worst.incompleteness                                                              # doctest: +SKIP
     (('a1.h0->m3', 'a0.h2->a1.h0<v>', ...), 1.93)
@@ -29,9 +29,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from rich import box
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation, Batch
@@ -261,50 +258,3 @@ def _contributions(names: list[str], scores: Tensor) -> Contributions:
     n = changes.shape[1]
     errors = changes.std(1) / n**0.5 if n > 1 else torch.full((len(names),), torch.nan, dtype=changes.dtype)
     return Contributions(names, changes.mean(1), errors, float((circuit.mean() - empty.mean()) / behaviour))
-
-
-# ---- tables ----------------------------------------------------------------------------------------------------------
-
-
-def table(knockouts: Sequence[Knockout]) -> Table:
-    """Knock-outs as a `rich` table, the worst first."""
-    view = Table(
-        title=f"Completeness over {len(knockouts)} knock-outs K",
-        caption="F(C - K), F(M - K): mean logit difference of circuit and model without K. Gap: the incompleteness "
-        "|F(C - K) - F(M - K)|, in logits and as a share of F(M) - F(empty).",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-    )
-    view.add_column("K", no_wrap=True, max_width=30, overflow="ellipsis")
-    for name in ("parts", "F(C - K)", "F(M - K)", "gap", "share"):
-        view.add_column(name, justify="right", no_wrap=True)
-    for knockout in sorted(knockouts, key=lambda knockout: -knockout.incompleteness):
-        view.add_row(
-            Text(" ".join(knockout.parts) or "(nothing)"),
-            str(len(knockout.parts)),
-            f"{knockout.circuit:.2f}",
-            f"{knockout.full:.2f}",
-            f"{knockout.incompleteness:.2f}",
-            f"{knockout.share:.0%}",
-        )
-    return view
-
-
-def contributions_table(found: Contributions, n: int = 10) -> Table:
-    """The n parts that contribute most and the n that contribute least, as a `rich` table."""
-    order = found.values.sort(descending=True, stable=True).indices.tolist()
-    rows = order if len(order) <= 2 * n else order[:n] + order[-n:]
-    view = Table(
-        title=f"{len(found.parts):,} parts of a circuit, f {found.faithfulness:.2f}",
-        caption="Faithfulness lost when the part alone is cut, and its standard error.",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-    )
-    view.add_column("part", no_wrap=True)
-    view.add_column("contribution", justify="right", no_wrap=True)
-    view.add_column("error", justify="right", no_wrap=True)
-    for place, row in enumerate(rows):
-        if place == n and len(rows) < len(order):
-            view.add_section()
-        view.add_row(Text(found.parts[row]), f"{float(found.values[row]):+.3f}", f"{float(found.errors[row]):.3f}")
-    return view

@@ -32,12 +32,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from lightning_circuits.evaluation.metrics import cmd, cpr, log_area
-from lightning_circuits.evaluation.rows import OVERSHOOT, Row
+from lightning_circuits.evaluation.rows import Row
 from lightning_circuits.files.formats import write_atomically
 
 RANDOM = "random"
@@ -190,56 +186,3 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def table(curve: Curve) -> Table:
-    """A curve as a `rich` table of at most 80 columns, a section for each ablation and ranking."""
-    view = Table(
-        title=f"{curve.method} on {curve.model}: {curve.split} split, {curve.prompts:,} prompts",
-        caption="\n".join(
-            [
-                *map(_sentence, curve.summary),
-                f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}), the 95 % interval of its bootstrap, and f of as "
-                "many random edges. KL from the full model in nats. Agreement with it where it is right / wrong.",
-            ]
-        ),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=0,  # a column apart, so that it fits a terminal of 80
-    )
-    view.add_column("circuit", no_wrap=True)
-    for name in ("edges", "pruned", "f", "95 % of f", "random f", "KL", "accuracy", "agreement"):
-        view.add_column(name, justify="right", no_wrap=True)
-    for ablation in curve.ablations:
-        view.add_section()
-        view.add_row(Text(ablation, style="bold"))
-        chance = {row["edges"]: row["faithfulness"] for row in curve.rows if _is(row, ablation, RANDOM)}
-        for row in (row for row in curve.rows if row["ablation"] == ablation and row["ranking"] != RANDOM):
-            view.add_row(
-                Text(row["circuit"]),
-                f"{row['edges']:,}",
-                f"{row['edges_pruned']:,}",
-                number(row["faithfulness"], ".2f") + ("!" if row["overshoot"] else " "),
-                f"{number(row['faithfulness_low'], '.2f')}..{number(row['faithfulness_high'], '.2f')}",
-                "" if row["pruned"] else number(chance.get(row["edges"]), ".2f"),
-                number(row["kl"], ".3f"),
-                number(row["accuracy"], ".1%"),
-                f"{number(row['agreement_when_right'], '.0%')} / {number(row['agreement_when_wrong'], '.0%')}",
-            )
-    return view
-
-
-def _sentence(areas: Mapping[str, Any]) -> str:
-    return (
-        f"{areas['ablation']}, {areas['ranking']}: CPR {number(areas['cpr'], '.3f')}, CMD "
-        f"{number(areas['cmd'], '.3f')}, log-x area {number(areas['log_area'], '.3f')}"
-        + (", overshoots" if areas["overshoot"] else "")
-    )
-
-
-def number(value: float | None, form: str) -> str:
-    """A number as tables print it; `-` for one that does not exist."""
-    if value is None or math.isnan(value):
-        return "-"
-    text = format(value, form)
-    return text if text.strip("-0.%") else text.lstrip("-")  # 0.00, not -0.00

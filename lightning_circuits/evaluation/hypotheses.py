@@ -24,7 +24,7 @@ How near two circuits are is the mean over prompts of ``|s(one) - s(other)|``. R
 from the input to the logits (`random_paths`), for edges that are merely scattered do nothing and are no match.
 
     >>> report = examine(model, circuit, loader, make_ablation("interchange"))                         # doctest: +SKIP
-    >>> rich.print(table(report))                                                                      # doctest: +SKIP
+    >>> rich.print(hypotheses_table(report))                                                           # doctest: +SKIP
 
 All runs of the model are made once and give one matrix, circuits by prompts (`per_prompt.logit_differences`). The tests
 are functions of its rows and need no model:
@@ -47,8 +47,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from rich import box
-from rich.table import Table
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation, Batch
@@ -463,29 +461,3 @@ def _without(members: Tensor, edge: int) -> Tensor:
     rest = members.clone()
     rest[edge] = False
     return rest
-
-
-def table(report: Report) -> Table:
-    """A report as a `rich` table."""
-    view = Table(
-        title=f"A circuit put to the test, {report.ablation} ablation",
-        caption=f"p: adjusted by Holm over the tests, minimality's by Bonferroni over its {len(report.edges):,} edges "
-        f"before. A claim stands if it is not rejected at {report.alpha:g} (first three), or if its contrary is (last "
-        "two).",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-    )
-    view.add_column("test", no_wrap=True)
-    view.add_column("claim", no_wrap=True)
-    for name in ("statistic", "n", "p", "stands"):
-        view.add_column(name, justify="right", no_wrap=True)
-    for verdict in report.verdicts:
-        view.add_row(
-            verdict.test,
-            verdict.claim,
-            f"{verdict.statistic:.3g}",
-            f"{verdict.n:,}",
-            f"{verdict.adjusted:.2g}",
-            "yes" if verdict.holds else "no",
-        )
-    return view

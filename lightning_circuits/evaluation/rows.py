@@ -18,7 +18,7 @@ circuit is a different circuit there, and gets a row of its own.
     >>> rows = evaluate(model, {"1%": circuit}, loader, [make_ablation("interchange")])          # doctest: +SKIP
     >>> rows[2].circuit, rows[2].faithfulness, rows[2].edges, rows[2].edges_pruned               # doctest: +SKIP
     ('1%', 0.97, 325, 301)
-    >>> rich.print(table(rows))                                                                  # doctest: +SKIP
+    >>> rich.print(rows_table(rows))                                        # drawing.tables       # doctest: +SKIP
 
 The stock runs of a batch are made once and serve all circuits and all ablations; the stream that the references of an
 ablation make is summed once and serves all circuits. A circuit of all edges, or of none, then needs no run of its own.
@@ -32,9 +32,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich import box
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation, Batch, run_pair
@@ -175,42 +172,3 @@ def _lineup(
             raise ValueError(f"circuit {name!r}: there is a row {taken[0]!r} already; give the circuit another name")
         lineup |= rows
     return lineup
-
-
-def table(rows: Sequence[Row]) -> Table:
-    """Rows of one split as a `rich` table, a section for each ablation. Quartiles: see `Row.to_dict`."""
-    splits = dict.fromkeys(f"{row.split} split, {row.prompts:,} prompts" for row in rows)
-    view = Table(
-        title=f"Circuits by exact ablation: {'; '.join(splits)}",
-        caption=f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}). KL from the full model in nats. Agreement with "
-        "the full model where it is right / where it is wrong.",
-        box=box.SIMPLE_HEAD,
-        padding=0,  # a column apart, so that it fits a terminal of 80
-    )
-    view.add_column("ablation", no_wrap=True)
-    for name in ("edges", "pruned", "f", "median f", "KL", "accuracy", "agreement"):
-        view.add_column(name, justify="right", no_wrap=True)
-    section = None
-    for row in rows:
-        if section != (row.split, row.ablation):
-            section = (row.split, row.ablation)
-            view.add_section()
-            view.add_row(Text(row.ablation, style="bold"))
-        view.add_row(
-            Text(row.circuit),
-            f"{row.edges:,}",
-            f"{row.edges_pruned:,}",
-            _number(row.faithfulness, ".2f") + ("!" if row.overshoot else " "),
-            _number(row.faithfulness_median, ".2f"),
-            _number(row.kl, ".3f"),
-            _number(row.accuracy, ".1%"),
-            f"{_number(row.agreement_when_right, '.0%')} / {_number(row.agreement_when_wrong, '.0%')}",
-        )
-    return view
-
-
-def _number(value: float, form: str) -> str:
-    if math.isnan(value):
-        return "-"
-    text = format(value, form)
-    return text if text.strip("-0.%") else text.lstrip("-")  # 0.00, not -0.00

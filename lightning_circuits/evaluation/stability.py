@@ -15,7 +15,7 @@ each batch kept apart, the batches are drawn again with replacement, and every d
 of one example make it the bootstrap over examples; larger ones are cheaper, and coarser.
 
     >>> kept = per_batch(search.attribute, loader)                                                 # doctest: +SKIP
-    >>> rich.print(table(bootstrap(kept, sizes=[325, 1625], draws=100, absolute=True)))             # doctest: +SKIP
+    >>> rich.print(stability_table(bootstrap(kept, sizes=[325, 1625], draws=100, absolute=True)))   # doctest: +SKIP
 
 A Jaccard index means little without its level by chance: two random circuits with half of all edges share a third.
 """
@@ -27,8 +27,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from rich import box
-from rich.table import Table
 from torch import Tensor
 
 from lightning_circuits.circuit import Circuit
@@ -199,19 +197,3 @@ def bootstrap(
         for rows, n in zip(members, sizes, strict=True):
             rows.append(top_n(scores, n, absolute))
     return [_summary(torch.stack(rows)) for rows in members]
-
-
-def table(found: Sequence[Stability]) -> Table:
-    """One row a size, as a `rich` table."""
-    view = Table(
-        title="Stability: how alike are two of the circuits?",
-        caption="Jaccard index (edges in both over edges in either) over all pairs; chance: of random circuits.",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-    )
-    for name in ("edges", "circuits", "Jaccard", "std", "lowest", "highest", "chance"):
-        view.add_column(name, justify="right", no_wrap=True)
-    for row in found:
-        numbers = (row.mean, row.std, row.lowest, row.highest, row.chance)
-        view.add_row(f"{row.edges:,.0f}", f"{row.circuits:,}", *(f"{value:.2f}" for value in numbers))
-    return view

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
-from lightning_circuits.commands.compare import comparable, find, label, main, pareto_points, table
+from lightning_circuits.commands.compare import comparable, find, label, main, pareto_points
 from lightning_circuits.evaluation.curve import Curve
 from tests.support.made_curves import make_curve
 
@@ -124,27 +123,6 @@ def test_what_makes_a_comparison_less_than_fair_is_noted() -> None:
 
 
 # ---- what is shown -------------------------------------------------------------------------------------------------
-
-
-def shown(view: Any, width: int = 80) -> str:
-    console = Console(width=width, force_terminal=False)
-    with console.capture() as capture:
-        console.print(view)
-    return capture.get()
-
-
-def test_the_table_has_every_number_and_fits_80_columns() -> None:
-    ten = dict(zip((0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), [-0.25] * 4 + [0.9] * 6, strict=True))
-    text = shown(table({"EAP": make_curve({"signed": ten, "absolute": F | ten}), "Gates": make_curve({"signed": F})}))
-    lines = text.splitlines()
-    assert max(map(len, lines)) <= 80 and "…" not in text
-    assert "gpt2, interchange ablation: test split, 50 prompts" in text
-    [row] = [line for line in lines if line.split()[:1] == ["Gates"] and "0.70" in line]
-    assert row.split()[1:] == ["0.20", "0.70", "1.40!", "1.00"]
-    # Half of what separates the sizes times the sum of the values at their ends.
-    cpr = (0.1 - 0.01) * 0.9 / 2 + (0.5 - 0.1) * 2.1 / 2 + (1 - 0.5) * 2.4 / 2
-    [areas] = [line for line in lines if line.split()[:2] == ["Gates", "interchange"]]
-    assert areas.split()[2] == f"{cpr:.3f}" and areas.endswith("yes! ")
 
 
 def test_the_command_writes_table_figure_and_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from lightning_circuits.ablation import make_ablation
@@ -17,15 +14,12 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation import completeness as module
 from lightning_circuits.evaluation.completeness import (
-    Knockout,
     completeness,
     contributions,
-    contributions_table,
     cut,
     greedy_knockout,
     parts,
     random_knockouts,
-    table,
 )
 from lightning_circuits.evaluation.per_prompt import logit_differences
 from lightning_circuits.evaluation.rows import evaluate
@@ -247,22 +241,3 @@ def test_contributions_by_hand() -> None:
 def test_nodes_contribute_too(model: CircuitModel, data: IOIDataModule, circuit: Circuit) -> None:
     found = contributions(model, circuit, data.val_dataloader(), INTERCHANGE, of="nodes")
     assert found.parts == parts(circuit, "nodes") and float(found.values.max()) > 0.5
-
-
-# ---- tables ----------------------------------------------------------------------------------------------------------
-
-
-def test_tables_fit_80_columns() -> None:
-    console = Console(file=io.StringIO(), width=80)
-    long = tuple(f"a{i}.h{i}->a{i + 1}.h{i}<q>" for i in range(9))
-    console.print(table([Knockout((), 7.0, 7.5, 7.5), Knockout(long, -1.25, 6.75, 7.5), Knockout(("m0",), 1, 1, 0.0)]))
-    names = [f"input->a{i}.h0<v>" for i in range(30)]
-    found = module.Contributions(names, torch.linspace(1, -1, 30), torch.zeros(30), 0.97)
-    console.print(contributions_table(found, n=2))
-    lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
-    assert ["(nothing)", "0", "7.00", "7.50", "0.50", "7%"] in lines
-    assert ["m0", "1", "1.00", "1.00", "0.00", "nan%"] in lines
-    assert any(line[-5:] == ["9", "-1.25", "6.75", "8.00", "107%"] for line in lines)
-    rows = [line[0] for line in lines if line and line[0].startswith("input")]
-    assert rows == [names[0], names[1], names[28], names[29]]
-    assert math.isnan(Knockout((), 1, 1, 0.0).share)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from lightning_circuits.ablation import make_ablation, run_pair
@@ -19,7 +17,7 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation import exact
 from lightning_circuits.evaluation import rows as evaluation
-from lightning_circuits.evaluation.rows import Row, evaluate, table
+from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.loading import load_model
@@ -277,20 +275,3 @@ def test_rows_are_plain_json() -> None:
     row = a_row(agreement_when_wrong=math.nan)
     plain = json.loads(json.dumps(row.to_dict(), allow_nan=False))
     assert plain["agreement_when_wrong"] is None and plain["circuit"] == "1%" and plain["overshoot"] is False
-
-
-def test_the_table_fits_80_columns_and_says_what_was_measured() -> None:
-    sure = dict.fromkeys(("accuracy", "agreement_when_right", "agreement_when_wrong"), 1.0)
-    rows = [
-        a_row(circuit="full", edges=123211, edges_pruned=123211, ablation="interchange", faithfulness=1.0, **sure),
-        a_row(circuit="0.25% complement", edges=123211, faithfulness=1.234, agreement_when_wrong=math.nan),
-        a_row(circuit="[1%]", ablation="mean-positional", faithfulness=-0.001, kl=15.944),
-    ]
-    console = Console(file=io.StringIO(), width=80)
-    console.print(table(rows))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "val split, 50 prompts" in text and "…" not in text
-    lines = [line.split() for line in text.splitlines()]
-    assert ["interchange"] in lines and ["mean"] in lines and ["mean-positional"] in lines
-    assert ["0.25%", "complement", "123,211", "301", "1.23!", "0.50", "0.500", "50.0%", "50%", "/", "-"] in lines
-    assert ["[1%]", "1,325", "301", "0.00", "0.50", "15.944", "50.0%", "50%", "/", "50%"] in lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import io
 import math
 from itertools import combinations
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from torch import Tensor
 
 from lightning_circuits.circuit import Circuit
@@ -25,7 +23,6 @@ from lightning_circuits.evaluation.stability import (
     per_batch,
     resampled_scores,
     stability,
-    table,
 )
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import wrap
@@ -168,10 +165,3 @@ def test_what_cannot_be_drawn_again_is_refused() -> None:
         bootstrap(PerBatch(torch.zeros(3, 5), torch.ones(3)), [1], draws=1)
     with pytest.raises(ValueError, match="for each of the 3 batches"):
         bootstrap(PerBatch(torch.zeros(3, 5), torch.tensor([1, 0, 2])), [1])
-
-
-def test_the_table() -> None:
-    console = Console(file=io.StringIO(), width=80)
-    console.print(table([module.Stability(0.625, 0.1, 0.5, 0.75, 12, 1232.0, 0.0052)]))
-    lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
-    assert ["1,232", "12", "0.62", "0.10", "0.50", "0.75", "0.01"] in lines

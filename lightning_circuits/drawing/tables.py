@@ -1,0 +1,282 @@
+"""Results as `rich` tables: one function for each thing that is printed, all of them at most 80 columns wide.
+
+    >>> rich.print(rows_table(evaluate(model, {"1%": circuit}, loader, ablations)))                    # doctest: +SKIP
+
+What stands in them: `evaluation.rows`, `evaluation.curve`, `evaluation.completeness`, `evaluation.hypotheses`,
+`evaluation.stability`; several curves side by side: `commands.compare`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lightning_circuits.drawing.curves import Y, lines_of
+from lightning_circuits.evaluation.completeness import Contributions, Knockout
+from lightning_circuits.evaluation.curve import RANDOM, Curve
+from lightning_circuits.evaluation.hypotheses import Report
+from lightning_circuits.evaluation.rows import OVERSHOOT, Row
+from lightning_circuits.evaluation.stability import Stability
+
+# ---- circuits --------------------------------------------------------------------------------------------------------
+
+
+def rows_table(rows: Sequence[Row]) -> Table:
+    """Rows of one split, a section for each ablation. Quartiles: see `Row.to_dict`."""
+    splits = dict.fromkeys(f"{row.split} split, {row.prompts:,} prompts" for row in rows)
+    view = _view(
+        f"Circuits by exact ablation: {'; '.join(splits)}",
+        f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}). KL from the full model in nats. Agreement with "
+        "the full model where it is right / where it is wrong.",
+    )
+    view.add_column("ablation", no_wrap=True)
+    _add_numbers(view, "edges", "pruned", "f", "median f", "KL", "accuracy", "agreement")
+    section = None
+    for row in rows:
+        if section != (row.split, row.ablation):
+            section = (row.split, row.ablation)
+            _begin_section(view, row.ablation)
+        view.add_row(
+            Text(row.circuit),
+            f"{row.edges:,}",
+            f"{row.edges_pruned:,}",
+            _faithfulness(row.faithfulness, row.overshoot),
+            _number(row.faithfulness_median, ".2f"),
+            _number(row.kl, ".3f"),
+            _number(row.accuracy, ".1%"),
+            _agreement(row.agreement_when_right, row.agreement_when_wrong),
+        )
+    return view
+
+
+def curve_table(curve: Curve) -> Table:
+    """A curve, a section for each ablation, and the areas of each of its lines."""
+    view = _view(
+        f"{curve.method} on {curve.model}: {curve.split} split, {curve.prompts:,} prompts",
+        "\n".join(
+            [
+                *map(_areas_in_words, curve.summary),
+                f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}), the 95 % interval of its bootstrap, and f of as "
+                "many random edges. KL from the full model in nats. Agreement with it where it is right / wrong.",
+            ]
+        ),
+    )
+    view.caption_justify = "left"
+    view.add_column("circuit", no_wrap=True)
+    _add_numbers(view, "edges", "pruned", "f", "95 % of f", "random f", "KL", "accuracy", "agreement")
+    for ablation in curve.ablations:
+        _begin_section(view, ablation)
+        rows = [row for row in curve.rows if row["ablation"] == ablation]
+        chance = {row["edges"]: row["faithfulness"] for row in rows if row["ranking"] == RANDOM}
+        for row in (row for row in rows if row["ranking"] != RANDOM):
+            view.add_row(
+                Text(row["circuit"]),
+                f"{row['edges']:,}",
+                f"{row['edges_pruned']:,}",
+                _faithfulness(row["faithfulness"], row["overshoot"]),
+                f"{_number(row['faithfulness_low'], '.2f')}..{_number(row['faithfulness_high'], '.2f')}",
+                "" if row["pruned"] else _number(chance.get(row["edges"]), ".2f"),
+                _number(row["kl"], ".3f"),
+                _number(row["accuracy"], ".1%"),
+                _agreement(row["agreement_when_right"], row["agreement_when_wrong"]),
+            )
+    return view
+
+
+def _areas_in_words(areas: Mapping[str, Any]) -> str:
+    return (
+        f"{areas['ablation']}, {areas['ranking']}: CPR {_number(areas['cpr'], '.3f')}, CMD "
+        f"{_number(areas['cmd'], '.3f')}, log-x area {_number(areas['log_area'], '.3f')}"
+        + (", overshoots" if areas["overshoot"] else "")
+    )
+
+
+# ---- several curves --------------------------------------------------------------------------------------------------
+
+
+def curves_table(curves: Mapping[str, Curve]) -> RenderableType:
+    """Curves side by side: for each ablation f, KL and accuracy at each size, and the areas.
+
+    With ten sizes it takes 80 columns, names of methods up to 18 letters; longer ones are folded.
+    """
+    lines, first = lines_of(curves), next(iter(curves.values()))
+    shares = sorted({row["share"] for curve in curves.values() for row in curve.rows if row["share"] is not None})
+    prompts = " or ".join(f"{n:,}" for n in sorted({curve.prompts for curve in curves.values()}))
+    parts: list[RenderableType] = []
+    for ablation in first.ablations:
+        view = _view(f"{first.model}, {ablation} ablation: {first.split} split, {prompts} prompts")
+        view.add_column("share of edges", overflow="fold")
+        _add_numbers(view, *(f"{100 * share:.3g}%" for share in shares))
+        for key, title in (("faithfulness", "faithfulness f"), ("kl", "KL"), ("accuracy", "accuracy")):
+            _begin_section(view, title)
+            for name, line in lines.items():
+                points = {point["share"]: point for point in line.curve.points(ablation, line.ranking)}
+                view.add_row(name, *(_cell(points[share], key) if share in points else "" for share in shares))
+        parts.append(view)
+    areas = _view("Areas")
+    areas.add_column("", overflow="fold")
+    areas.add_column("ablation", no_wrap=True)
+    _add_numbers(areas, "CPR", "CMD", "log-x area", "f > 1")
+    for ablation in first.ablations:
+        areas.add_section()
+        for name, line in lines.items():
+            entry = line.curve.areas(ablation, line.ranking)
+            values = [_number(entry[key], ".3f") for key in ("cpr", "cmd", "log_area")]
+            areas.add_row(name, ablation, *values, "yes!" if entry["overshoot"] else "no")
+    parts.append(areas)
+    parts.append(
+        Text(
+            f"! overshoots, f > {OVERSHOOT:g}. KL from the full model in nats. CPR: area under f, which rewards "
+            "overshoot; CMD: area of |1 - f|, low is good; log-x area: mean of f over log size, 1 is best."
+        )
+    )
+    return Group(*parts)
+
+
+def _cell(point: Mapping[str, Any], key: str) -> str:
+    """At most six letters."""
+    value = point[key]
+    if key == "faithfulness":
+        return _faithfulness(value, point["overshoot"])
+    if key == "kl":
+        return _number(value, ".3f" if value is None or value < 10 else ".1f")
+    return _number(value, ".0%")
+
+
+def pareto_table(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Y) -> RenderableType:
+    """The circuits on the front, smallest first, a table for each panel (see `curves.pareto_figure`)."""
+    head = {"faithfulness": "|1 - f|", "kl": "KL", "accuracy": "1 - acc."}[y]
+    parts = []
+    for title, points in panels.items():
+        view = _view(f"Pareto front, {title}", f"the best of {len(points):,} circuits")
+        _add_numbers(view, "edges", "pruned", head, "f", "KL", "accuracy")
+        view.add_column("run", overflow="fold")
+        for point in sorted((point for point in points if point["front"]), key=lambda point: point["edges"]):
+            view.add_row(
+                f"{point['edges']:,}",
+                f"{point['edges_pruned']:,}",
+                _number(point["distance"], ".3f"),
+                _faithfulness(point["faithfulness"], point["overshoot"]),
+                _number(point["kl"], ".3f"),
+                _number(point["accuracy"], ".1%"),
+                f" {point['label']}, {point['circuit']}",
+            )
+        parts.append(view)
+    return Group(*parts)
+
+
+# ---- tests of a circuit ----------------------------------------------------------------------------------------------
+
+
+def knockouts_table(knockouts: Sequence[Knockout]) -> Table:
+    """Knock-outs, the worst first."""
+    view = _view(
+        f"Completeness over {len(knockouts)} knock-outs K",
+        "F(C - K), F(M - K): mean logit difference of circuit and model without K. Gap: the incompleteness "
+        "|F(C - K) - F(M - K)|, in logits and as a share of F(M) - F(empty).",
+    )
+    view.add_column("K", no_wrap=True, max_width=30, overflow="ellipsis")
+    _add_numbers(view, "parts", "F(C - K)", "F(M - K)", "gap", "share")
+    for knockout in sorted(knockouts, key=lambda knockout: -knockout.incompleteness):
+        view.add_row(
+            Text(" ".join(knockout.parts) or "(nothing)"),
+            str(len(knockout.parts)),
+            f"{knockout.circuit:.2f}",
+            f"{knockout.full:.2f}",
+            f"{knockout.incompleteness:.2f}",
+            f"{knockout.share:.0%}",
+        )
+    return view
+
+
+def contributions_table(found: Contributions, n: int = 10) -> Table:
+    """The n parts that contribute most and the n that contribute least."""
+    order = found.values.sort(descending=True, stable=True).indices.tolist()
+    rows = order if len(order) <= 2 * n else order[:n] + order[-n:]
+    view = _view(
+        f"{len(found.parts):,} parts of a circuit, f {found.faithfulness:.2f}",
+        "Faithfulness lost when the part alone is cut, and its standard error.",
+    )
+    view.add_column("part", no_wrap=True)
+    _add_numbers(view, "contribution", "error")
+    for place, row in enumerate(rows):
+        if place == n and len(rows) < len(order):
+            view.add_section()
+        view.add_row(Text(found.parts[row]), f"{float(found.values[row]):+.3f}", f"{float(found.errors[row]):.3f}")
+    return view
+
+
+def hypotheses_table(report: Report) -> Table:
+    """The verdicts of `hypotheses.examine`."""
+    view = _view(
+        f"A circuit put to the test, {report.ablation} ablation",
+        f"p: adjusted by Holm over the tests, minimality's by Bonferroni over its {len(report.edges):,} edges "
+        f"before. A claim stands if it is not rejected at {report.alpha:g} (first three), or if its contrary is (last "
+        "two).",
+    )
+    view.add_column("test", no_wrap=True)
+    view.add_column("claim", no_wrap=True)
+    _add_numbers(view, "statistic", "n", "p", "stands")
+    for verdict in report.verdicts:
+        view.add_row(
+            verdict.test,
+            verdict.claim,
+            f"{verdict.statistic:.3g}",
+            f"{verdict.n:,}",
+            f"{verdict.adjusted:.2g}",
+            "yes" if verdict.holds else "no",
+        )
+    return view
+
+
+def stability_table(found: Sequence[Stability]) -> Table:
+    """How alike circuits are, a row for each size."""
+    view = _view(
+        "Stability: how alike are two of the circuits?",
+        "Jaccard index (edges in both over edges in either) over all pairs; chance: of random circuits.",
+    )
+    _add_numbers(view, "edges", "circuits", "Jaccard", "std", "lowest", "highest", "chance")
+    for row in found:
+        numbers = (row.mean, row.std, row.lowest, row.highest, row.chance)
+        view.add_row(f"{row.edges:,.0f}", f"{row.circuits:,}", *(f"{value:.2f}" for value in numbers))
+    return view
+
+
+# ---- how all of them look --------------------------------------------------------------------------------------------
+
+
+def _view(title: str, caption: str | None = None) -> Table:
+    # Columns one letter apart, so that ten of them fit a terminal of 80.
+    return Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0)
+
+
+def _add_numbers(view: Table, *names: str) -> None:
+    for name in names:
+        view.add_column(name, justify="right", no_wrap=True)
+
+
+def _begin_section(view: Table, name: str) -> None:
+    view.add_section()
+    view.add_row(Text(name, style="bold"))
+
+
+def _number(value: float | None, form: str) -> str:
+    """A number as tables print it; `-` for one that does not exist."""
+    if value is None or math.isnan(value):
+        return "-"
+    text = format(value, form)
+    return text if text.strip("-0.%") else text.lstrip("-")  # 0.00, not -0.00
+
+
+def _faithfulness(value: float | None, overshoot: bool) -> str:
+    return _number(value, ".2f") + ("!" if overshoot else " ")
+
+
+def _agreement(when_right: float | None, when_wrong: float | None) -> str:
+    return f"{_number(when_right, '.0%')} / {_number(when_wrong, '.0%')}"

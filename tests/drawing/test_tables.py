@@ -1,0 +1,114 @@
+"""Printed tables, to the letter: `tables/NAME.txt` is what each prints at 80 columns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console, RenderableType
+
+from lightning_circuits.commands.compare import pareto_points
+from lightning_circuits.drawing.tables import (
+    contributions_table,
+    curve_table,
+    curves_table,
+    hypotheses_table,
+    knockouts_table,
+    pareto_table,
+    rows_table,
+    stability_table,
+)
+from lightning_circuits.evaluation.completeness import Contributions, Knockout
+from lightning_circuits.evaluation.hypotheses import CLAIMS, Report, Verdict
+from lightning_circuits.evaluation.stability import Stability
+from tests.support.made_curves import make_curve, make_row
+
+GOLDEN = Path(__file__).parent / "tables"
+F = {0.001: -0.25, 0.01: 0.2, 0.1: 0.7, 0.5: 1.4, 1.0: 1.0}
+
+
+def rows() -> RenderableType:
+    full = replace(make_row("full", "interchange", 123211, 1.0, "val"), agreement_when_wrong=1.0)
+    return rows_table(
+        [
+            full,
+            make_row("0.25% complement", "interchange", 122903, 1.234, "val"),
+            make_row("[1%]", "mean-positional", 1232, -0.001, "val"),
+            replace(make_row("1% pruned", "mean-positional", 1100, math.nan, "val"), kl=15.944),
+            make_row("1%", "zero", 1232, 1.004),
+        ]
+    )
+
+
+def curve() -> RenderableType:
+    return curve_table(
+        make_curve({"signed": F, "absolute": F | {0.01: math.nan}}, "EdgePruning", ablations=("interchange", "mean"))
+    )
+
+
+def knockouts() -> RenderableType:
+    long = tuple(f"a{i}.h{i}->a{i + 1}.h{i}<q>" for i in range(9))
+    return knockouts_table(
+        [Knockout((), 7.0, 7.5, 7.5), Knockout(long, -1.25, 6.75, 7.5), Knockout(("m0",), 1, 1, 0.0)]
+    )
+
+
+def contributions() -> RenderableType:
+    names = [f"input->a{i}.h0<v>" for i in range(30)]
+    return contributions_table(Contributions(names, torch.linspace(1, -1, 30), torch.full((30,), 0.01), 0.97), n=3)
+
+
+def hypotheses() -> RenderableType:
+    verdicts = [
+        Verdict(test, claim, 0.51234, 1200, 0.0123, 0.0456, holds=test != "minimality")
+        for test, claim in CLAIMS.items()
+    ]
+    return hypotheses_table(Report(verdicts, 0.05, "zero", torch.arange(1325), torch.ones(1325), torch.ones(1325)))
+
+
+def stability() -> RenderableType:
+    return stability_table(
+        [Stability(0.625, 0.1, 0.5, 0.75, 12, 1232.0, 0.0052), Stability(1.0, math.nan, 1.0, 1.0, 2, 24.5, 0.1)]
+    )
+
+
+def curves() -> RenderableType:
+    return curves_table(
+        {
+            "EAP": make_curve({"signed": F, "absolute": F | {0.01: math.nan, 0.1: -40.0}}),
+            "InformationFlowRoutes of run 2": make_curve({"signed": {0.1: 0.5, 1.0: 1.0}}, random=False),
+        }
+    )
+
+
+def pareto() -> RenderableType:
+    found = {"EAP": make_curve({"signed": F, "absolute": F}), "gates": make_curve({"signed": {0.01: 0.3, 0.1: 1.2}})}
+    panels = {
+        f"interchange ablation by {y}": pareto_points(found, "interchange", y) for y in ("faithfulness", "accuracy")
+    }
+    return pareto_table(panels, "faithfulness")
+
+
+TABLES = (rows, curve, knockouts, contributions, hypotheses, stability, curves, pareto)
+
+
+def printed(view: RenderableType, width: int = 80) -> str:
+    console = Console(width=width, force_terminal=False)
+    with console.capture() as capture:
+        console.print(view)
+    return capture.get()
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: str(table.__name__))
+def test_a_table_is_printed_to_the_letter(table) -> None:
+    width = 100 if table is curve else 80  # its circuits have longer names than usual
+    assert printed(table(), width) == (GOLDEN / f"{table.__name__}.txt").read_text(encoding="utf-8")
+
+
+def test_curves_of_ten_sizes_fit_80_columns() -> None:
+    ten = dict.fromkeys((0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), -0.25)
+    text = printed(curves_table({"EAP": make_curve({"signed": ten, "absolute": ten})}))
+    assert "…" not in text and text.count("-0.25 -0.25") == 10
