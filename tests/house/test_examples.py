@@ -95,11 +95,10 @@ def test_an_adapter_is_short() -> None:
 
 @pytest.mark.parametrize("side", ["none", "left", "right"])
 def test_an_own_model_is_itself_with_all_edges_and_the_corrupt_run_without(own_model: Any, side: str) -> None:
-    from oracle import pairs
-
     from lightning_circuits.ablation import run_pair
     from lightning_circuits.masked import masked_logits
     from lightning_circuits.models import wrap
+    from tests.support.oracle import pairs
 
     batch = pairs(side)
     stock = own_model.TinyTransformer(vocabulary=19).double()
@@ -116,11 +115,10 @@ def test_an_own_model_is_itself_with_all_edges_and_the_corrupt_run_without(own_m
 
 def test_every_edge_of_an_own_model_is_what_patching_by_hand_says(own_model: Any) -> None:
     """One edge cut, against the model's own modules called with that reader's stream changed."""
-    from oracle import pairs
-
     from lightning_circuits.ablation import run_pair
     from lightning_circuits.masked import masked_logits
     from lightning_circuits.models import wrap
+    from tests.support.oracle import pairs
 
     batch = pairs("none")
     stock = own_model.TinyTransformer(vocabulary=19).double()
