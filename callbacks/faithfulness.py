@@ -35,6 +35,7 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing.tables import rows_table
 from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.namespace import pl, refuse_mixture
+from lightning_circuits.pages import see_page
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.splits import whole_split
 from lightning_circuits.selection import size_to_count
@@ -251,7 +252,7 @@ def require_search(callback: pl.Callback, module: pl.LightningModule) -> Circuit
     if not isinstance(module, CircuitSearch):
         raise TypeError(
             f"{type(callback).__name__} judges searches for circuits, and {type(module).__name__} is none: it has to "
-            'be a subclass of lightning_circuits.CircuitSearch (docs/choosing-a-method.md, "A method of your own")'
+            f"be a subclass of lightning_circuits.CircuitSearch {see_page('choosing-a-method', 'A method of your own')}"
         )
     return module
 

@@ -38,6 +38,7 @@ from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.objectives import LogitDifference, Objective
+from lightning_circuits.pages import see_page
 from lightning_circuits.scoring.gradients import CLEAN, Point, attribute, integral
 from lightning_circuits.search.plug_in import find_language_model, language_models
 from lightning_circuits.selection import size_to_count, top_n
@@ -148,7 +149,7 @@ class CircuitProbe(pl.Callback):
         if isinstance(trainer.strategy, (kinds.FSDPStrategy, kinds.ModelParallelStrategy, kinds.DeepSpeedStrategy)):
             raise ValueError(
                 f"{type(trainer.strategy).__name__} splits the model among processes, and CircuitProbe reads whole "
-                'weights: use a strategy that keeps the model whole, such as ddp (docs/multi-gpu.md, "Large models")'
+                f"weights: use a strategy that keeps it whole, such as ddp {see_page('multi-gpu', 'Large models')}"
             )
         self.history, self._ready = [], False
         # A module may make its model in hooks of its own that come after this one.

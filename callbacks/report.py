@@ -35,6 +35,7 @@ from lightning_circuits.callbacks.loggers import send
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing.circuit import circuit_figure, save_figure
 from lightning_circuits.namespace import pl, refuse_mixture
+from lightning_circuits.pages import see_page
 from lightning_circuits.search.base import CircuitSearch
 
 
@@ -60,7 +61,7 @@ class CircuitReport(pl.Callback):
         if _export(trainer) is None:
             raise ValueError(
                 "CircuitReport sends what CircuitExport writes, and there is none among the callbacks "
-                '(docs/sweeps.md, "What is logged")'
+                f"{see_page('sweeps', 'What is logged')}"
             )
         if trainer.is_global_zero:
             describe = getattr(getattr(trainer, "datamodule", None), "describe", None)

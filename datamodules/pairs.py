@@ -41,6 +41,7 @@ from torch import Tensor
 
 from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
 from lightning_circuits.namespace import pl
+from lightning_circuits.pages import see_page
 
 __all__ = ["PairDataModule", "PairLoader", "PromptPair", "PromptPairDataModule", "TokenPair", "shuffled", "tokenise"]
 
@@ -103,7 +104,7 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) ->
         if len(clean_ids) != len(corrupt_ids):
             raise ValueError(
                 f"{pair.where}: clean has {len(clean_ids)} tokens and corrupt {len(corrupt_ids)}, but the two have to "
-                f'align token for token (docs/own-task.md, "Pairs that do not align").'
+                f"align token for token {see_page('own-task', 'Pairs that do not align')}."
                 f"{_spelled_out(pair, clean_ids, corrupt_ids, tokenizer)}"
             )
         if clean_ids == corrupt_ids:
@@ -140,7 +141,7 @@ def _single_token(
             f"{pair.where}: the {role} {word!r} has to add exactly one token to the prompt, but by itself it is "
             f"{alone}, and prompt and {role} together are {tokenizer.convert_ids_to_tokens(continued)}. Most "
             f"tokenizers want the space before a word as part of it: {' ' + word.strip()!r} "
-            '(docs/own-task.md, "Pairs that do not align")'
+            f"{see_page('own-task', 'Pairs that do not align')}"
         )
     if continued[-1] == tokenizer.unk_token_id:
         raise ValueError(f"{pair.where}: the {role} {word!r} is not in the tokenizer's vocabulary")

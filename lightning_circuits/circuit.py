@@ -29,6 +29,7 @@ from torch import Tensor
 
 from lightning_circuits.files import formats
 from lightning_circuits.layout import Layout
+from lightning_circuits.pages import see_page
 
 Of = Literal["edges", "nodes"]
 
@@ -280,7 +281,7 @@ class Circuit:
             raise ValueError(
                 f"{path} holds a circuit of another layout: {data.layout.difference(layout)} "
                 f"(file against model).{hint} The file is for {data.layout}, the model has {layout} "
-                '(docs/file-formats.md, "A circuit of another layout").'
+                f"{see_page('file-formats', 'A circuit of another layout')}."
             )
         return cls(*data)
 

@@ -32,6 +32,8 @@ import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from lightning_circuits.pages import see_page
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -53,7 +55,7 @@ def _import_lightning() -> ModuleType:
             f"{' and '.join(_NAMESPACES)} have both been imported, and of which your Trainer is cannot be told: "
             f"lightning_circuits takes {candidates[0]}, whose classes a Trainer of the other would refuse. Set the "
             f"environment variable {_VARIABLE} to the one that you use "
-            '(docs/existing-project.md, "Two names of Lightning")',
+            f"{see_page('existing-project', 'Two names of Lightning')}",
             stacklevel=2,
         )
     for name in candidates:
@@ -112,5 +114,5 @@ def refuse_mixture(who: object, trainer: object = None) -> None:
         raise TypeError(
             f"{met}, but {type(who).__name__} was built on {pl.__name__}, and classes of the two do not mix: import "
             f"{_OTHER} before lightning_circuits, or set the environment variable {_VARIABLE}={_OTHER} "
-            '(docs/existing-project.md, "Two names of Lightning")'
+            f"{see_page('existing-project', 'Two names of Lightning')}"
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lightning_circuits import namespace as lightning
+from lightning_circuits.pages import see_page
 
 PACKAGES = {
     "pytorch_lightning": {
@@ -250,10 +251,11 @@ except TypeError as error:
 @pytest.mark.slow
 def test_a_lightning_imported_too_late_is_said_when_a_search_is_made(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "LIGHTNING_CIRCUITS_NAMESPACE"}
+    page = see_page("existing-project", "Two names of Lightning")
     for asked, said in (
         ({}, "your program imports lightning.pytorch, but EdgePruning was built on pytorch_lightning, and classes of "
              "the two do not mix: import lightning.pytorch before lightning_circuits, or set the environment variable "
-             'LIGHTNING_CIRCUITS_NAMESPACE=lightning.pytorch (docs/existing-project.md, "Two names of Lightning")\n'),
+             f"LIGHTNING_CIRCUITS_NAMESPACE=lightning.pytorch {page}\n"),
         ({"LIGHTNING_CIRCUITS_NAMESPACE": "lightning.pytorch"}, ""),
     ):  # fmt: skip
         done = subprocess.run(

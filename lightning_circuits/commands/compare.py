@@ -30,6 +30,7 @@ from lightning_circuits.drawing.curves import Y, curve_figure, lines_of, pareto_
 from lightning_circuits.drawing.tables import curves_table, pareto_table
 from lightning_circuits.evaluation.curve import RANDOM, Curve, to_csv
 from lightning_circuits.files.formats import write_atomically
+from lightning_circuits.pages import see_page
 
 IS_CURVE = re.compile(r"curve(-[^/]+)?\.json")
 RUN_ID = re.compile(r"[^/\s]+/[^/\s]+/[^/\s]+")
@@ -191,7 +192,7 @@ def _from_wandb(run_id: str) -> list[Found]:
             raise ValueError(
                 f"{run_id} is no folder here, and cannot be read from Weights & Biases: {said[0].rstrip('.')}. Is the "
                 "name right (entity/project/run_id), are you logged in (wandb login), is there a network? The folder "
-                'of an offline run can be named instead (docs/sweeps.md, "What came of it")'
+                f"of an offline run can be named instead {see_page('sweeps', 'What came of it')}"
             ) from error
         curves = [file for file in sorted(Path(folder).rglob("*.json")) if IS_CURVE.fullmatch(file.name)]
         if not curves:
@@ -234,7 +235,7 @@ def comparable(curves: Mapping[str, Curve]) -> list[str]:
         told = "; ".join(f"{name}: {curve.model}, {curve.n_edges:,} edges" for name, curve in curves.items())
         raise ValueError(
             f"curves of different models, or of edges counted in different ways, do not compare: {told} "
-            '(docs/own-model.md, "Keys and values")'
+            f"{see_page('own-model', 'Keys and values')}"
         )
     if not (shared := _shared_ablations(curves)):
         told = "; ".join(f"{name}: {', '.join(curve.ablations)}" for name, curve in curves.items())

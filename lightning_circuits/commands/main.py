@@ -42,12 +42,14 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile
 
-# Imported for their classes: a bare name in a config can mean only what has been imported.
 from lightning_circuits import callbacks, configs, datamodules, gates, objectives  # noqa: F401
 from lightning_circuits.callbacks import FaithfulnessCurve
 from lightning_circuits.commands import compare, view
 from lightning_circuits.models.loading import load_without_bars
 from lightning_circuits.namespace import LightningArgumentParser, LightningCLI, pl
+from lightning_circuits.pages import see_page
+
+# Imported for their classes: a bare name in a config can mean only what has been imported.
 from lightning_circuits.search.activation_patching import ActivationPatching  # noqa: F401
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.eap import EAP  # noqa: F401
@@ -108,7 +110,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if wandb:
             said = (
                 f"{said.partition(chr(10))[0].rstrip('.')}. WANDB_MODE=offline keeps a run on this machine, wandb sync "
-                'sends it later (docs/sweeps.md, "Weights & Biases")'
+                f"sends it later {see_page('sweeps', 'Weights & Biases')}"
             )
         sys.stderr.write(f"error: {said}\n")
         raise SystemExit(2) from None

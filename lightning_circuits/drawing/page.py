@@ -38,6 +38,7 @@ from torch import Tensor
 
 from lightning_circuits.files.formats import write_atomically
 from lightning_circuits.layout import Layout
+from lightning_circuits.pages import see_page
 
 MAX_EDGES = 20_000
 """So many edges of a circuit are drawn at most, the strongest."""
@@ -233,7 +234,7 @@ def _points(curve: Curve, ranking: str) -> list[dict[str, Any]]:
         raise ValueError(
             f"{source} is of circuits by {' and '.join(sorted(others))} score, and the page takes edges by {ranking} "
             f'score: "lightning-circuits evaluate --rankings [{ranking}]" measures those '
-            '(docs/reading-the-numbers.md, "Traps")'
+            f"{see_page('reading-the-numbers', 'Traps')}"
         )
     return points
 

@@ -19,6 +19,7 @@ from torch import nn
 from lightning_circuits.models.base import CircuitModel
 from lightning_circuits.models.gpt2 import GPT2CircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
+from lightning_circuits.pages import see_page
 
 FAMILIES: list[type[CircuitModel]] = [GPT2CircuitModel, LlamaCircuitModel]
 
@@ -90,12 +91,12 @@ def wrap(model: Any, kv: str = "head", freeze: bool = True) -> CircuitModel:
             raise TypeError(
                 f"expected a Hugging Face language model with its head (such as GPT2LMHeadModel or LlamaForCausalLM), "
                 f"got {type(model).__name__}. To read a model of one's own: lightning_circuits.models.register "
-                '(docs/own-model.md, "Not from Hugging Face")'
+                f"{see_page('own-model', 'Not from Hugging Face')}"
             )
         raise ValueError(
             f"model family {config.model_type!r} is not supported; supported are {supported()}. "
             "To add one: a file in lightning_circuits/models/ and its class in FAMILIES of models/registry.py "
-            '(docs/own-model.md, "Another family of Hugging Face")'
+            f"{see_page('own-model', 'Another family of Hugging Face')}"
         )
     read = family(model, kv, freeze)
     read.verify()
@@ -115,5 +116,5 @@ def refuse_adapters(model: Any) -> None:
             raise ValueError(
                 f"{type(model).__name__} holds an adapter (such as LoRA) that is not merged into its weights, at "
                 f"{name or 'the top'}: merge it first, with peft by model = model.merge_and_unload() "
-                '(docs/own-model.md, "From Hugging Face")'
+                f"{see_page('own-model', 'From Hugging Face')}"
             )

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from lightning_circuits.models.registry import family_of, supported
+from lightning_circuits.pages import see_page
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.edge_pruning import EdgePruning
 
@@ -89,13 +90,13 @@ def find_language_model(module: nn.Module, path: str | None = None) -> tuple[str
         raise ValueError(
             f"{owner} holds no language model that can be read: a Hugging Face model with its head, of one of the "
             f"families {supported()}. The modules in it: {_names(module)} "
-            '(docs/own-model.md, "From Hugging Face")'
+            f"{see_page('own-model', 'From Hugging Face')}"
         )
     if len(candidates) > 1:
         raise ValueError(
             f"{owner} holds {len(candidates)} language models, {' and '.join(candidates)}: say which, such as "
             f"model={next(iter(candidates))!r} "
-            '(docs/existing-project.md, "Search the trained model")'
+            f"{see_page('existing-project', 'Search the trained model')}"
         )
     return next(iter(candidates.items()))
 
@@ -115,7 +116,7 @@ def _follow(module: Any, path: str) -> Any:
         if not hasattr(here, name):
             raise ValueError(
                 f"there is no {name!r} in {owner}, on the way to {path!r}; there is {_names(here)} "
-                '(docs/existing-project.md, "Search the trained model")'
+                f"{see_page('existing-project', 'Search the trained model')}"
             )
         here, owner = getattr(here, name), f"{owner}.{name}"
     return here
@@ -139,5 +140,5 @@ def _load(module: Any, checkpoint: str | Path | None) -> nn.Module:
         raise TypeError(
             f"{module.__name__} cannot be made from {checkpoint} ({error}). Its arguments are in there only if it "
             f"calls save_hyperparameters(); else load it yourself, {module.__name__}.load_from_checkpoint(path, "
-            'argument=...), and give the module (docs/existing-project.md, "Search the trained model")'
+            f"argument=...), and give the module {see_page('existing-project', 'Search the trained model')}"
         ) from error

@@ -13,6 +13,7 @@ from typing import Any
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_circuits.namespace import pl
+from lightning_circuits.pages import see_page
 
 
 def whole_split(trainer: pl.Trainer, split: str) -> Any:
@@ -33,7 +34,7 @@ def whole_split(trainer: pl.Trainer, split: str) -> Any:
     loaders = list(found) if isinstance(found, (list, tuple, dict)) else [found]
     if not loaders or loaders[0] is None:
         purpose = "mean ablation takes its means over" if split == "train" else "circuits are measured on"
-        page = ' (docs/reading-the-numbers.md, "Mean ablation")' if split == "train" else ""
+        page = f" {see_page('reading-the-numbers', 'Mean ablation')}" if split == "train" else ""
         raise ValueError(
             f"{purpose} the {split} split, and there is none: give the Trainer a datamodule with a {split}_dataloader"
             + page

@@ -21,7 +21,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    for name in ("lightning_circuits", *MAPPED, "tests"):
+    for name in ("lightning_circuits", *MAPPED, "docs", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     return copy
 
@@ -43,7 +43,9 @@ def contents(wheel: Path) -> dict[str, bytes]:
 
 
 def expected(source: Path) -> Iterator[str]:
-    """Where each file of the repository that belongs to the package stands in a wheel."""
+    """Where each file of the repository that belongs to the package stands in a wheel; of docs/ the pages alone."""
+    for page in (source / "docs").glob("*.md"):
+        yield f"lightning_circuits/docs/{page.name}"
     for path in source.rglob("*"):
         folder, *rest = path.relative_to(source).parts
         if path.is_file() and folder in ("lightning_circuits", *MAPPED):
@@ -69,6 +71,10 @@ def test_configs_and_the_embedded_model_are_inside(contents: dict[str, bytes]) -
     assert weights, "no embedded model in the wheel"
 
 
+def test_the_pages_that_error_messages_name_are_inside(contents: dict[str, bytes]) -> None:
+    assert b"## Pairs that do not align" in contents["lightning_circuits/docs/own-task.md"]
+
+
 def test_the_page_and_its_library_with_licence_are_inside(contents: dict[str, bytes]) -> None:
     folder = "lightning_circuits/drawing/assets/page"
     assert contents[f"{folder}/cytoscape/LICENSE"].startswith(b"Copyright (c)")
@@ -88,10 +94,13 @@ def test_the_wheel_works_where_it_is_installed(wheel: Path, tmp_path: Path) -> N
     target = tmp_path / "target"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
     subprocess.run([*command, str(target), str(wheel)], check=True, cwd=tmp_path)
+    named = f'({target / "lightning_circuits" / "docs" / "own-task.md"}, "x")'
     program = f"""
 import sys
 sys.path.insert(0, {str(target)!r})
 import lightning_circuits.callbacks, lightning_circuits.configs, lightning_circuits.datamodules
+from lightning_circuits.pages import see_page
+assert see_page("own-task", "x") == {named!r}
 for name, module in list(sys.modules.items()):
     if name.partition(".")[0] == "lightning_circuits":
         assert module.__file__.startswith({str(target)!r}), module
