@@ -16,7 +16,7 @@ from measuring import Clock, show_steps, stack_bytes, step_rows, stock_step
 from options import parse, parser, write_json
 from shapes import build, random_batch
 
-from lightning_circuits.ablation import make_ablation
+from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.models import wrap
 from lightning_circuits.objectives import LogitDifference
 from lightning_circuits.scoring.gradients import attribute, integral
@@ -31,7 +31,7 @@ def main() -> None:
     stock = build(args.model, args.device, args.dtype)
     model = wrap(stock)
     batch = random_batch(stock.config.vocab_size, args.batch, args.length, args.device)
-    ablation, objective = make_ablation("interchange"), LogitDifference()
+    ablation, objective = ABLATIONS.make("interchange"), LogitDifference()
     points = integral("left", args.steps)
     calls = {
         "stock": lambda: stock_step(stock, batch),

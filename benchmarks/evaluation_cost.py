@@ -23,7 +23,7 @@ from measuring import Clock
 from options import parse, parser, write_json
 from smollm2 import NAME, located
 
-from lightning_circuits.ablation import make_ablation
+from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.models import wrap
@@ -45,7 +45,7 @@ def main() -> None:
     (batch,) = data.val_dataloader()
     scores = torch.randn(model.layout.n_edges, generator=torch.Generator().manual_seed(0))
     circuits = {f"{size:.1%}": top_n(scores, size_to_count(size, model.layout)) for size in args.sizes}
-    ablation = make_ablation("interchange")
+    ablation = ABLATIONS.make("interchange")
 
     @torch.no_grad()
     def stock(keep: int) -> None:

@@ -18,7 +18,7 @@ from options import parse, parser, write_json
 from smollm2 import NAME, located
 
 from lightning_circuits import EdgePruning
-from lightning_circuits.ablation import make_ablation
+from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation.rows import evaluate
@@ -62,7 +62,7 @@ def one_seed(hf_model: Any, data: IOIDataModule, seed: int, gates: list[str], st
     start = time.perf_counter()
     model = EdgePruning(hf_model).circuit_model
     attributed = list(data.train_dataloader())[:20]
-    ablation = make_ablation("interchange")
+    ablation = ABLATIONS.make("interchange")
     attribution = sum(attribute(model, batch, LogitDifference(), ablation).edges for batch in attributed).abs()
     scores, seconds = {"EAP": attribution}, {"EAP": time.perf_counter() - start}
     for kind in gates:

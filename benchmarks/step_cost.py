@@ -24,7 +24,7 @@ from shapes import build, random_batch
 from torch import Tensor
 
 from lightning_circuits import EdgePruning
-from lightning_circuits.ablation import run_pair
+
 from lightning_circuits.gates import HardConcrete, TopK
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.objectives import kl_divergence
@@ -51,7 +51,7 @@ def gate_step(search: EdgePruning, batch: dict[str, Tensor]) -> Callable[[], Non
     optimizer = torch.optim.Adam(search.gate.parameters(), lr=1e-3)
 
     def step() -> None:
-        full, corrupt = run_pair(search.circuit_model, batch)
+        full, corrupt = search.circuit_model.run_pair(batch)
         logits = masked_logits(
             search.circuit_model,
             search.gate(torch.Generator().manual_seed(0), 0, 0.0),

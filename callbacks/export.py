@@ -222,7 +222,7 @@ class CircuitExport(pl.Callback):
                     "edges_pruned": pruned.n_edges,
                     "measured": [row.to_dict() for row in measured],
                 }
-                chosen = pruned if search.ablation.name == "interchange" else circuit
+                chosen = pruned if search.ablation.pruning_keeps_output else circuit
                 written[name] = replace(chosen, metadata=metadata)
                 try:
                     self._write(name, written[name], measured, trainer.global_step)

@@ -27,9 +27,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
-from lightning_circuits.ablation import Ablation, MeanAblation, make_ablation
+from lightning_circuits.ablation import ABLATIONS, Ablation
+from lightning_circuits.batch import Batch
 from lightning_circuits.callbacks.loggers import log_scalars, log_table
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing.tables import rows_table
@@ -61,7 +61,7 @@ class ExactAblationCallback(pl.Callback):
     def __init__(self, ablations: Sequence[str], seed: int) -> None:
         if not ablations:
             raise ValueError("no ablation to measure under: name at least one, such as 'interchange'")
-        self.ablations: list[Ablation] = [make_ablation(name) for name in dict.fromkeys(ablations)]
+        self.ablations: list[Ablation] = [ABLATIONS.make(name) for name in dict.fromkeys(ablations)]
         self.seed = seed
         self._fitted = False
 
@@ -77,10 +77,10 @@ class ExactAblationCallback(pl.Callback):
                     f"the {split} loader (with Trainer(limit_{split}_batches=...), if that was given) has no batch to "
                     "measure circuits on"
                 )
-        if any(isinstance(ablation, MeanAblation) for ablation in self.ablations):
+        if any(ablation.needs_data for ablation in self.ablations):
             whole_split(trainer, "train")
         # A run of its own: other prompts perhaps, so means are taken anew.
-        self.ablations = [make_ablation(ablation.name) for ablation in self.ablations]
+        self.ablations = [ABLATIONS.make(ablation.name) for ablation in self.ablations]
         self._fitted = False
 
     def _evaluate(
@@ -95,7 +95,7 @@ class ExactAblationCallback(pl.Callback):
         with torch.random.fork_rng(devices=[]):
             if not self._fitted:
                 for ablation in self.ablations:
-                    if isinstance(ablation, MeanAblation):
+                    if ablation.needs_data:
                         ablation.fit(search.circuit_model, whole_split(trainer, "train"))
                 self._fitted = True
             return evaluate(
@@ -110,7 +110,7 @@ class ExactAblationCallback(pl.Callback):
                 world_size=trainer.world_size,
             )
 
-    def _batches(self, trainer: pl.Trainer, split: str) -> Iterator[dict[str, Tensor]]:
+    def _batches(self, trainer: pl.Trainer, split: str) -> Iterator[Batch]:
         """The split, or as much of it as `Trainer(limit_val_batches=...)` (`limit_test_batches`) leaves."""
         limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
         loader = whole_split(trainer, split)

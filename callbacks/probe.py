@@ -31,7 +31,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_circuits.ablation import make_ablation
+from lightning_circuits.ablation import ABLATIONS
+from lightning_circuits.batch import Batch, on_device, on_device
 from lightning_circuits.callbacks.faithfulness import size_name
 from lightning_circuits.callbacks.loggers import log_scalars
 from lightning_circuits.evaluation.rows import Row, evaluate
@@ -127,7 +128,7 @@ class CircuitProbe(pl.Callback):
             raise ValueError(f"a faithfulness of {faithfulness} is reached by the empty circuit: ask for more")
         if method not in METHODS:
             raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
-        make_ablation(ablation)
+        ABLATIONS.make(ablation)
         self.data = data
         self.every_n_steps = every_n_steps
         self.sizes = sizes
@@ -231,7 +232,7 @@ class CircuitProbe(pl.Callback):
             torch.autocast(device.type, enabled=False),
         ):
             model = wrap(language_model, freeze=False)
-            ablation = make_ablation(self.ablation)
+            ablation = ABLATIONS.make(self.ablation)
             ablation.fit(model, self._batches("train"))
             scores = self._scores(trainer, model, ablation)
             members = {
@@ -259,13 +260,13 @@ class CircuitProbe(pl.Callback):
         """float32 ``[n_edges]``, on the CPU: means over all training prompts, the same on every process."""
         total = torch.zeros(model.layout.n_edges + 1, dtype=torch.float64, device=model.device)  # last, the prompts
         for batch in islice(self._batches("train"), trainer.global_rank, None, trainer.world_size):
-            batch = {key: value.to(model.device) for key, value in batch.items()}
+            batch = on_device(batch, model.device)
             total[:-1] += attribute(model, batch, self.objective, ablation, METHODS[self.method]).edges
             total[-1] += len(batch["clean_ids"])
         total = trainer.strategy.reduce(total, reduce_op="sum")
         return (total[:-1] / total[-1]).float().cpu()
 
-    def _batches(self, split: str) -> Iterator[dict[str, Tensor]]:
+    def _batches(self, split: str) -> Iterator[Batch]:
         """All of a split, on every process."""
         loader = self.data.train_dataloader() if split == "train" else self.data.val_dataloader()
         if getattr(loader, "replicas", 1) > 1:  # the Trainer's own data: shared out among processes already

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from lightning_circuits import EdgePruning
 from lightning_circuits.callbacks import FaithfulnessValidation
-from lightning_circuits.models import CircuitModel, Context, Sizes, register
+from lightning_circuits.models import CircuitModel, Context, Dimensions, register
 from lightning_circuits.namespace import pl
 
 # ---- the model, which knows nothing of circuits ----------------------------------------------------------------------
@@ -89,8 +89,8 @@ class TinyTransformerCircuits(CircuitModel):
         self.final_norm = model.norm
 
     @staticmethod
-    def read_sizes(model: TinyTransformer) -> Sizes:
-        return Sizes(len(model.blocks), model.heads, n_groups=model.heads, d_model=model.tokens.embedding_dim)
+    def read_dimensions(model: TinyTransformer) -> Dimensions:
+        return Dimensions(len(model.blocks), model.heads, n_groups=model.heads, d_model=model.tokens.embedding_dim)
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
         return self.model(input_ids, attention_mask)[torch.arange(len(input_ids)), positions]

@@ -7,58 +7,84 @@
 | `mean`            | its mean output over all clean prompts of a loader, one vector                              |
 | `mean-positional` | the same for each token position, counted from the first real token                         |
 
-    >>> make_ablation("zero").name
+    >>> ABLATIONS.make("zero").name
     'zero'
 
-How a circuit scores depends on which: write it beside every number. The two means need one pass
-over a loader, `fit`, before they are used; the others ignore it.
+How a circuit scores depends on which: write it beside every number. The two means need one pass over a loader, `fit`,
+before they are used; the others ignore it.
+
+An ablation of one's own is a subclass of `Ablation` that says `reference`; registered, configs know it by its name:
+
+    @ABLATIONS.register
+    class NoiseAblation(Ablation):
+        name = "noise"
+
+        def reference(self, batch, corrupt):
+            return corrupt + 0.1 * torch.randn_like(corrupt)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_circuits.batch import Batch, on_device, on_device
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.base import position_ids
-
-Batch = Mapping[str, Tensor]
-
-
-def run_pair(model: CircuitModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The stock model on both prompts of every pair, in one forward.
-
-    Returns:
-        the full model's logits on the clean prompts ``[B, V]``, and every writer's output on the corrupt ones
-        ``[n_writers, B, T, d]``, freshly allocated: the masked computation may consume it.
-    """
-    n = len(batch["clean_ids"])
-    corrupt = model.new_stack(batch["clean_ids"].shape)
-    logits = model.run(
-        torch.cat([batch["clean_ids"], batch["corrupt_ids"]]),
-        batch["attention_mask"].repeat(2, 1),
-        batch["positions"].repeat(2),
-        writers=corrupt,
-    )
-    return logits[:n], corrupt
+from lightning_circuits.registry import Registry
 
 
 class Ablation:
-    """What a cut edge carries. The base class is interchange ablation."""
+    """What a cut edge carries; subclasses say `reference`, and what of the following is true of them."""
 
-    name = "interchange"
+    name: str
+    """What it is called in configs, rows and files."""
+
+    needs_data = False
+    """Whether `fit` has to see a loader before the first `reference`."""
+
+    pruning_keeps_output = False
+    """Whether a circuit puts out the same without its edges on no way from the input to the logits.
+
+    So it is where a writer that nothing reaches puts out its reference by itself, as on the corrupt prompt.
+    """
+
+    starts_at_corrupt = False
+    """Whether the run that the references make is the stock model's on the corrupt prompt.
+
+    Integrated gradients then have that run as the far end of their path, and need not make it.
+    """
 
     def fit(self, model: CircuitModel, batches: Iterable[Batch]) -> None:
         """Take what the reference needs from a loader; most need nothing."""
 
     def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
-        """``[n_writers, B, T, d]``, to be consumed; interchange gives ``corrupt`` (see `run_pair`) itself."""
+        """What stands in for every writer, ``[n_writers, B, T, d]``, to be consumed by the masked computation.
+
+        Args:
+            batch: the prompts.
+            corrupt: the writers' outputs on the corrupt prompts, of the same shape and dtype (see
+                `CircuitModel.run_pair`); it may be changed, and given back.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say reference(batch, corrupt)")
+
+
+ABLATIONS = Registry("ablation", Ablation)
+
+
+@ABLATIONS.register
+class InterchangeAblation(Ablation):
+    name = "interchange"
+    pruning_keeps_output = starts_at_corrupt = True
+
+    def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
         return corrupt
 
 
+@ABLATIONS.register
 class ZeroAblation(Ablation):
     name = "zero"
 
@@ -66,10 +92,12 @@ class ZeroAblation(Ablation):
         return torch.zeros_like(corrupt)
 
 
+@ABLATIONS.register
 class MeanAblation(Ablation):
     """The mean over all real tokens of all prompts, exact whatever the batch size."""
 
     name = "mean"
+    needs_data = True
     positional = False
 
     def __init__(self) -> None:
@@ -81,7 +109,7 @@ class MeanAblation(Ablation):
         sums = torch.zeros(model.layout.n_writers, 0, model.layout.d_model, dtype=torch.float64, device=model.device)
         counts = sums.new_zeros(0)
         for batch in batches:
-            batch = {key: value.to(model.device) for key, value in batch.items()}
+            batch = on_device(batch, model.device)
             ids, mask = batch["clean_ids"], batch["attention_mask"]
             stack = model.new_stack(ids.shape)
             model.run(ids, mask, batch["positions"], writers=stack)
@@ -109,24 +137,9 @@ class MeanAblation(Ablation):
         return self.means[:, slots]
 
 
+@ABLATIONS.register
 class MeanPositionalAblation(MeanAblation):
     """The mean for every position over the prompts that are long enough to have it."""
 
     name = "mean-positional"
     positional = True
-
-
-ABLATIONS: dict[str, type[Ablation]] = {
-    cls.name: cls for cls in (Ablation, ZeroAblation, MeanAblation, MeanPositionalAblation)
-}
-
-
-def make_ablation(name: str) -> Ablation:
-    """The ablation of this name.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    if name not in ABLATIONS:
-        raise ValueError(f"unknown ablation {name!r}; choose one of {', '.join(ABLATIONS)}")
-    return ABLATIONS[name]()

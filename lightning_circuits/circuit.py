@@ -28,8 +28,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.files import formats
-from lightning_circuits.layout import Layout
-from lightning_circuits.pages import see_page
+from lightning_circuits.layout import Layout, node_members, reader_nodes
 
 Of = Literal["edges", "nodes"]
 
@@ -117,7 +116,7 @@ class Circuit:
     def nodes(self) -> Tensor:
         """bool ``[n_nodes]``: the writers and, last, the logits. A node is in the circuit, by EAP-IG's rule, if an edge
         comes in and an edge goes out (the input needs only one out, the logits one in)."""
-        return formats.node_members(self.layout, self.members)
+        return node_members(self.layout, self.members)
 
     @property
     def n_nodes(self) -> int:
@@ -149,7 +148,7 @@ class Circuit:
         layout, members = self.layout, self.members
         n_rows, n_own = layout.n_attention_readers + 1, layout.n_heads + 1  # readers and nodes of a layer
         # One layer's pairs, counted from its first reader and its first node; all layers are alike.
-        readers, nodes = (pairs[: 3 * layout.n_heads + 1] for pairs in formats.reader_nodes(layout))
+        readers, nodes = (pairs[: 3 * layout.n_heads + 1] for pairs in reader_nodes(layout))
         nodes = nodes - 1
 
         # One sweep up finds what the input reaches, one sweep down what leads to the logits.
@@ -232,11 +231,7 @@ class Circuit:
         return self.members if of == "edges" else self.nodes
 
     def _same_layout(self, other: Circuit) -> Circuit:
-        if self.layout != other.layout:
-            raise ValueError(
-                f"circuits of different layouts cannot be compared or combined: {self.layout.difference(other.layout)} "
-                f"({self.layout} and {other.layout})"
-            )
+        self.layout.require(other.layout, "the other circuit")
         return other
 
     # ---- out and in --------------------------------------------------------------------------------------------
@@ -274,15 +269,8 @@ class Circuit:
             FileNotFoundError: no such file.
         """
         data = formats.load(path)
-        if layout is not None and data.layout != layout:
-            hint = ""
-            if data.layout.kv != layout.kv:
-                hint = f" The file counts keys and values per {data.layout.kv}, the model is read per {layout.kv}."
-            raise ValueError(
-                f"{path} holds a circuit of another layout: {data.layout.difference(layout)} "
-                f"(file against model).{hint} The file is for {data.layout}, the model has {layout} "
-                f"{see_page('file-formats', 'A circuit of another layout')}."
-            )
+        if layout is not None:
+            layout.require(data.layout, f"the circuit in {path}")
         return cls(*data)
 
     def _data(self) -> formats.CircuitData:

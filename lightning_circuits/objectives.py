@@ -12,10 +12,11 @@ circuit that answers more surely than the model does: it overshoots.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
+
+from lightning_circuits.batch import Batch
+from lightning_circuits.registry import Registry
 
 
 class Objective:
@@ -24,11 +25,15 @@ class Objective:
     A class rather than a signature, so that configs name objectives of one's own by class, like everything else.
     """
 
-    def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} does not say what its loss is")
 
 
-def losses(objective: Objective, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
+OBJECTIVES = Registry("objective", Objective, accepts=callable)
+"""By name; any function of the same arguments will do as an objective too."""
+
+
+def losses(objective: Objective, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
     """What an objective says of each prompt, ``[B]``.
 
     Raises:
@@ -74,20 +79,23 @@ def correct(logits: Tensor, answers: Tensor, distractors: Tensor) -> Tensor:
     return torch.where((distractors >= 0).any(-1), best > rival, best == logits.amax(-1))
 
 
+@OBJECTIVES.register
 class KL(Objective):
     """KL divergence from the full model's distribution at the answer position, in nats."""
 
-    def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
         return kl_divergence(logits, full_logits)
 
 
+@OBJECTIVES.register
 class LogitDifference(Objective):
     """Minus the logit difference between answers and distractors."""
 
-    def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
         return -logit_difference(logits, batch["answers"], batch["distractors"])
 
 
+@OBJECTIVES.register
 class ProbabilityDifference(Objective):
     """Minus the difference in probability between answers and distractors, each a set of tokens.
 
@@ -105,7 +113,7 @@ class ProbabilityDifference(Objective):
             raise ValueError(f"the probabilities of a set of tokens have a 'sum' or a 'mean', not a {reduction!r}")
         self.reduction = reduction
 
-    def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
         probabilities = _log_softmax(logits).exp()
         return self._of(probabilities, batch["distractors"]) - self._of(probabilities, batch["answers"])
 
@@ -114,6 +122,7 @@ class ProbabilityDifference(Objective):
         return total / (tokens >= 0).sum(-1).clamp(min=1) if self.reduction == "mean" else total
 
 
+@OBJECTIVES.register
 class MatchLogitDifference(Objective):
     """KL, and with a weight how far the logit difference is from the full model's: ``KL + weight * |ld - ld_full|``.
 
@@ -132,15 +141,16 @@ class MatchLogitDifference(Objective):
             raise ValueError(f"the weight of the logit difference must not be negative, got {weight}")
         self.weight = weight
 
-    def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
         here, full = (logit_difference(each, batch["answers"], batch["distractors"]) for each in (logits, full_logits))
         return kl_divergence(logits, full_logits) + self.weight * (here - full).abs()
 
 
+@OBJECTIVES.register
 class CrossEntropy(Objective):
     """Minus the log of the probability of the answers, taken together, in nats."""
 
-    def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
         return -_logits_at(_log_softmax(logits), batch["answers"], float("-inf")).logsumexp(-1)
 
 

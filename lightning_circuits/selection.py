@@ -40,8 +40,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lightning_circuits.files.formats import reader_nodes
-from lightning_circuits.layout import Layout
+from lightning_circuits.layout import Layout, reader_nodes
 
 
 def top_n(scores: Tensor, n: int, absolute: bool = False, layout: Layout | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_circuits.ablation import ABLATIONS, Ablation, make_ablation, run_pair
+from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, wrap
 from tests.support.oracle import ALL_OPEN, VOCABULARY, Pairs, oracle, stock_logits, tiny_model
@@ -82,7 +82,7 @@ def loop_means(family: str, name: str) -> dict[str, list[Tensor]]:
 
 
 def fitted(name: str, model: CircuitModel, rows: Prompts, size: int = 3, side: str = "right") -> Ablation:
-    ablation = make_ablation(name)
+    ablation = ABLATIONS.make(name)
     ablation.fit(model, batched(rows, size, side))
     return ablation
 
@@ -90,7 +90,7 @@ def fitted(name: str, model: CircuitModel, rows: Prompts, size: int = 3, side: s
 def check_against_loops(family: str, name: str, ablation: Ablation, rows: Prompts, side: str) -> None:
     """Every real token of every prompt carries the oracle's mean."""
     model, batch, expected = wrapped(family), collate(rows, side), loop_means(family, name)
-    _, corrupt = run_pair(model, batch)
+    _, corrupt = model.run_pair(batch)
     reference = ablation.reference(batch, corrupt)
     assert reference.shape == corrupt.shape and reference.dtype == model.dtype and reference.isfinite().all()
     for w, writer in enumerate(model.layout.writer_names):
@@ -127,7 +127,7 @@ def test_means_do_not_depend_on_how_prompts_are_batched(
 def test_means_do_not_depend_on_how_prompts_are_batched_in_float32(name: str) -> None:
     model = wrapped("gpt2", torch.float32)
     batch = collate(prompts(), "right")
-    _, corrupt = run_pair(model, batch)
+    _, corrupt = model.run_pair(batch)
     ways = [
         fitted(name, model, prompts(), size, side).reference(batch, corrupt.clone())
         for size, side in ((1, "right"), (3, "left"), (7, "right"))
@@ -146,20 +146,20 @@ def test_means_of_a_second_data_set_replace_those_of_the_first(name: str) -> Non
 
 
 def test_means_can_be_taken_over_a_generator_of_batches() -> None:
-    ablation = make_ablation("mean-positional")
+    ablation = ABLATIONS.make("mean-positional")
     ablation.fit(wrapped("gpt2"), iter(batched(prompts(), 4, "left")))
     check_against_loops("gpt2", "mean-positional", ablation, prompts(), "left")
 
 
 @models
-@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("name", ABLATIONS.names())
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_circuit_under_every_ablation_is_that_of_the_oracle(family: str, name: str, side: str) -> None:
     """Ablation and masked computation together, for a random circuit."""
     model, batch = wrapped(family), collate(prompts(), side)
     layout, ablation = model.layout, fitted(name, model, prompts())
     circuit = torch.rand(layout.n_edges, generator=torch.Generator().manual_seed(0)) < 0.5
-    _, corrupt = run_pair(model, batch)
+    _, corrupt = model.run_pair(batch)
     logits = masked_logits(
         model,
         circuit.float(),
@@ -189,7 +189,7 @@ def test_a_circuit_under_every_ablation_is_that_of_the_oracle(family: str, name:
 def test_one_forward_gives_the_clean_logits_and_the_corrupt_writers(family: str, side: str) -> None:
     model, batch = wrapped(family), collate(prompts(), side)
     pairs = as_pairs(batch)
-    logits, corrupt = run_pair(model, batch)
+    logits, corrupt = model.run_pair(batch)
     torch.testing.assert_close(logits, stock_logits(model.model, pairs.clean_ids, pairs), atol=1e-9, rtol=1e-9)
     expected = oracle(model.model, ALL_OPEN, pairs.corrupt_ids, pairs).writers
     real = batch["attention_mask"].bool()
@@ -198,12 +198,12 @@ def test_one_forward_gives_the_clean_logits_and_the_corrupt_writers(family: str,
     assert not logits.requires_grad and not corrupt.requires_grad
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("name", ABLATIONS.names())
 def test_a_reference_can_be_consumed(name: str) -> None:
     """The masked computation writes over its reference: the next batch must not notice."""
     model, batch = wrapped("gpt2"), collate(prompts(), "right")
     ablation = fitted(name, model, prompts())
-    _, corrupt = run_pair(model, batch)
+    _, corrupt = model.run_pair(batch)
     first = ablation.reference(batch, corrupt.clone())
     kept = first.clone()
     first.fill_(torch.nan)
@@ -212,36 +212,36 @@ def test_a_reference_can_be_consumed(name: str) -> None:
 
 def test_interchange_carries_the_corrupt_run_and_zero_nothing() -> None:
     corrupt = torch.randn(3, 2, 4, 5)
-    assert torch.equal(make_ablation("interchange").reference({}, corrupt), corrupt)
-    zero = make_ablation("zero").reference({}, corrupt)
+    assert torch.equal(ABLATIONS.make("interchange").reference({}, corrupt), corrupt)
+    zero = ABLATIONS.make("zero").reference({}, corrupt)
     assert zero.shape == corrupt.shape and zero.count_nonzero() == 0
 
 
 def test_ablations_go_by_their_names() -> None:
-    assert list(ABLATIONS) == ["interchange", "zero", "mean", "mean-positional"]
-    assert all(make_ablation(name).name == name for name in ABLATIONS)
+    assert ABLATIONS.names() == ["interchange", "zero", "mean", "mean-positional"]
+    assert all(ABLATIONS.make(name).name == name for name in ABLATIONS)
 
 
 def test_an_unknown_ablation_is_refused_with_those_known() -> None:
     with pytest.raises(ValueError, match=r"'resample'.*interchange, zero, mean, mean-positional"):
-        make_ablation("resample")
+        ABLATIONS.make("resample")
 
 
 @means
 def test_a_mean_that_was_never_taken_is_refused(name: str) -> None:
     with pytest.raises(RuntimeError, match=rf"{name} ablation needs the means.*fit\(model, loader\)"):
-        make_ablation(name).reference(collate(prompts(), "right"), torch.zeros(1))
+        ABLATIONS.make(name).reference(collate(prompts(), "right"), torch.zeros(1))
 
 
 @means
 def test_a_loader_without_batches_has_no_mean(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} ablation: the loader for the means has no batch"):
-        make_ablation(name).fit(wrapped("gpt2"), [])
+        ABLATIONS.make(name).fit(wrapped("gpt2"), [])
 
 
 def test_a_prompt_longer_than_all_that_means_were_taken_over_is_refused() -> None:
     model, batch = wrapped("gpt2"), collate(prompts(), "left")
-    _, corrupt = run_pair(model, batch)
+    _, corrupt = model.run_pair(batch)
     short = [row for row in prompts() if len(row[0]) <= 3]
     with pytest.raises(ValueError, match=r"mean-positional ablation: a prompt of 5 tokens.*at most 3"):
         fitted("mean-positional", model, short).reference(batch, corrupt)

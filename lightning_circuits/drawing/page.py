@@ -116,11 +116,8 @@ def page(
         FileNotFoundError: no such curve.
     """
     circuits = [circuit] if other is None else [circuit, other]
-    if other is not None and other.layout != circuit.layout:
-        raise ValueError(
-            "two circuits of different layouts cannot be shown on one page: "
-            f"{circuit.layout.difference(other.layout)} ({circuit.layout} and {other.layout})"
-        )
+    if other is not None:
+        circuit.layout.require(other.layout, "the second circuit of the page")
     names = _names(circuits) if names is None else [str(name) for name in names]
     if len(names) != len(circuits):
         raise ValueError(f"{len(circuits)} circuits on the page, but {len(names)} names: {', '.join(names)}")

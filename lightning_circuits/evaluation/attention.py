@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import Ablation, Batch, run_pair
+from lightning_circuits.ablation import Ablation, InterchangeAblation
+from lightning_circuits.batch import Batch, on_device, on_device
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, Context
@@ -70,8 +71,7 @@ def attention_patterns(
         ValueError: a circuit of another layout; no such head; a circuit without heads, and none named.
     """
     layout = model.layout
-    if circuit.layout != layout:
-        raise ValueError(f"the circuit is not of this model's layout: {circuit.layout.difference(layout)}")
+    layout.require(circuit.layout, "the circuit")
     if heads is None:
         heads = [name for name in circuit.node_names() if name.startswith("a")]
         if not heads:
@@ -79,9 +79,9 @@ def attention_patterns(
     for name in heads:
         if not name.startswith("a") or name not in layout.writer_names:
             raise ValueError(f"no head {name!r} in {layout}: heads are named like 'a0.h1'")
-    batch = {key: value.to(model.device) for key, value in batch.items()}
-    _, corrupt = run_pair(model, batch)
-    reference = (Ablation() if ablation is None else ablation).reference(batch, corrupt)
+    batch = on_device(batch, model.device)
+    _, corrupt = model.run_pair(batch)
+    reference = (InterchangeAblation() if ablation is None else ablation).reference(batch, corrupt)
     # With every edge open it does not matter what cut edges carry.
     full = _attention(model, torch.ones(layout.n_edges), batch, torch.zeros_like(reference), heads)
     own = _attention(model, circuit.members.float(), batch, reference, heads)

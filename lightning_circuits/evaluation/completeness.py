@@ -12,7 +12,7 @@ Nobody can try every K. Two ways to draw some: at random, and greedily, part by 
 incompleteness largest. Parts are nodes (heads and MLPs) or edges, by their names; to knock out a node is to cut every
 edge that leaves it. A cut edge carries what the ablation says.
 
-    >>> loader, ablation = data.val_dataloader(), make_ablation("interchange")                         # doctest: +SKIP
+    >>> loader, ablation = data.val_dataloader(), ABLATIONS.make("interchange")                         # doctest: +SKIP
     >>> drawn = random_knockouts(circuit, n=20, of="nodes", seed=0)                                    # doctest: +SKIP
     >>> rich.print(knockouts_table(completeness(model, circuit, drawn, loader, ablation)))             # doctest: +SKIP
     >>> worst = greedy_knockout(model, circuit, loader, ablation, steps=5, of="edges")[-1]             # doctest: +SKIP
@@ -31,7 +31,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import Ablation, Batch
+from lightning_circuits.ablation import Ablation
+from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.per_prompt import logit_differences
 from lightning_circuits.layout import Layout

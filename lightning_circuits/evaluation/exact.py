@@ -5,7 +5,7 @@ streams that it makes are the same for all circuits; only the forward with gated
 cost nothing: with every edge open it is the stock model, and with every edge cut the logits read what the references
 alone make.
 
-    >>> full_logits, corrupt = run_pair(model, batch)                                                   # doctest: +SKIP
+    >>> full_logits, corrupt = model.run_pair(batch)                                                   # doctest: +SKIP
     >>> run = ExactAblation(model, batch, full_logits, ablation.reference(batch, corrupt))              # doctest: +SKIP
     >>> run.logits(circuit.members), run.empty_logits                                                   # doctest: +SKIP
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import Batch
+from lightning_circuits.batch import Batch
 from lightning_circuits.masked import masked_stream, reference_streams
 from lightning_circuits.models import CircuitModel
 

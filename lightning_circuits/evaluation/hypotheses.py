@@ -23,7 +23,7 @@ is a hypothesis about the logit difference ``s`` on a random prompt, and can be 
 How near two circuits are is the mean over prompts of ``|s(one) - s(other)|``. Random circuits are made of random paths
 from the input to the logits (`random_paths`), for edges that are merely scattered do nothing and are no match.
 
-    >>> report = examine(model, circuit, loader, make_ablation("interchange"))                         # doctest: +SKIP
+    >>> report = examine(model, circuit, loader, ABLATIONS.make("interchange"))                        # doctest: +SKIP
     >>> rich.print(hypotheses_table(report))                                                           # doctest: +SKIP
 
 All runs of the model are made once and give one matrix, circuits by prompts (`per_prompt.logit_differences`). The tests
@@ -49,11 +49,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import Ablation, Batch
+from lightning_circuits.ablation import Ablation
+from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.per_prompt import logit_differences
-from lightning_circuits.files.formats import reader_nodes
-from lightning_circuits.layout import Layout
+from lightning_circuits.layout import Layout, reader_nodes
 from lightning_circuits.models import CircuitModel
 
 TIE = 1e-4
@@ -401,8 +401,7 @@ def examine(
             alpha that is no such thing.
     """
     layout = circuit.layout
-    if layout != model.layout:
-        raise ValueError(f"the circuit is not of this model's layout: {layout.difference(model.layout)}")
+    model.layout.require(layout, "the circuit")
     if circuit.n_edges in (0, layout.n_edges):
         raise ValueError(
             f"a circuit of {circuit.n_edges:,} of {layout.n_edges:,} edges claims nothing that can be tested"

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import Ablation, Batch, run_pair
+from lightning_circuits.ablation import Ablation
+from lightning_circuits.batch import Batch, on_device, on_device
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.exact import ExactAblation
 from lightning_circuits.models import CircuitModel
@@ -51,8 +52,8 @@ def logit_differences(
         raise ValueError("no circuits to run")
     rows: list[list[Tensor]] = [[] for _ in members]
     for batch in batches:
-        batch = {key: value.to(model.device) for key, value in batch.items()}
-        full_logits, corrupt = run_pair(model, batch)
+        batch = on_device(batch, model.device)
+        full_logits, corrupt = model.run_pair(batch)
         run = ExactAblation(model, batch, full_logits, ablation.reference(batch, corrupt))
         for row, edges in zip(rows, members, strict=True):
             row.append(logit_difference(run.logits(edges), batch["answers"], batch["distractors"]).double().cpu())
@@ -66,6 +67,5 @@ def _members(model: CircuitModel, circuit: Circuit | Tensor) -> Tensor:
         if circuit.dtype != torch.bool:
             raise TypeError(f"the members of a circuit are a bool tensor, got {circuit.dtype}; choose edges first")
         return model.layout.check(circuit)
-    if circuit.layout != model.layout:
-        raise ValueError(f"a circuit is not of this model's layout: {circuit.layout.difference(model.layout)}")
+    model.layout.require(circuit.layout, "a circuit")
     return circuit.members

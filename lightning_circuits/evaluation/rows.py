@@ -15,7 +15,7 @@ approximation, no gradient, no soft gates. A figure by itself says little, so ev
 Pruning never changes what a circuit puts out under interchange ablation. Under zero and mean ablation it does, a pruned
 circuit is a different circuit there, and gets a row of its own.
 
-    >>> rows = evaluate(model, {"1%": circuit}, loader, [make_ablation("interchange")])          # doctest: +SKIP
+    >>> rows = evaluate(model, {"1%": circuit}, loader, [ABLATIONS.make("interchange")])          # doctest: +SKIP
     >>> rows[2].circuit, rows[2].faithfulness, rows[2].edges, rows[2].edges_pruned               # doctest: +SKIP
     ('1%', 0.97, 325, 301)
     >>> rich.print(rows_table(rows))                                        # drawing.tables       # doctest: +SKIP
@@ -34,7 +34,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import Ablation, Batch, run_pair
+from lightning_circuits.ablation import Ablation
+from lightning_circuits.batch import Batch, on_device, on_device
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.exact import ExactAblation
 from lightning_circuits.evaluation.metrics import CircuitFaithfulness
@@ -131,8 +132,8 @@ def evaluate(
     for number, batch in enumerate(batches):
         if number % world_size != rank:
             continue
-        batch = {key: value.to(model.device) for key, value in batch.items()}
-        full_logits, corrupt = run_pair(model, batch)
+        batch = on_device(batch, model.device)
+        full_logits, corrupt = model.run_pair(batch)
         stack = torch.empty_like(corrupt)
         for ablation in ablations:
             run = ExactAblation(model, batch, full_logits, ablation.reference(batch, corrupt), stack)
@@ -159,11 +160,10 @@ def _lineup(
     lineup = {"full": Circuit.full(layout), "empty": Circuit.empty(layout)}
     for name, members in circuits.items():
         circuit = members if isinstance(members, Circuit) else Circuit(layout, members)
-        if circuit.layout != layout:
-            raise ValueError(f"circuit {name!r} is not of this model's layout: {circuit.layout.difference(layout)}")
+        layout.require(circuit.layout, f"circuit {name!r}")
         rows = {name: circuit}
         pruned = circuit.prune()
-        if ablation.name != "interchange" and pruned != circuit:
+        if not ablation.pruning_keeps_output and pruned != circuit:
             rows[f"{name} pruned"] = pruned
         if company:
             rows[f"{name} random"] = Circuit.random(layout, circuit.n_edges, seed)

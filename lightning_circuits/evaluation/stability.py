@@ -22,17 +22,16 @@ A Jaccard index means little without its level by chance: two random circuits wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.selection import top_n
-
-Batch = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,8 @@ def stability(circuits: Sequence[Circuit | Tensor]) -> Stability:
     if len(circuits) < 2:
         raise ValueError(f"stability is of at least two circuits, got {len(circuits)}")
     layouts = [circuit.layout for circuit in circuits if isinstance(circuit, Circuit)]
-    for layout in layouts:
-        if layout != layouts[0]:
-            raise ValueError(f"circuits of different layouts cannot be compared: {layouts[0].difference(layout)}")
+    for number, layout in enumerate(layouts):
+        layouts[0].require(layout, f"circuit {number}")
     members = [circuit.members if isinstance(circuit, Circuit) else circuit for circuit in circuits]
     if odd := [row for row in members if row.dtype != torch.bool]:
         raise TypeError(f"the members of a circuit are a bool tensor, got {odd[0].dtype}; choose edges first")

@@ -1,6 +1,6 @@
 """How each model family is read as writers and readers: one small file per family, and a registry."""
 
-from lightning_circuits.models.base import CircuitModel, Context, Sizes
+from lightning_circuits.models.base import CircuitModel, Context, Dimensions
 from lightning_circuits.models.registry import register, wrap
 
-__all__ = ["CircuitModel", "Context", "Sizes", "register", "wrap"]
+__all__ = ["CircuitModel", "Context", "Dimensions", "register", "wrap"]

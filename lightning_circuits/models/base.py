@@ -13,7 +13,7 @@ share stands here.
 Nothing here is copied or changed: `wrap` freezes the parameters and puts the model in eval mode, no more.
 
 What Hugging Face models have in common (a config with the sizes, a decoder and `lm_head`) is asked for in three places,
-`read_sizes`, `logits` and `head`. A subclass that says these too reads a model of any other origin.
+`read_dimensions`, `logits` and `head`. A subclass that says these too reads a model of any other origin.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_circuits.batch import Batch
 from lightning_circuits.layout import Layout
 
 
@@ -45,7 +46,7 @@ class Context:
     rotary: tuple[Tensor, Tensor] | None = None
 
 
-class Sizes(NamedTuple):
+class Dimensions(NamedTuple):
     """Of a model: decoder blocks, query heads of a block, K/V groups of a block, width of the residual stream."""
 
     n_layers: int
@@ -74,20 +75,23 @@ class CircuitModel:
         if kv not in ("head", "group"):
             raise ValueError(f"kv must be 'head' or 'group', got {kv!r}")
         self.model = model.eval().requires_grad_(False) if freeze else model
-        sizes = self.read_sizes(model)
-        self.n_groups = sizes.n_groups
+        dimensions = self.read_dimensions(model)
+        self.n_groups = dimensions.n_groups
         self.layout = Layout(
-            sizes.n_layers, sizes.n_heads, sizes.d_model, sizes.n_heads if kv == "head" else sizes.n_groups
+            dimensions.n_layers,
+            dimensions.n_heads,
+            dimensions.d_model,
+            dimensions.n_heads if kv == "head" else dimensions.n_groups,
         )
 
     # ---- what Hugging Face models have in common ---------------------------------------------------------------
 
     @staticmethod
-    def read_sizes(model: Any) -> Sizes:
+    def read_dimensions(model: Any) -> Dimensions:
         config = model.config
         heads = config.num_attention_heads
         groups = getattr(config, "num_key_value_heads", None) or heads
-        return Sizes(config.num_hidden_layers, heads, groups, config.hidden_size)
+        return Dimensions(config.num_hidden_layers, heads, groups, config.hidden_size)
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
         """The model's own forward: prompts ``[B, T]`` to logits ``[B, V]`` at ``positions`` ``[B]``.
@@ -278,6 +282,23 @@ class CircuitModel:
             input_ids = torch.zeros_like(attention_mask, dtype=torch.int64)
         with self._embed_as(embedding), self._record(writers, subtract), self._record_streams(streams):
             return self.logits(input_ids, attention_mask, positions)
+
+    def run_pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The stock model on both prompts of every pair, in one forward.
+
+        Returns:
+            the full model's logits on the clean prompts ``[B, V]``, and every writer's output on the corrupt ones
+            ``[n_writers, B, T, d]``, freshly allocated: the masked computation may consume it.
+        """
+        n = len(batch["clean_ids"])
+        corrupt = self.new_stack(batch["clean_ids"].shape)
+        logits = self.run(
+            torch.cat([batch["clean_ids"], batch["corrupt_ids"]]),
+            batch["attention_mask"].repeat(2, 1),
+            batch["positions"].repeat(2),
+            writers=corrupt,
+        )
+        return logits[:n], corrupt
 
     @contextmanager
     def _embed_as(self, embedding: Tensor | None) -> Iterator[None]:

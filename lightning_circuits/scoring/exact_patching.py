@@ -15,7 +15,7 @@ a forward for each edge, but a small one:
 
 So an edge costs the part of a stock forward that lies above it: on average a third, as most edges are high up.
 
-    >>> patching = Patching(model, batch, make_ablation("interchange"), LogitDifference())       # doctest: +SKIP
+    >>> patching = Patching(model, batch, ABLATIONS.make("interchange"), LogitDifference())       # doctest: +SKIP
     >>> for chunk in chunks(model.layout, edges_per_batch=64):                                   # doctest: +SKIP
     ...     scores[chunk] = patching.scores(chunk).mean(-1)
 """
@@ -25,7 +25,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import Ablation, Batch
+from lightning_circuits.ablation import Ablation
+from lightning_circuits.batch import Batch, repeated
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.base import project
@@ -105,7 +106,7 @@ class Patching:
             float32 (float64 for a model in float64) ``[len(edges), B]``; positive where the edge helps.
         """
         n = len(edges)
-        batch = {key: _repeat(value, n) for key, value in self.batch.items()}
+        batch = repeated(self.batch, n)
         loss = self.objective(self.logits(edges).flatten(0, 1), batch, _repeat(self.full_logits, n))
         return loss.view(n, -1) - self.full_loss
 

@@ -14,7 +14,7 @@ one descent: layer by layer from the top, recompute that layer alone, take the g
 with the differences. All steps of an integral go down together as one large batch, and are added up before anything
 wide is done with them.
 
-    >>> edges, writers = attribute(model, batch, LogitDifference(), make_ablation("interchange"))   # doctest: +SKIP
+    >>> edges, writers = attribute(model, batch, LogitDifference(), ABLATIONS.make("interchange"))   # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import Ablation, Batch
+from lightning_circuits.ablation import Ablation
+from lightning_circuits.batch import Batch, copied
 from lightning_circuits.models import CircuitModel, Context
 from lightning_circuits.models.open_attention import attention_gradients, attention_output, mlp_gradient
 from lightning_circuits.objectives import Objective, losses
@@ -102,10 +103,10 @@ def attribute(
     """
     # In Lightning's inference mode nothing can be differentiated, and tensors made there cannot be saved for it.
     with torch.inference_mode(False), torch.no_grad():
-        batch = {key: value.clone() for key, value in batch.items()}
+        batch = copied(batch)
         ids, mask, positions = batch["clean_ids"], batch["attention_mask"], batch["positions"]
         # The ends of the line are runs that are made anyhow; the points between are one more.
-        ends = (0.0, 1.0) if ablation.name == "interchange" else (1.0,)
+        ends = (0.0, 1.0) if ablation.starts_at_corrupt else (1.0,)
         points = sorted(points, key=lambda point: point.at not in ends)
         streams = new_streams(model, len(points) * len(ids), ids.shape[1])
         steps = dict(zip([point.at for point in points], streams.split(len(ids), dim=1), strict=True))
@@ -154,7 +155,7 @@ def attribute_activations(
     one descent on the clean streams takes the gradients of all runs at once.
     """
     with torch.inference_mode(False), torch.no_grad():
-        batch = {key: value.clone() for key, value in batch.items()}
+        batch = copied(batch)
         ids, mask, positions = batch["clean_ids"], batch["attention_mask"], batch["positions"]
         corrupt = model.new_stack(ids.shape)
         model.run(batch["corrupt_ids"], mask, positions, writers=corrupt)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_circuits.batch import Batch
 from lightning_circuits.objectives import Objective
 from lightning_circuits.scoring.exact_patching import Patching, chunks
 from lightning_circuits.search.one_pass import Attribution
@@ -62,7 +63,7 @@ class ActivationPatching(Attribution):
         """The edges of each epoch, as `patching.chunks` has them."""
         return chunks(self.layout, self.edges_per_batch)
 
-    def attribute(self, batch: dict[str, Tensor]) -> tuple[Tensor, None]:
+    def attribute(self, batch: Batch) -> tuple[Tensor, None]:
         patching = Patching(self.circuit_model, batch, self.ablation, self.objective)
         scores = torch.zeros_like(self.edge_sums, requires_grad=False)
         edges = self.parts[self._part]
@@ -73,7 +74,7 @@ class ActivationPatching(Attribution):
         super().edge_scores()  # which says so if there are none yet
         return (self.edge_sums / self.prompts.clamp(min=1)).detach().float()
 
-    def scores_over(self, batches: Callable[[], Iterable[dict[str, Tensor]]]) -> Tensor:
+    def scores_over(self, batches: Callable[[], Iterable[Batch]]) -> Tensor:
         totals = [torch.zeros_like(sums) for sums in self._sums()]
         for part in range(len(self.parts)):
             self._part = part
@@ -96,7 +97,7 @@ class ActivationPatching(Attribution):
     def _sums(self) -> list[nn.Parameter]:
         return [*super()._sums(), self.prompts]
 
-    def _contribution(self, batch: dict[str, Tensor], batch_idx: int) -> list[Tensor]:
+    def _contribution(self, batch: Batch, batch_idx: int) -> list[Tensor]:
         edges, writers, examples, prompts = super()._contribution(batch, batch_idx)
         prompts[self.parts[self._part].to(prompts.device)] = examples
         return [edges, writers, examples, prompts]
@@ -115,7 +116,7 @@ class ActivationPatching(Attribution):
         super().on_fit_end()
         self.trainer.check_val_every_n_epoch, self.trainer.val_check_interval = self._validation
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
         self._part = self.current_epoch
         if batch_idx == 0:
             self.rows.zero_()  # every pass begins with the first row

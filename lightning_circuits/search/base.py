@@ -22,7 +22,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_circuits import selection
-from lightning_circuits.ablation import MeanAblation, make_ablation
+from lightning_circuits.ablation import ABLATIONS
+from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel, wrap
@@ -58,7 +59,7 @@ class CircuitSearch(pl.LightningModule):
     ) -> None:
         refuse_mixture(self)
         super().__init__()
-        self.ablation = make_ablation(ablation)
+        self.ablation = ABLATIONS.make(ablation)
         self.objective = KL() if objective is None else objective
         self.seed = seed
         self.read_model(model, kv, dtype)
@@ -150,10 +151,10 @@ class CircuitSearch(pl.LightningModule):
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
     def on_fit_start(self) -> None:
-        if isinstance(self.ablation, MeanAblation):
+        if self.ablation.needs_data:
             self.ablation.fit(self.circuit_model, whole_split(self.trainer, "train"))
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Nothing: circuits are judged by callbacks.FaithfulnessValidation, over the same batches."""
 
     test_step = validation_step

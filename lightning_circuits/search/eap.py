@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lightning_circuits.batch import Batch
 from lightning_circuits.scoring.gradients import attribute
 from lightning_circuits.search.one_pass import Attribution
 
@@ -18,5 +19,5 @@ class EAP(Attribution):
     differ: there, means are taken over nodes, and of the last token of each prompt alone.
     """
 
-    def attribute(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def attribute(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return attribute(self.circuit_model, batch, self.objective, self.ablation)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from lightning_circuits.batch import Batch
 from lightning_circuits.objectives import Objective
 from lightning_circuits.scoring.gradients import Point, attribute, integral
 from lightning_circuits.search.one_pass import Attribution
@@ -52,7 +53,7 @@ class EAPIG(Attribution):
         super().__init__(model, ablation, objective, absolute, kv, dtype, seed)
         self.steps, self.rule = steps, rule
 
-    def attribute(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def attribute(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return attribute(self.circuit_model, batch, self.objective, self.ablation, self.points)
 
     def describe(self) -> dict[str, object]:
@@ -65,6 +66,6 @@ class CleanCorrupted(Attribution):
     Arguments are those of `Attribution`. Under interchange ablation this is the library EAP-IG's "clean-corrupted".
     """
 
-    def attribute(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def attribute(self, batch: Batch) -> tuple[Tensor, Tensor]:
         ends = (Point(0.0, 0.5), Point(1.0, 0.5))
         return attribute(self.circuit_model, batch, self.objective, self.ablation, ends)

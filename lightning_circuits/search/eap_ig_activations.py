@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from lightning_circuits.batch import Batch
 from lightning_circuits.objectives import Objective
 from lightning_circuits.scoring.gradients import attribute_activations
 from lightning_circuits.search.one_pass import Attribution
@@ -56,7 +57,7 @@ class EAPIGActivations(Attribution):
         super().__init__(model, ablation, objective, absolute, kv, dtype, seed)
         self.steps, self.pooled = steps, pooled
 
-    def attribute(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def attribute(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return attribute_activations(self.circuit_model, batch, self.objective, self.ablation, self.steps, self.pooled)
 
     def describe(self) -> dict[str, object]:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_circuits.ablation import run_pair
+from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.gates import Gate, TopK
 from lightning_circuits.masked import masked_logits
@@ -94,8 +94,8 @@ class EdgePruning(CircuitSearch):
             scores = self.trainer.strategy.broadcast(scores.abs() if method.absolute else scores)
             self.gate.start_from(self._start_scores(scores))
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        full_logits, corrupt = run_pair(self.circuit_model, batch)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        full_logits, corrupt = self.circuit_model.run_pair(batch)
         progress = self._progress()
         done = self.trainer.fit_loop.total_batch_idx
         gates = self.gate(self._generator(1 + done), done * self.trainer.world_size + self.global_rank, progress)
@@ -154,10 +154,7 @@ class EdgePruning(CircuitSearch):
         if isinstance(start, (str, Path)):
             start = Circuit.load(start, self.layout)
         if isinstance(start, Circuit):
-            if start.layout != self.layout:
-                raise ValueError(
-                    f"the warm start is a circuit of another layout: {self.layout.difference(start.layout)}"
-                )
+            self.layout.require(start.layout, "the circuit to start from")
             start = start.members.float() if start.scores is None else start.scores
         scores = self.layout.check(start).float()
         if not scores.isfinite().all():

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_circuits.batch import Batch
 from lightning_circuits.scoring.gradients import information_flow
 from lightning_circuits.search.one_pass import Attribution
 
@@ -24,6 +25,6 @@ class InformationFlowRoutes(Attribution):
     Ablation and objective play no part in the scores.
     """
 
-    def attribute(self, batch: dict[str, Tensor]) -> tuple[Tensor, None]:
+    def attribute(self, batch: Batch) -> tuple[Tensor, None]:
         with torch.no_grad():
             return information_flow(self.circuit_model, batch), None

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_circuits.ablation import MeanAblation
+from lightning_circuits.batch import Batch, on_device, first_rows, on_device
 from lightning_circuits.objectives import LogitDifference, Objective
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.splits import Share, share_of
@@ -82,7 +82,7 @@ class Attribution(CircuitSearch):
 
     # ---- what a method says ------------------------------------------------------------------------------------
 
-    def attribute(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    def attribute(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Scores of the edges ``[n_edges]`` and of the writers ``[n_writers]`` (or None), summed over a batch."""
         raise NotImplementedError(f"{type(self).__name__} does not say attribute(batch)")
 
@@ -103,13 +103,13 @@ class Attribution(CircuitSearch):
             return None
         return (self.writer_sums / self.examples).detach().float()
 
-    def scores_over(self, batches: Callable[[], Iterable[dict[str, Tensor]]]) -> Tensor:
+    def scores_over(self, batches: Callable[[], Iterable[Batch]]) -> Tensor:
         """Edge scores without a Trainer, float32 ``[n_edges]``; ``batches()`` begins a pass over the prompts."""
         self._forget()
-        if isinstance(self.ablation, MeanAblation):
+        if self.ablation.needs_data:
             self.ablation.fit(self.circuit_model, batches())
         for index, batch in enumerate(batches()):
-            batch = {key: value.to(self.circuit_model.device) for key, value in batch.items()}
+            batch = on_device(batch, self.circuit_model.device)
             for sums, more in zip(self._sums(), self._contribution(batch, index), strict=True):
                 sums.data += more
         return self.edge_scores()
@@ -156,7 +156,7 @@ class Attribution(CircuitSearch):
         for sums in (*self._sums(), self.rows):
             sums.data.zero_()
 
-    def _contribution(self, batch: dict[str, Tensor], batch_idx: int) -> list[Tensor]:
+    def _contribution(self, batch: Batch, batch_idx: int) -> list[Tensor]:
         """What a batch adds to each of the sums, all processes together, in float64.
 
         Raises:
@@ -165,7 +165,7 @@ class Attribution(CircuitSearch):
         more = [torch.zeros_like(sums, requires_grad=False) for sums in self._sums()]
         rows = len(batch["clean_ids"])
         if new := self._share.new_rows(int(self.rows) // self._share.replicas, rows):
-            edges, writers = self.attribute({key: value[:new] for key, value in batch.items()})
+            edges, writers = self.attribute(first_rows(batch, new))
             more[0] += self.layout.check(edges.detach())
             if writers is not None:
                 more[1] += writers.detach()
@@ -232,7 +232,7 @@ class Attribution(CircuitSearch):
                 "lightning_circuits.datamodules have them)"
             )
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
         for sums, more in zip(self._sums(), self._contribution(batch, batch_idx), strict=True):
             sums.grad = more

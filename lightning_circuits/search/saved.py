@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.objectives import Objective
 from lightning_circuits.search.base import CircuitSearch
@@ -69,5 +70,5 @@ class SavedCircuit(CircuitSearch):
             "a saved circuit is not trained: use 'test' or 'validate' with SavedCircuit, or fit another method"
         )
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Never reached: there for Lightning to get as far as asking for the optimizers, which says what is wrong."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_circuits.ablation import make_ablation
+from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.callbacks import CircuitExport, FaithfulnessValidation, faithfulness
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
@@ -131,7 +131,7 @@ def test_measuring_changes_nothing_about_training(data: IOIDataModule) -> None:
 
 
 def test_rows_are_exact_ablation_on_the_validation_split_and_then_on_the_test_split(data: IOIDataModule) -> None:
-    ablations = [make_ablation("interchange"), make_ablation("mean-positional")]
+    ablations = [ABLATIONS.make("interchange"), ABLATIONS.make("mean-positional")]
     ablations[1].fit(Drift().circuit_model, data.train_dataloader())
     search, validation = (
         Drift(),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import make_ablation
+from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.callbacks import FaithfulnessCurve
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.commands.compare import find
@@ -83,7 +83,7 @@ def test_the_curve_is_exact_ablation_of_the_best_edges(data: IOIDataModule, tmp_
     )
 
     total = search.layout.n_edges
-    ablations = [make_ablation("interchange"), make_ablation("mean")]
+    ablations = [ABLATIONS.make("interchange"), ABLATIONS.make("mean")]
     ablations[1].fit(search.circuit_model, data.train_dataloader())
     for ablation in ablations:
         order = search.scores.detach().argsort(descending=True)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
-from lightning_circuits.ablation import make_ablation
+from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.callbacks import CircuitProbe
 from lightning_circuits.callbacks.probe import METHODS, at_rest
 from lightning_circuits.datamodules import IOIDataModule
@@ -71,11 +71,13 @@ def test_a_probe_finds_what_attribution_and_exact_ablation_find(method: str) -> 
     """On a model that stands still (no learning rate), against the same asked for prompt by prompt."""
     probe = CircuitProbe(small(), every_n_steps=1, sizes=[40, 0.1], method=method, faithfulness=0.5)
     fit(probe, Mine(trainable(), lr=0.0), max_steps=1)
-    model, total = wrap(load_model("tiny-ioi")), 0.0
+    model, total, interchange = wrap(load_model("tiny-ioi")), 0.0, ABLATIONS.make("interchange")
     for batch in small(batch_size=1).train_dataloader():
-        total = total + attribute(model, batch, LogitDifference(), make_ablation("interchange"), METHODS[method]).edges
+        total = total + attribute(model, batch, LogitDifference(), interchange, METHODS[method]).edges
     members = {"40 edges": top_n(total, 40), "10%": top_n(total, round(0.1 * model.layout.n_edges))}
-    rows = evaluate(model, members, small(batch_size=1).val_dataloader(), [make_ablation("interchange")], company=False)
+    rows = evaluate(
+        model, members, small(batch_size=1).val_dataloader(), [ABLATIONS.make("interchange")], company=False
+    )
     [found] = probe.history
     assert found.step == 1
     for name, chosen in members.items():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import make_ablation
+from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation.attention import Patterns, attention_patterns, patterns_figure
@@ -63,7 +63,7 @@ def test_in_a_circuit_they_are_those_of_the_oracle(family: str, ablation: str) -
     gates = dict(zip(names, circuit.members.double().tolist(), strict=True))
     corrupt = oracle(stock, ALL_OPEN, prompts.corrupt_ids, prompts).writers
     run = oracle(stock, gates, prompts.clean_ids, prompts, corrupt if ablation == "interchange" else None)
-    found = attention_patterns(model, circuit, as_batch(prompts), make_ablation(ablation), all_heads(model))
+    found = attention_patterns(model, circuit, as_batch(prompts), ABLATIONS.make(ablation), all_heads(model))
 
     rows = iter(run.attention)  # by prompt, head, query; the keys within reach of each
     for weights in real_parts(found.circuit, prompts.attention_mask):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import make_ablation
+from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation import completeness as module
@@ -29,7 +29,7 @@ from lightning_circuits.models.loading import load_model
 from tests.support.ioi_circuit import ioi_circuit
 from tests.support.oracle import Pairs, oracle
 
-INTERCHANGE = make_ablation("interchange")
+INTERCHANGE = ABLATIONS.make("interchange")
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,9 @@ def test_means_of_scores_are_what_evaluate_says(model: CircuitModel, data: IOIDa
     loader = data.val_dataloader()
     runs = [Circuit.full(model.layout), Circuit.empty(model.layout), circuit, circuit.complement()]
     for name in ("interchange", "zero"):
-        scores = logit_differences(model, runs, loader, make_ablation(name))
+        scores = logit_differences(model, runs, loader, ABLATIONS.make(name))
         assert scores.shape == (4, 12) and scores.dtype == torch.float64
-        rows = {row.circuit: row for row in evaluate(model, {"c": circuit}, loader, [make_ablation(name)])}
+        rows = {row.circuit: row for row in evaluate(model, {"c": circuit}, loader, [ABLATIONS.make(name)])}
         expected = [rows[key].logit_difference for key in ("full", "empty", "c", "c complement")]
         assert scores.mean(1).tolist() == pytest.approx(expected, abs=1e-4)
 

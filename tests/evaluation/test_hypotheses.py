@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import make_ablation
+from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation import hypotheses
@@ -310,7 +310,7 @@ def circuit(model: CircuitModel, data: IOIDataModule) -> Circuit:
 
 
 def test_a_good_circuit_of_the_embedded_model(model: CircuitModel, data: IOIDataModule, circuit: Circuit) -> None:
-    report = examine(model, circuit, data.val_dataloader(), make_ablation("interchange"), n_random=44, permutations=50)
+    report = examine(model, circuit, data.val_dataloader(), ABLATIONS.make("interchange"), n_random=44, permutations=50)
     assert [verdict.test for verdict in report.verdicts] == list(hypotheses.CLAIMS)
     assert report["sufficiency"].holds and report["sufficiency"].statistic == 1
     assert report["sufficiency"].p_value == pytest.approx(0.9**44)
@@ -331,7 +331,7 @@ def test_idle_edges_are_found_and_the_rest_is_not_blamed(
     members[[model.layout.edge_index(name) for name in idle]] = True
     padded = Circuit(model.layout, members)
     assert padded.prune() == circuit
-    report = examine(model, padded, data.val_dataloader(), make_ablation("interchange"), n_random=55, permutations=1)
+    report = examine(model, padded, data.val_dataloader(), ABLATIONS.make("interchange"), n_random=55, permutations=1)
     assert not report["minimality"].holds
     blamed = report.edge_p_values * len(report.edges) <= 0.05
     assert set(model.layout.edge_names(report.edges[blamed])) >= set(idle)
@@ -344,10 +344,10 @@ def test_idle_edges_are_found_and_the_rest_is_not_blamed(
 def test_a_random_circuit_is_nothing_special(model: CircuitModel, data: IOIDataModule) -> None:
     rival = Circuit(model.layout, random_paths(model.layout, 30, seed=5))
     options = dict(n_random=8, permutations=20, max_edges=4)
-    report = examine(model, rival, data.val_dataloader(), make_ablation("zero"), **options)
+    report = examine(model, rival, data.val_dataloader(), ABLATIONS.make("zero"), **options)
     assert not report["sufficiency"].holds and not report["equivalence"].holds and report.ablation == "zero"
     assert len(report.edges) == 4 and rival.members[report.edges].all()
-    again = examine(model, rival, data.val_dataloader(), make_ablation("zero"), **options)
+    again = examine(model, rival, data.val_dataloader(), ABLATIONS.make("zero"), **options)
     assert again.verdicts == report.verdicts and torch.equal(again.edges, report.edges)
 
 
@@ -355,7 +355,7 @@ def test_a_random_circuit_is_nothing_special(model: CircuitModel, data: IOIDataM
 
 
 def test_what_cannot_be_examined_is_refused(model: CircuitModel, data: IOIDataModule, circuit: Circuit) -> None:
-    loader, ablation = data.val_dataloader(), make_ablation("interchange")
+    loader, ablation = data.val_dataloader(), ABLATIONS.make("interchange")
     for nothing in (Circuit.empty(model.layout), Circuit.full(model.layout)):
         with pytest.raises(ValueError, match="claims nothing that can be tested"):
             examine(model, nothing, loader, ablation)

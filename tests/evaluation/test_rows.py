@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import make_ablation, run_pair
+from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation import exact
@@ -64,7 +64,7 @@ def difference(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
 def test_each_circuit_comes_with_its_company(model: CircuitModel, data: IOIDataModule) -> None:
     circuit = circuit_of(model)
     rows = evaluate(
-        model, {"half": circuit}, data.val_dataloader(), [make_ablation("interchange"), make_ablation("zero")]
+        model, {"half": circuit}, data.val_dataloader(), [ABLATIONS.make("interchange"), ABLATIONS.make("zero")]
     )
     company = ["full", "empty", "half", "half random", "half complement"]
     assert [(row.ablation, row.circuit) for row in rows] == [
@@ -91,7 +91,7 @@ def test_each_circuit_comes_with_its_company(model: CircuitModel, data: IOIDataM
 def test_full_and_empty_are_the_stock_model_on_clean_and_corrupt_prompts(
     model: CircuitModel, data: IOIDataModule
 ) -> None:
-    found = keyed(evaluate(model, {}, data.val_dataloader(), [make_ablation("interchange")]))
+    found = keyed(evaluate(model, {}, data.val_dataloader(), [ABLATIONS.make("interchange")]))
     full, empty, kl = [], [], []
     for batch in data.val_dataloader():
         clean, corrupt = (hugging_face(model, batch, which) for which in ("clean_ids", "corrupt_ids"))
@@ -114,7 +114,7 @@ def test_full_and_empty_are_the_stock_model_on_clean_and_corrupt_prompts(
 
 def test_a_circuit_of_all_edges_or_none_is_full_or_empty(model: CircuitModel, data: IOIDataModule) -> None:
     circuits = {"all": Circuit.full(model.layout), "none": Circuit.empty(model.layout)}
-    ablation = make_ablation("mean")
+    ablation = ABLATIONS.make("mean")
     ablation.fit(model, data.train_dataloader())
     found = keyed(evaluate(model, circuits, data.val_dataloader(), [ablation]))
     for name, same in (("all", "full"), ("none", "empty"), ("all complement", "empty"), ("none complement", "full")):
@@ -125,7 +125,7 @@ def test_pruning_changes_nothing_under_interchange_and_something_under_zero_abla
     model: CircuitModel, data: IOIDataModule
 ) -> None:
     circuit = circuit_of(model, 120)
-    ablations = [make_ablation("interchange"), make_ablation("zero")]
+    ablations = [ABLATIONS.make("interchange"), ABLATIONS.make("zero")]
     circuits = {"c": circuit, "by hand": circuit.prune()}
     found = keyed(evaluate(model, circuits, data.val_dataloader(), ablations))
     by_ablation = {a: (found[a, "c"].kl, found[a, "by hand"].kl) for a in ("interchange", "zero")}
@@ -138,7 +138,7 @@ def test_pruning_changes_nothing_under_interchange_and_something_under_zero_abla
 
 def test_several_ablations_in_one_pass_give_what_each_gives_alone(model: CircuitModel, data: IOIDataModule) -> None:
     circuits = {"a": circuit_of(model), "b": circuit_of(model, 60).members}
-    ablations = [make_ablation(name) for name in ("zero", "interchange", "mean-positional")]
+    ablations = [ABLATIONS.make(name) for name in ("zero", "interchange", "mean-positional")]
     ablations[2].fit(model, data.train_dataloader())
     together = evaluate(model, circuits, data.val_dataloader(), ablations)
     alone = [row for ablation in ablations for row in evaluate(model, circuits, data.val_dataloader(), [ablation])]
@@ -150,9 +150,10 @@ def test_stock_runs_are_made_once_a_batch(
 ) -> None:
     calls = []
     run_pair = evaluation.run_pair
-    monkeypatch.setattr(evaluation, "run_pair", lambda *args: calls.append(1) or run_pair(*args))
+    run_pair = CircuitModel.run_pair
+    monkeypatch.setattr(CircuitModel, "run_pair", lambda *args: calls.append(1) or run_pair(*args))
     circuits = {"a": circuit_of(model), "b": circuit_of(model, 60)}
-    evaluate(model, circuits, data.val_dataloader(), [make_ablation("interchange"), make_ablation("zero")])
+    evaluate(model, circuits, data.val_dataloader(), [ABLATIONS.make("interchange"), ABLATIONS.make("zero")])
     assert len(calls) == 3  # 20 prompts in batches of 8
 
 
@@ -168,7 +169,7 @@ def test_what_a_batch_and_an_ablation_have_in_common_is_computed_once(
     for name in calls:
         monkeypatch.setattr(exact, name, partial(counted, getattr(exact, name)))
     circuits = {"a": circuit_of(model), "all": Circuit.full(model.layout), "none": Circuit.empty(model.layout)}
-    ablations = [make_ablation("interchange"), make_ablation("zero")]
+    ablations = [ABLATIONS.make("interchange"), ABLATIONS.make("zero")]
     evaluate(model, circuits, data.val_dataloader(), ablations, company=False)
     # Three batches under two ablations; under zero ablation `a` is pruned to another circuit. All edges and none of
     # them need no run.
@@ -179,7 +180,7 @@ def test_what_a_batch_and_an_ablation_have_in_common_is_computed_once(
 def test_every_row_is_what_the_masked_computation_says(model: CircuitModel, data: IOIDataModule, ablation: str) -> None:
     """Each circuit by itself, on references of its own; the empty one too, by a run with every gate closed."""
     circuits = {"large": circuit_of(model, 400), "small": circuit_of(model, 20)}
-    cut = make_ablation(ablation)
+    cut = ABLATIONS.make(ablation)
     cut.fit(model, data.train_dataloader())
     found = keyed(evaluate(model, circuits, data.val_dataloader(), [cut]))
     circuits |= {"full": Circuit.full(model.layout), "empty": Circuit.empty(model.layout)}
@@ -187,14 +188,14 @@ def test_every_row_is_what_the_masked_computation_says(model: CircuitModel, data
     for name, circuit in circuits.items():
         differences = []
         for batch in data.val_dataloader():
-            reference = cut.reference(batch, run_pair(model, batch)[1]).clone()
+            reference = cut.reference(batch, model.run_pair(batch)[1]).clone()
             prompts = batch["clean_ids"], batch["attention_mask"], batch["positions"]
             differences.append(difference(masked_logits(model, circuit.members.float(), *prompts, reference), batch))
         assert found[ablation, name].logit_difference == pytest.approx(torch.cat(differences).mean().item(), abs=1e-4)
 
 
 def test_the_interval_holds_the_faithfulness_of_all_prompts(model: CircuitModel, data: IOIDataModule) -> None:
-    rows = keyed(evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), [make_ablation("interchange")]))
+    rows = keyed(evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), [ABLATIONS.make("interchange")]))
     for row in rows.values():
         assert row.faithfulness_low <= row.faithfulness <= row.faithfulness_high
     row = rows["interchange", "c"]
@@ -209,25 +210,27 @@ def test_ranks_share_out_the_batches_without_repeating_one(
     """Without a process group nothing is gathered, so each rank's own share can be seen."""
     shares = [
         keyed(
-            evaluate(model, {}, data.val_dataloader(), [make_ablation("interchange")], rank=rank, world_size=world_size)
+            evaluate(
+                model, {}, data.val_dataloader(), [ABLATIONS.make("interchange")], rank=rank, world_size=world_size
+            )
         )["interchange", "empty"]
         for rank in range(world_size)
     ]
-    whole = keyed(evaluate(model, {}, data.val_dataloader(), [make_ablation("interchange")]))["interchange", "empty"]
+    whole = keyed(evaluate(model, {}, data.val_dataloader(), [ABLATIONS.make("interchange")]))["interchange", "empty"]
     assert [row.prompts for row in shares] == {2: [12, 8], 3: [8, 8, 4]}[world_size]
     assert sum(row.kl * row.prompts for row in shares) / 20 == pytest.approx(whole.kl, rel=1e-6)
 
 
 def test_random_circuits_follow_from_the_seed(model: CircuitModel, data: IOIDataModule) -> None:
     def random_row(seed: int) -> dict[str, Any]:
-        rows = evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), [make_ablation("zero")], seed=seed)
+        rows = evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), [ABLATIONS.make("zero")], seed=seed)
         return keyed(rows)["zero", "c random"].to_dict()
 
     assert random_row(1) == random_row(1) != random_row(2)
 
 
 def test_the_company_can_be_left_out(model: CircuitModel, data: IOIDataModule) -> None:
-    ablations = [make_ablation("interchange"), make_ablation("zero")]
+    ablations = [ABLATIONS.make("interchange"), ABLATIONS.make("zero")]
     alone = evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), ablations, company=False)
     together = evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), ablations)
     left_out = [row for row in together if row.circuit in ("c random", "c complement")]
@@ -236,7 +239,7 @@ def test_the_company_can_be_left_out(model: CircuitModel, data: IOIDataModule) -
 
 
 def test_what_cannot_be_evaluated_is_refused(model: CircuitModel, data: IOIDataModule) -> None:
-    loader, ablations = data.val_dataloader(), [make_ablation("interchange")]
+    loader, ablations = data.val_dataloader(), [ABLATIONS.make("interchange")]
     with pytest.raises(ValueError, match="no batches in the test split"):
         evaluate(model, {}, [], ablations, split="test")
     other = Circuit.empty(wrap(model.model).layout.__class__(1, 4, 64))

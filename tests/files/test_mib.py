@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_circuits.ablation import make_ablation
+from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.files import mib as submission
@@ -121,7 +121,7 @@ def test_a_circuit_of_another_tool_is_evaluated(tmp_path: Path) -> None:
         "answers": torch.tensor([[1], [2], [3]]),
         "distractors": torch.tensor([[4], [5], [6]]),
     }
-    rows = evaluate(model, {"theirs": circuit}, [batch], [make_ablation("interchange")], company=False)
+    rows = evaluate(model, {"theirs": circuit}, [batch], [ABLATIONS.make("interchange")], company=False)
     by_name = {row.circuit: row for row in rows}
     assert by_name["theirs"].edges == 1108 and by_name["theirs"].kl == pytest.approx(0, abs=1e-5)
     assert by_name["theirs"].logit_difference == pytest.approx(by_name["full"].logit_difference, abs=1e-4)

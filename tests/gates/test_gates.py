@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lightning_circuits.ablation import run_pair
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.gates import Gate, HardConcrete, L0Penalty, SizeRange, TargetSparsity, TopK
 from lightning_circuits.gates.top_k import _SoftTopK
@@ -254,7 +253,7 @@ def test_taking_tiny_gates_as_zero_does_not_change_what_the_model_says(monkeypat
     """At a low temperature nine gates of ten are denormal numbers or near it."""
     model = wrap(load_model(EMBEDDED))
     batch = next(iter(IOIDataModule(EMBEDDED, n_train=8, n_val=1, n_test=1).train_dataloader()))
-    _, corrupt = run_pair(model, batch)
+    _, corrupt = model.run_pair(batch)
     prompts = batch["clean_ids"], batch["attention_mask"], batch["positions"]
     found = []
     for tiny in (1e-6, 0.0):

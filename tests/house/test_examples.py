@@ -95,7 +95,7 @@ def test_an_adapter_is_short() -> None:
 
 @pytest.mark.parametrize("side", ["none", "left", "right"])
 def test_an_own_model_is_itself_with_all_edges_and_the_corrupt_run_without(own_model: Any, side: str) -> None:
-    from lightning_circuits.ablation import run_pair
+
     from lightning_circuits.masked import masked_logits
     from lightning_circuits.models import wrap
     from tests.support.oracle import pairs
@@ -106,7 +106,7 @@ def test_an_own_model_is_itself_with_all_edges_and_the_corrupt_run_without(own_m
     assert type(model).__name__ == "TinyTransformerCircuits"
     rows = torch.arange(2)
     for gate, ids in ((1.0, batch.clean_ids), (0.0, batch.corrupt_ids)):
-        _, corrupt = run_pair(model, vars(batch))
+        _, corrupt = model.run_pair(vars(batch))
         gates = torch.full((model.layout.n_edges,), gate)
         logits = masked_logits(model, gates, batch.clean_ids, batch.attention_mask, batch.positions, corrupt)
         expected = stock(ids, batch.attention_mask)[rows, batch.positions]
@@ -115,7 +115,7 @@ def test_an_own_model_is_itself_with_all_edges_and_the_corrupt_run_without(own_m
 
 def test_every_edge_of_an_own_model_is_what_patching_by_hand_says(own_model: Any) -> None:
     """One edge cut, against the model's own modules called with that reader's stream changed."""
-    from lightning_circuits.ablation import run_pair
+
     from lightning_circuits.masked import masked_logits
     from lightning_circuits.models import wrap
     from tests.support.oracle import pairs
@@ -148,14 +148,14 @@ def test_every_edge_of_an_own_model_is_what_patching_by_hand_says(own_model: Any
         expected = stock.output(stock.norm(x + cut if edge == "input->logits" else x))[row, batch.positions]
         gates = torch.ones(model.layout.n_edges)
         gates[model.layout.edge_index(edge)] = 0.0
-        _, corrupt = run_pair(model, vars(batch))
+        _, corrupt = model.run_pair(vars(batch))
         logits = masked_logits(model, gates, batch.clean_ids, batch.attention_mask, batch.positions, corrupt)
         torch.testing.assert_close(logits, expected, atol=1e-10, rtol=1e-10)
 
 
 def test_attribution_runs_on_an_own_model_too(own_model: Any) -> None:
     """EAP-IG puts embeddings in the place of tokens, which the model itself has no way to take."""
-    from lightning_circuits.ablation import make_ablation, run_pair
+    from lightning_circuits.ablation import ABLATIONS
     from lightning_circuits.masked import masked_logits
     from lightning_circuits.models import wrap
     from lightning_circuits.objectives import LogitDifference
@@ -163,9 +163,9 @@ def test_attribution_runs_on_an_own_model_too(own_model: Any) -> None:
 
     model = wrap(own_model.TinyTransformer(own_model.LETTERS).double())
     [batch] = own_model.induction(1, seed=0)
-    ablation, objective = make_ablation("interchange"), LogitDifference()
+    ablation, objective = ABLATIONS.make("interchange"), LogitDifference()
     gates = torch.ones(model.layout.n_edges, dtype=torch.float64, requires_grad=True)
-    full, corrupt = run_pair(model, batch)
+    full, corrupt = model.run_pair(batch)
     logits = masked_logits(model, gates, batch["clean_ids"], batch["attention_mask"], batch["positions"], corrupt)
     objective(logits, batch, full).sum().backward()
     torch.testing.assert_close(attribute(model, batch, objective, ablation).edges.double(), -gates.grad)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_circuits import ActivationPatching
-from lightning_circuits.ablation import make_ablation, run_pair
+from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.layout import Layout
 from lightning_circuits.masked import masked_logits
@@ -57,7 +57,7 @@ def all_scores(patching: Patching, layout: Layout, edges_per_batch: int) -> Tens
 
 def one_by_one(model: CircuitModel, batch: dict[str, Tensor], ablation: Any, objective: Objective) -> Tensor:
     """The same by the masked computation, with gates of 1 and a single 0."""
-    full, corrupt = run_pair(model, batch)
+    full, corrupt = model.run_pair(batch)
     reference, loss = ablation.reference(batch, corrupt), objective(full, batch, full)
     found = []
     for edge in range(model.layout.n_edges):
@@ -80,8 +80,8 @@ def test_a_score_is_what_cutting_the_edge_does(
     family: str, kv: str, padding: str, dtype: Any, tolerance: float
 ) -> None:
     model, batch = wrapped(family, kv, dtype), batch_of(pairs(padding))
-    expected = one_by_one(model, batch, make_ablation("interchange"), LogitDifference())
-    patching = Patching(model, batch, make_ablation("interchange"), LogitDifference())
+    expected = one_by_one(model, batch, ABLATIONS.make("interchange"), LogitDifference())
+    patching = Patching(model, batch, ABLATIONS.make("interchange"), LogitDifference())
     found = all_scores(patching, model.layout, edges_per_batch=7)
     torch.testing.assert_close(found, expected, atol=tolerance * max(1, float(expected.abs().max())), rtol=0)
     assert (expected.abs() > 100 * tolerance).float().mean() > 0.7, "hardly an edge matters: a test of nothing"
@@ -90,7 +90,7 @@ def test_a_score_is_what_cutting_the_edge_does(
 @pytest.mark.parametrize("ablation", ["zero", "mean", "mean-positional"])
 @pytest.mark.parametrize(("family", "kv"), [("gpt2", "head"), ("llama-gqa", "group")])
 def test_every_ablation(family: str, kv: str, ablation: str) -> None:
-    model, batch, made = wrapped(family, kv), batch_of(pairs("ragged")), make_ablation(ablation)
+    model, batch, made = wrapped(family, kv), batch_of(pairs("ragged")), ABLATIONS.make(ablation)
     made.fit(model, [batch, batch_of(pairs("ragged", seed=1))])
     expected = one_by_one(model, batch, made, KL())
     found = all_scores(Patching(model, batch, made, KL()), model.layout, edges_per_batch=50)
@@ -103,7 +103,7 @@ def test_the_oracle_agrees(family: str, kv: str) -> None:
     model, prompts = wrapped(family, kv), pairs("left")
     batch, layout = batch_of(prompts), model.layout
     corrupt = oracle(model.model, ALL_OPEN, prompts.corrupt_ids, prompts, kv=kv).writers
-    patching = Patching(model, batch, make_ablation("interchange"), KL())
+    patching = Patching(model, batch, ABLATIONS.make("interchange"), KL())
     draw = torch.Generator().manual_seed(0)
     for part in chunks(layout, 8):
         logits, index = patching.logits(part), int(torch.randint(len(part), (), generator=draw))
@@ -116,7 +116,7 @@ def test_the_oracle_agrees(family: str, kv: str) -> None:
 @pytest.mark.parametrize("edges_per_batch", [1, 5, 1000])
 def test_how_many_are_cut_at_a_time_changes_nothing(edges_per_batch: int) -> None:
     model, batch = wrapped("llama-gqa", "head"), batch_of(pairs("right"))
-    patching = Patching(model, batch, make_ablation("interchange"), KL())
+    patching = Patching(model, batch, ABLATIONS.make("interchange"), KL())
     expected = all_scores(patching, model.layout, 64)
     torch.testing.assert_close(all_scores(patching, model.layout, edges_per_batch), expected, atol=1e-12, rtol=1e-12)
 
@@ -124,10 +124,10 @@ def test_how_many_are_cut_at_a_time_changes_nothing(edges_per_batch: int) -> Non
 def test_one_prompt_alone() -> None:
     """A batch of one is where a row for each prompt and a row for all of them look alike."""
     model, both = wrapped("llama-gqa", "head"), batch_of(pairs("none"))
-    expected = all_scores(Patching(model, both, make_ablation("interchange"), KL()), model.layout, 64)
+    expected = all_scores(Patching(model, both, ABLATIONS.make("interchange"), KL()), model.layout, 64)
     for i in range(2):
         alone = {key: value[i : i + 1] for key, value in both.items()}
-        found = all_scores(Patching(model, alone, make_ablation("interchange"), KL()), model.layout, 64)
+        found = all_scores(Patching(model, alone, ABLATIONS.make("interchange"), KL()), model.layout, 64)
         torch.testing.assert_close(found, expected[:, i : i + 1], atol=1e-12, rtol=1e-12)
 
 
@@ -170,7 +170,7 @@ def scores() -> Tensor:
 def test_a_fit_is_the_mean_over_all_prompts_ragged_batches_and_padding_or_not(scores: Tensor) -> None:
     model = ActivationPatching(EMBEDDED).circuit_model
     (batch,) = data(batch_size=10).train_dataloader()
-    patching = Patching(model, batch, make_ablation("interchange"), LogitDifference())
+    patching = Patching(model, batch, ABLATIONS.make("interchange"), LogitDifference())
     expected = all_scores(patching, model.layout, 479).mean(-1).float()
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
     again = ActivationPatching(EMBEDDED, objective=LogitDifference(), edges_per_batch=200)

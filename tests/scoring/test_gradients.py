@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_circuits.ablation import make_ablation, run_pair
+from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import wrap
 from lightning_circuits.objectives import KL, LogitDifference
@@ -144,9 +144,9 @@ def close(ours: Tensor, theirs: Tensor, relative: float = 1e-7) -> None:
 def test_eap_is_minus_the_gradient_of_open_gates(family: str, kv: str, padding: str, ablation: str) -> None:
     model = wrap(tiny_model(family, torch.float64), kv)
     batch = batch_of(pairs(padding))
-    cut = make_ablation(ablation)
+    cut = ABLATIONS.make(ablation)
     cut.fit(model, [batch])
-    full, corrupt = run_pair(model, batch)
+    full, corrupt = model.run_pair(batch)
     gates = torch.ones(model.layout.n_edges, dtype=torch.float64, requires_grad=True)
     arguments = batch["clean_ids"], batch["attention_mask"], batch["positions"], cut.reference(batch, corrupt)
     logits = masked_logits(model, gates, *arguments)
@@ -166,7 +166,7 @@ def test_eap_is_minus_the_gradient_through_the_oracle() -> None:
     logits = oracle(model, gates, prompts.clean_ids, prompts, reference).logits
     loss = LogitDifference()(logits, batch, logits).sum()
     theirs = -torch.stack(torch.autograd.grad(loss, list(gates.values())))
-    close(attribute(ours, batch, LogitDifference(), make_ablation("interchange")).edges, theirs)
+    close(attribute(ours, batch, LogitDifference(), ABLATIONS.make("interchange")).edges, theirs)
 
 
 # The runs over activations take seconds in loops.
@@ -184,7 +184,7 @@ def test_eap_is_minus_the_gradient_through_the_oracle() -> None:
 def test_scores_are_those_of_the_definition(family: str, kv: str, padding: str, method: str) -> None:
     stock = tiny_model(family, torch.float64)
     model, prompts, steps = wrap(stock, kv), pairs(padding), 3
-    batch, cut, objective = batch_of(prompts), make_ablation("interchange"), LogitDifference()
+    batch, cut, objective = batch_of(prompts), ABLATIONS.make("interchange"), LogitDifference()
     if method in ("pooled", "per-writer"):
         ours = attribute_activations(model, batch, objective, cut, steps, pooled=method == "pooled")
     else:
@@ -201,7 +201,7 @@ def test_scores_are_those_of_the_definition(family: str, kv: str, padding: str, 
 @pytest.mark.parametrize("pooled", [True, False, None])
 def test_a_writer_is_worth_all_edges_out_of_it(family: str, pooled: bool | None) -> None:
     """Its output reaches the loss only through its readers, so at M = 1 the edges add up to it."""
-    model, batch, cut = wrap(tiny_model(family, torch.float64)), batch_of(pairs("ragged")), make_ablation("zero")
+    model, batch, cut = wrap(tiny_model(family, torch.float64)), batch_of(pairs("ragged")), ABLATIONS.make("zero")
     if pooled is None:
         scores = attribute(model, batch, LogitDifference(), cut, integral("midpoint", 2))
     else:
@@ -213,8 +213,8 @@ def test_a_writer_is_worth_all_edges_out_of_it(family: str, pooled: bool | None)
 @pytest.mark.parametrize("rule", ["left", "midpoint", "gauss-legendre"])
 def test_an_integral_of_the_input_converges_to_the_effect_of_the_input(rule: str) -> None:
     """Completeness: integrated over the line, the embedding's score is what the loss changes by between its ends."""
-    model, batch, cut = wrap(tiny_model("gpt2", torch.float64)), batch_of(pairs("right")), make_ablation("interchange")
-    full, _ = run_pair(model, batch)
+    model, batch, cut = wrap(tiny_model("gpt2", torch.float64)), batch_of(pairs("right")), ABLATIONS.make("interchange")
+    full, _ = model.run_pair(batch)
     at_corrupt = model.run(batch["corrupt_ids"], batch["attention_mask"], batch["positions"])
     change = (LogitDifference()(at_corrupt, batch, full) - LogitDifference()(full, batch, full)).sum()
 
@@ -254,7 +254,7 @@ def test_information_flow_is_the_proximity_of_writers_to_what_is_read(family: st
 @given(padding=st.sampled_from(list(PADDINGS)), seed=st.integers(0, 100), family=st.sampled_from(["gpt2", "llama-gqa"]))
 def test_padding_and_company_change_nothing(padding: str, seed: int, family: str) -> None:
     model, prompts = wrap(tiny_model(family, torch.float64)), pairs(padding, seed)
-    batch, cut, points = batch_of(prompts), make_ablation("interchange"), integral("left", 2)
+    batch, cut, points = batch_of(prompts), ABLATIONS.make("interchange"), integral("left", 2)
     together = attribute(model, batch, KL(), cut, points)
     alone = []
     for i in range(len(prompts.positions)):
@@ -266,7 +266,7 @@ def test_padding_and_company_change_nothing(padding: str, seed: int, family: str
 
 
 def test_within_inference_mode_it_is_the_same() -> None:
-    model, batch, cut = wrap(tiny_model("gpt2", torch.float64)), batch_of(pairs("left")), make_ablation("interchange")
+    model, batch, cut = wrap(tiny_model("gpt2", torch.float64)), batch_of(pairs("left")), ABLATIONS.make("interchange")
     outside = attribute(model, batch, LogitDifference(), cut).edges
     with torch.inference_mode():
         made_inside = {key: value + 0 for key, value in batch.items()}
@@ -275,7 +275,7 @@ def test_within_inference_mode_it_is_the_same() -> None:
 
 
 def test_bfloat16_models_have_float32_scores() -> None:
-    batch, cut = batch_of(pairs("left")), make_ablation("interchange")
+    batch, cut = batch_of(pairs("left")), ABLATIONS.make("interchange")
     wide = attribute(wrap(tiny_model("llama-gqa")), batch, LogitDifference(), cut).edges
     narrow = attribute(wrap(tiny_model("llama-gqa", torch.bfloat16)), batch, LogitDifference(), cut).edges
     assert narrow.dtype == wide.dtype == torch.float32
@@ -284,7 +284,7 @@ def test_bfloat16_models_have_float32_scores() -> None:
 
 def test_nothing_of_the_language_model_has_a_gradient() -> None:
     model = tiny_model("gpt2", torch.float64)
-    attribute(wrap(model), batch_of(pairs("left")), LogitDifference(), make_ablation("zero"))
+    attribute(wrap(model), batch_of(pairs("left")), LogitDifference(), ABLATIONS.make("zero"))
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -306,4 +306,4 @@ def test_less_than_one_step_and_unknown_rules_are_refused() -> None:
 )
 def test_an_objective_has_to_give_one_loss_per_prompt(objective: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        attribute(wrap(tiny_model("gpt2")), batch_of(pairs("left")), objective, make_ablation("zero"))
+        attribute(wrap(tiny_model("gpt2")), batch_of(pairs("left")), objective, ABLATIONS.make("zero"))

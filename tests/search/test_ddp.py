@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_circuits.ablation import make_ablation
+from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.models import wrap
 from lightning_circuits.models.loading import load_model
@@ -120,7 +120,7 @@ def test_gates_are_the_same_on_two_ranks_that_see_different_data(gate: str, abla
 
     if ablation == "mean":  # over the whole split on each rank, not over its share
         assert torch.equal(ranks[0]["means"], ranks[1]["means"])
-        expected = make_ablation("mean")
+        expected = ABLATIONS.make("mean")
         data = IOIDataModule("tiny-ioi", n_train=18, n_val=4, n_test=4, batch_size=4)
         expected.fit(wrap(load_model("tiny-ioi")), data.train_dataloader())
         torch.testing.assert_close(ranks[0]["means"], expected.means, atol=1e-6, rtol=1e-5)  # type: ignore[attr-defined]

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from lightning_circuits import EAPIG, Circuit, CircuitSearch, EdgePruning, SavedCircuit
-from lightning_circuits.ablation import run_pair
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.gates import HardConcrete, L0Penalty, SizeRange, TargetSparsity, TopK
 from lightning_circuits.layout import Layout
@@ -77,7 +76,7 @@ def mean_kl(search: CircuitSearch, members: Tensor, batches: Any) -> float:
     found = []
     with torch.no_grad():
         for batch in batches:
-            full, corrupt = run_pair(search.circuit_model, batch)
+            full, corrupt = search.circuit_model.run_pair(batch)
             ids, mask, positions = batch["clean_ids"], batch["attention_mask"], batch["positions"]
             logits = masked_logits(search.circuit_model, members.float(), ids, mask, positions, corrupt)
             found.append(kl_of(Categorical(logits=full.double()), Categorical(logits=logits.double())))
@@ -88,7 +87,7 @@ def eap_scores(search: CircuitSearch, batches: Any) -> Tensor:
     """Minus the gradient of minus the logit difference with respect to the gates, where all are 1 (FIELD.md 1)."""
     gates = torch.ones(search.layout.n_edges, requires_grad=True)
     for batch in batches:
-        full, corrupt = run_pair(search.circuit_model, batch)
+        full, corrupt = search.circuit_model.run_pair(batch)
         ids, mask, positions = batch["clean_ids"], batch["attention_mask"], batch["positions"]
         logits = masked_logits(search.circuit_model, gates, ids, mask, positions, corrupt)
         rows = torch.arange(len(full))
@@ -307,7 +306,7 @@ def test_a_model_with_dropout_is_run_without() -> None:
     search.train()
     fit(search, 3, as_loader([batch] * 3), callbacks=[Recorder()])
     assert modes == [(True, False)] * 3
-    again = [run_pair(search.circuit_model, batch)[0] for _ in range(2)]
+    again = [search.circuit_model.run_pair(batch)[0] for _ in range(2)]
     assert torch.equal(*again)
 
 

@@ -25,7 +25,6 @@ from lightning_circuits import (
     InformationFlowRoutes,
     RandomScores,
 )
-from lightning_circuits.ablation import run_pair
 from lightning_circuits.commands.main import main
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.masked import masked_logits
@@ -117,7 +116,7 @@ def test_what_is_attributed_may_be_a_difference_in_probability_between_sets_of_t
     trainer_of().fit(search, DataLoader([batch], batch_size=None))  # type: ignore[arg-type]
 
     gates = torch.ones(search.layout.n_edges, dtype=torch.float64, requires_grad=True)
-    _, corrupt = run_pair(search.circuit_model, batch)
+    _, corrupt = search.circuit_model.run_pair(batch)
     ids, mask, positions = batch["clean_ids"], batch["attention_mask"], batch["positions"]
     probabilities = masked_logits(search.circuit_model, gates, ids, mask, positions, corrupt).softmax(-1)
     for row, right, wrong in zip(probabilities, batch["answers"].tolist(), batch["distractors"].tolist(), strict=True):

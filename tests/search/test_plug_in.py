@@ -13,7 +13,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from lightning_circuits import CircuitSearch, EdgePruning, from_lightning_module
-from lightning_circuits.ablation import run_pair
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import wrap
 from lightning_circuits.namespace import pl
@@ -42,7 +41,7 @@ def open_logits(search: CircuitSearch) -> torch.Tensor:
     """With every edge open."""
     batch = pairs("left")
     model = search.circuit_model
-    _, corrupt = run_pair(model, vars(batch))
+    _, corrupt = model.run_pair(vars(batch))
     gates = torch.ones(model.layout.n_edges)
     return masked_logits(model, gates, batch.clean_ids, batch.attention_mask, batch.positions, corrupt)
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import run_pair
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel
@@ -24,7 +23,7 @@ def gate_gradients(model: CircuitModel, batch: Mapping[str, Tensor]) -> Tensor:
     total = torch.zeros(model.layout.n_edges)
     for openness in (0.1, 0.3, 0.5, 0.7, 0.9):
         gates = torch.full_like(total, openness, requires_grad=True)
-        _, corrupt = run_pair(model, batch)
+        _, corrupt = model.run_pair(batch)
         logits = masked_logits(model, gates, batch["clean_ids"], batch["attention_mask"], batch["positions"], corrupt)
         logit_difference(logits, batch["answers"], batch["distractors"]).sum().backward()
         total += gates.grad

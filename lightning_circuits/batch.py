@@ -1,0 +1,52 @@
+"""The batch contract: what every data module yields, and all that anything here knows of prompts.
+
+Clean and corrupt prompts of a pair are equally long, so one mask and one position serve both. Padding may stand on
+either side and changes no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypedDict, cast
+
+import torch
+from torch import Tensor
+
+
+class Batch(TypedDict):
+    """B pairs of prompts, padded to T tokens, with at most K answers each; all int64.
+
+    ``clean_ids``, ``corrupt_ids``, ``attention_mask``: ``[B, T]``. ``positions``: ``[B]``, the column at which the
+    answer is read. ``answers``, ``distractors``: token ids ``[B, K]``, padded with -100.
+    """
+
+    clean_ids: Tensor
+    corrupt_ids: Tensor
+    attention_mask: Tensor
+    positions: Tensor
+    answers: Tensor
+    distractors: Tensor
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The same prompts, every tensor on a device."""
+    return _each(batch, lambda tensor: tensor.to(device))
+
+
+def first_rows(batch: Batch, n: int) -> Batch:
+    """The first n prompts."""
+    return _each(batch, lambda tensor: tensor[:n])
+
+
+def repeated(batch: Batch, times: int) -> Batch:
+    """All prompts, then all again: every tensor ``[B, ...]`` becomes ``[times * B, ...]``."""
+    return _each(batch, lambda tensor: torch.cat([tensor] * times))
+
+
+def copied(batch: Batch) -> Batch:
+    """The same prompts in tensors of their own."""
+    return _each(batch, torch.clone)
+
+
+def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    return cast(Batch, {key: change(cast(Tensor, value)) for key, value in batch.items()})
