@@ -312,8 +312,11 @@ class Layout:
             ValueError: ``other`` differs; the message says what it is, in which sizes, and where to read on.
         """
         if other != self:
+            counted = (
+                f" Keys and values are counted per {other.kv} there, per {self.kv} here." if other.kv != self.kv else ""
+            )
             raise ValueError(
-                f"{what} is of another layout: {other.difference(self)} ({other} against {self}); see "
+                f"{what} is of another layout: {other.difference(self)} ({other} against {self}).{counted} See "
                 'docs/file-formats.md, "A circuit of another layout"'
             )
 

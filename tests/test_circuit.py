@@ -155,7 +155,7 @@ def test_equality_is_layout_and_members() -> None:
 
 @pytest.mark.parametrize("method", ["union", "intersection", "issubset", "iou", "precision", "recall"])
 def test_layouts_are_not_mixed(method: str) -> None:
-    with pytest.raises(ValueError, match=r"n_kv_readers 4 against 2.*K/V per head.*K/V per group"):
+    with pytest.raises(ValueError, match=r"n_kv_readers 2 against 4.*K/V per group.*K/V per head"):
         getattr(Circuit.full(Layout(2, 4, 8)), method)(Circuit.full(Layout(2, 4, 8, 2)))
 
 

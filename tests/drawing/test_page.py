@@ -81,7 +81,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
         save_page(tmp_path / "page.json", circuit)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         save_page(tmp_path / "nowhere" / "page.html", circuit)
-    with pytest.raises(ValueError, match=r"different layouts .*n_kv_readers 4 against 2"):
+    with pytest.raises(ValueError, match=r"another layout: n_kv_readers 2 against 4"):
         page(circuit, Circuit.full(PER_GROUP))
     with pytest.raises(ValueError, match="not plain JSON data"):
         page(replace(circuit, metadata={"lr": float("nan")}))

@@ -110,7 +110,7 @@ def test_bad_input_is_said() -> None:
     with pytest.raises(ValueError, match="no head is in the circuit"):
         attention_patterns(model, Circuit.empty(model.layout), batch)
     other = wrap(deepcopy(tiny_model("llama"))).layout
-    with pytest.raises(ValueError, match="not of this model's layout: n_layers"):
+    with pytest.raises(ValueError, match="of another layout: n_layers"):
         attention_patterns(model, Circuit.full(other), batch)
 
 

@@ -359,7 +359,7 @@ def test_what_cannot_be_examined_is_refused(model: CircuitModel, data: IOIDataMo
     for nothing in (Circuit.empty(model.layout), Circuit.full(model.layout)):
         with pytest.raises(ValueError, match="claims nothing that can be tested"):
             examine(model, nothing, loader, ablation)
-    with pytest.raises(ValueError, match="not of this model's layout: n_layers 1 against 4"):
+    with pytest.raises(ValueError, match="of another layout: n_layers 1 against 4"):
         examine(model, Circuit.empty(Layout(1, 4, 64)), loader, ablation)
     with pytest.raises(ValueError, match="no batches"):
         examine(model, circuit, [], ablation, n_random=1, max_edges=1)

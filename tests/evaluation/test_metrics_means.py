@@ -83,7 +83,7 @@ def test_overlaps_are_means_of_shared_names(pairs: list[tuple[int, int, int]]) -
 
 def test_circuits_of_different_layouts_do_not_overlap() -> None:
     for metric in (EdgeIoU(), NodeIoU()):
-        with pytest.raises(ValueError, match="different layouts"):
+        with pytest.raises(ValueError, match="of another layout"):
             metric.update(Circuit.full(LAYOUT), Circuit.full(Layout(1, 2, 8)))
 
 

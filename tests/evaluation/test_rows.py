@@ -243,7 +243,7 @@ def test_what_cannot_be_evaluated_is_refused(model: CircuitModel, data: IOIDataM
     with pytest.raises(ValueError, match="no batches in the test split"):
         evaluate(model, {}, [], ablations, split="test")
     other = Circuit.empty(wrap(model.model).layout.__class__(1, 4, 64))
-    with pytest.raises(ValueError, match="circuit 'x' is not of this model's layout: n_layers 1 against 4"):
+    with pytest.raises(ValueError, match="circuit 'x' is of another layout: n_layers 1 against 4"):
         evaluate(model, {"x": other}, loader, ablations)
     with pytest.raises(TypeError, match="bool"):
         evaluate(model, {"soft": torch.rand(model.layout.n_edges)}, loader, ablations)

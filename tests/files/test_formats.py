@@ -368,7 +368,7 @@ def test_what_a_killed_process_leaves_lying_does_no_harm(tmp_path: Path, monkeyp
     [
         (Layout(3, 4, 8), r"n_layers 2 against 3 "),
         (Layout(2, 8, 16), r"n_heads 4 against 8, d_model 8 against 16"),
-        (PER_GROUP, r"counts keys and values per head, the model is read per group"),
+        (PER_GROUP, r"Keys and values are counted per head there, per group here"),
     ],
 )
 def test_a_circuit_of_another_layout_is_refused_in_words(

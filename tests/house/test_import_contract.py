@@ -29,7 +29,7 @@ PACKAGE = "lightning_circuits"
 MAPPED = ("callbacks", "datamodules", "configs")
 
 FLOORS = [
-    {"layout", "objectives", "batch", "gates", "namespace", "pages", "configs"},
+    {"layout", "objectives", "batch", "registry", "gates", "namespace", "pages", "configs"},
     {"models", "datamodules"},
     {"files", "circuit", "masked", "ablation", "selection"},
     {"scoring", "evaluation"},
