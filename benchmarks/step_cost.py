@@ -24,7 +24,6 @@ from shapes import build, random_batch
 from torch import Tensor
 
 from lightning_circuits import EdgePruning
-
 from lightning_circuits.gates import HardConcrete, TopK
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.objectives import kl_divergence

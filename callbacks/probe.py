@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_circuits.ablation import ABLATIONS
-from lightning_circuits.batch import Batch, on_device, on_device
+from lightning_circuits.batch import Batch, on_device
 from lightning_circuits.callbacks.faithfulness import size_name
 from lightning_circuits.callbacks.loggers import log_scalars
 from lightning_circuits.evaluation.rows import Row, evaluate

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_circuits.batch import Batch, on_device, on_device
+from lightning_circuits.batch import Batch, on_device
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.base import position_ids
 from lightning_circuits.registry import Registry

@@ -37,6 +37,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_circuits.pages import see_page
+
 
 class Component(NamedTuple):
     """What computes as one: the attention of a layer or an MLP; and at the two ends the embedding and the logits.
@@ -312,12 +314,10 @@ class Layout:
             ValueError: ``other`` differs; the message says what it is, in which sizes, and where to read on.
         """
         if other != self:
-            counted = (
-                f" Keys and values are counted per {other.kv} there, per {self.kv} here." if other.kv != self.kv else ""
-            )
+            counted = f" Keys and values are counted per {other.kv} there, per {self.kv} here." * (other.kv != self.kv)
             raise ValueError(
-                f"{what} is of another layout: {other.difference(self)} ({other} against {self}).{counted} See "
-                'docs/file-formats.md, "A circuit of another layout"'
+                f"{what} is of another layout: {other.difference(self)} ({other} against {self}).{counted} "
+                f"{see_page('file-formats', 'A circuit of another layout')}"
             )
 
     def __str__(self) -> str:

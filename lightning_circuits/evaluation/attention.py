@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation, InterchangeAblation
-from lightning_circuits.batch import Batch, on_device, on_device
+from lightning_circuits.batch import Batch, on_device
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, Context

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
-from lightning_circuits.batch import Batch, on_device, on_device
+from lightning_circuits.batch import Batch, on_device
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.exact import ExactAblation
 from lightning_circuits.models import CircuitModel

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_circuits.batch import Batch, on_device, first_rows, on_device
+from lightning_circuits.batch import Batch, first_rows, on_device
 from lightning_circuits.objectives import LogitDifference, Objective
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.splits import Share, share_of
