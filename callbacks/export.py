@@ -43,7 +43,7 @@ from lightning_circuits.callbacks.loggers import run_folder
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing.circuit import SUFFIXES, save_figure
 from lightning_circuits.evaluation.rows import Row
-from lightning_circuits.files.formats import FORMATS
+from lightning_circuits.files import FORMATS
 from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.search.base import CircuitSearch
 
@@ -66,7 +66,7 @@ def _save_page(path: Path, circuit: Circuit) -> None:
 
 
 WRITERS: dict[str, Callable[[Path, Circuit], Any]] = {
-    **dict.fromkeys(FORMATS, _save_data),
+    **dict.fromkeys(FORMATS.names(), _save_data),
     **dict.fromkeys(SUFFIXES, save_figure),
     ".html": _save_page,
 }

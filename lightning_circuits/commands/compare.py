@@ -29,7 +29,7 @@ from rich.text import Text
 from lightning_circuits.drawing.curves import Y, curve_figure, lines_of, pareto_figure, save
 from lightning_circuits.drawing.tables import curves_table, pareto_table
 from lightning_circuits.evaluation.curve import RANDOM, Curve, to_csv
-from lightning_circuits.files.formats import write_atomically
+from lightning_circuits.files.atomic import write_atomically
 from lightning_circuits.pages import see_page
 
 IS_CURVE = re.compile(r"curve(-[^/]+)?\.json")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from lightning_circuits.evaluation.curve import RANDOM, Curve
-from lightning_circuits.files.formats import write_atomically
+from lightning_circuits.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

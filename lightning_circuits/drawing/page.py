@@ -36,7 +36,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lightning_circuits.files.formats import write_atomically
+from lightning_circuits.files.atomic import write_atomically
 from lightning_circuits.layout import Layout
 from lightning_circuits.pages import see_page
 

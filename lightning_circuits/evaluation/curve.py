@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 from lightning_circuits.evaluation.metrics import cmd, cpr, log_area
 from lightning_circuits.evaluation.rows import Row
-from lightning_circuits.files.formats import write_atomically
+from lightning_circuits.files.atomic import write_atomically
 
 RANDOM = "random"
 """The ranking of random circuits."""

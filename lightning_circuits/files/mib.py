@@ -7,12 +7,12 @@ its own called ``{task}_{model}``, the words of a task joined by ``-``. The fold
     arc-easy_llama3/0.001.pt ...    nine files, each a circuit, with at most 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50 % of
                                     the edges: MIB takes them as they are, ordered by their number of edges
 
-Both are ordinary circuit files (`formats`). What does not fit, MIB passes over without a word: a folder whose name it
+Both are ordinary circuit files (`eap_ig`). What does not fit, MIB passes over without a word: a folder whose name it
 does not know, a tenth file. Here it is refused, when it is written and when it is read.
 
     >>> import tempfile, torch
     >>> gpt2 = MODELS["gpt2"]
-    >>> scored = Circuit(gpt2, torch.zeros(gpt2.n_edges, dtype=torch.bool), torch.randn(gpt2.n_edges))
+    >>> scored = CircuitData(gpt2, torch.zeros(gpt2.n_edges, dtype=torch.bool), torch.randn(gpt2.n_edges), {})
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_importances(folder, "ioi", "gpt2", scored, suffix=".pt").relative_to(folder).as_posix()
     ...     [(task, model, len(circuits)) for (task, model), circuits in read(folder).items()]
@@ -21,8 +21,9 @@ does not know, a tenth file. Here it is refused, when it is written and when it 
     >>> counts(gpt2)
     [32, 64, 162, 324, 649, 1624, 3249, 6498, 16245]
 
-A submission to the leaderboard needs at least two models and two tasks. Circuits are counted with one key and one value
-reader per query head.
+What is written may be a `Circuit` or the `CircuitData` of one; what is read is the data, ``Circuit(*data)`` makes a
+circuit of it. A submission to the leaderboard needs at least two models and two tasks. Circuits are counted with one
+key and one value reader per query head.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from lightning_circuits.circuit import Circuit
+from lightning_circuits.files import load, save
+from lightning_circuits.files.base import CircuitData, CircuitLike
 from lightning_circuits.layout import Layout
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -58,6 +61,8 @@ TASKS = {
 
 SUFFIXES = (".json", ".pt")
 
+SomeCircuit = TypeVar("SomeCircuit", bound=CircuitLike)
+
 
 def counts(layout: Layout) -> list[int]:
     """The largest circuits that the nine places have room for, in edges: MIB rounds down."""
@@ -65,7 +70,7 @@ def counts(layout: Layout) -> list[int]:
 
 
 def write_importances(
-    folder: str | os.PathLike[str], task: str, model: str, circuit: Circuit, suffix: str = ".json"
+    folder: str | os.PathLike[str], task: str, model: str, circuit: CircuitLike, suffix: str = ".json"
 ) -> Path:
     """Write ``{task}_{model}/importances{suffix}``: the scores of a circuit, from which MIB chooses by itself.
 
@@ -87,11 +92,11 @@ def write_importances(
         raise ValueError(f"{place.name}: MIB ranks the edges by their scores, and the circuit has none")
     _require_only(place, {f"importances{suffix}"})
     place.mkdir(parents=True, exist_ok=True)
-    return circuit.save(place / f"importances{suffix}")
+    return save(circuit, place / f"importances{suffix}")
 
 
 def write_circuits(
-    folder: str | os.PathLike[str], task: str, model: str, circuits: Sequence[Circuit], suffix: str = ".json"
+    folder: str | os.PathLike[str], task: str, model: str, circuits: Sequence[CircuitLike], suffix: str = ".json"
 ) -> list[Path]:
     """Write the nine files of ``{task}_{model}``, the smallest circuit first: ``0.001.json`` to ``0.5.json``.
 
@@ -109,10 +114,10 @@ def write_circuits(
     names = [f"{share:g}{suffix}" for share in SHARES]
     _require_only(place, set(names))
     place.mkdir(parents=True, exist_ok=True)
-    return [circuit.save(place / name) for circuit, name in zip(ordered, names, strict=True)]
+    return [save(circuit, place / name) for circuit, name in zip(ordered, names, strict=True)]
 
 
-def read(folder: str | os.PathLike[str]) -> dict[tuple[str, str], list[Circuit]]:
+def read(folder: str | os.PathLike[str]) -> dict[tuple[str, str], list[CircuitData]]:
     """Every circuit of a submission, of this package or of another, by task and model.
 
     Returns:
@@ -142,7 +147,7 @@ def read(folder: str | os.PathLike[str]) -> dict[tuple[str, str], list[Circuit]]
     return found
 
 
-def _read_place(place: Path, model: str) -> list[Circuit]:
+def _read_place(place: Path, model: str) -> list[CircuitData]:
     files = _circuit_files(place)
     if len(files) not in (1, len(SHARES)):
         raise ValueError(
@@ -151,7 +156,7 @@ def _read_place(place: Path, model: str) -> list[Circuit]:
         )
     circuits = []
     for file in files:
-        circuit = Circuit.load(file)
+        circuit = load(file)
         _require_layout(circuit, model, str(file))
         circuits.append(circuit)
     if len(files) > 1:
@@ -161,20 +166,24 @@ def _read_place(place: Path, model: str) -> list[Circuit]:
     return circuits
 
 
-def _in_places(circuits: Sequence[Circuit], where: str) -> list[Circuit]:
+def _in_places(circuits: Sequence[SomeCircuit], where: str) -> list[SomeCircuit]:
     if len(circuits) != len(SHARES):
         raise ValueError(
             f"{where}: MIB expects {len(SHARES)} circuits, of at most {', '.join(f'{s:.1%}' for s in SHARES)} of the "
             f"edges; got {len(circuits)}"
         )
-    ordered = sorted(circuits, key=lambda circuit: circuit.n_edges)
+    ordered = sorted(circuits, key=_n_edges)
     for circuit, share, room in zip(ordered, SHARES, counts(ordered[0].layout), strict=True):
-        if circuit.n_edges > room:
+        if _n_edges(circuit) > room:
             raise ValueError(
-                f"{where}: the circuit for {share:.1%} of the edges has {circuit.n_edges:,}, and may have at most "
-                f"{room:,}; see submission.counts"
+                f"{where}: the circuit for {share:.1%} of the edges has {_n_edges(circuit):,}, and may have at most "
+                f"{room:,}; see mib.counts"
             )
     return ordered
+
+
+def _n_edges(circuit: CircuitLike) -> int:
+    return int(circuit.members.sum())
 
 
 def _place(folder: str | os.PathLike[str], task: str, model: str, suffix: str) -> Path:
@@ -192,7 +201,7 @@ def _require_known(task: str, model: str, where: str) -> None:
         raise ValueError(f"{where}: MIB does not measure {task} with {model!r}, only with {', '.join(TASKS[task])}")
 
 
-def _require_layout(circuit: Circuit, model: str, what: str) -> None:
+def _require_layout(circuit: CircuitLike, model: str, what: str) -> None:
     if circuit.layout != MODELS[model]:
         raise ValueError(
             f"{what} is not of MIB's layout for {model}: {circuit.layout.difference(MODELS[model])} (there against MIB)"

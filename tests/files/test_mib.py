@@ -13,12 +13,12 @@ import torch
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.rows import evaluate
-from lightning_circuits.files import mib as submission
+from lightning_circuits.files import mib
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import wrap
 from lightning_circuits.selection import top_n
 
-INTERPBENCH, GPT2 = submission.MODELS["interpbench"], submission.MODELS["gpt2"]
+INTERPBENCH, GPT2 = mib.MODELS["interpbench"], mib.MODELS["gpt2"]
 SUFFIXES = pytest.mark.parametrize("suffix", [".json", ".pt"])
 
 
@@ -29,49 +29,50 @@ def scored(layout: Layout, seed: int = 0) -> Circuit:
 
 def nine(layout: Layout) -> list[Circuit]:
     scores = scored(layout).scores
-    return [Circuit(layout, top_n(scores, n), scores) for n in submission.counts(layout)]
+    return [Circuit(layout, top_n(scores, n), scores) for n in mib.counts(layout)]
 
 
 def test_doctest() -> None:
-    result = doctest.testmod(submission)
+    result = doctest.testmod(mib)
     assert result.attempted and not result.failed
 
 
 def test_layouts_have_the_numbers_of_edges_that_mib_counts() -> None:
     """Its own constants, from its evaluation."""
     counts = {"gpt2": 32491, "qwen2.5": 179749, "gemma2": 74218, "llama3": 1592881, "interpbench": 1108}
-    assert {name: layout.n_edges for name, layout in submission.MODELS.items()} == counts
+    assert {name: layout.n_edges for name, layout in mib.MODELS.items()} == counts
 
 
 def test_sizes_are_those_mib_evaluates_at() -> None:
     """`int(share * n_edges)`, in its evaluation, of all ten shares but the full model."""
-    assert submission.counts(INTERPBENCH) == [1, 2, 5, 11, 22, 55, 110, 221, 554]
+    assert mib.counts(INTERPBENCH) == [1, 2, 5, 11, 22, 55, 110, 221, 554]
 
 
 @SUFFIXES
 def test_importances(tmp_path: Path, suffix: str) -> None:
     folder = tmp_path / "mine"
-    path = submission.write_importances(folder, "ioi", "interpbench", scored(INTERPBENCH), suffix)
+    path = mib.write_importances(folder, "ioi", "interpbench", scored(INTERPBENCH), suffix)
     assert path == folder / "ioi_interpbench" / f"importances{suffix}" and path.is_file()
-    [(key, [found])] = submission.read(folder).items()
+    [(key, [found])] = mib.read(folder).items()
     assert key == ("ioi", "interpbench") and torch.equal(found.scores, scored(INTERPBENCH).scores)
-    submission.write_importances(folder, "ioi", "interpbench", scored(INTERPBENCH, 1), suffix)  # a better one
-    assert torch.equal(submission.read(folder)[key][0].scores, scored(INTERPBENCH, 1).scores)
+    mib.write_importances(folder, "ioi", "interpbench", scored(INTERPBENCH, 1), suffix)  # a better one
+    assert torch.equal(mib.read(folder)[key][0].scores, scored(INTERPBENCH, 1).scores)
 
 
 @SUFFIXES
 def test_nine_circuits_in_any_order(tmp_path: Path, suffix: str) -> None:
-    paths = submission.write_circuits(tmp_path, "ioi", "interpbench", nine(INTERPBENCH)[::-1], suffix)
+    paths = mib.write_circuits(tmp_path, "ioi", "interpbench", nine(INTERPBENCH)[::-1], suffix)
     names = ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05", "0.1", "0.2", "0.5"]
     assert [path.name for path in paths] == [name + suffix for name in names]
     assert {path.parent.name for path in paths} == {"ioi_interpbench"}
-    assert submission.read(tmp_path) == {("ioi", "interpbench"): nine(INTERPBENCH)}
+    [(key, found)] = mib.read(tmp_path).items()
+    assert key == ("ioi", "interpbench") and [Circuit(*data) for data in found] == nine(INTERPBENCH)
 
 
 def test_a_folder_for_every_task_and_model_with_words_joined_by_a_dash(tmp_path: Path) -> None:
     gpt2 = scored(GPT2)
-    submission.write_importances(tmp_path, "ioi", "gpt2", gpt2, ".pt")
-    submission.write_importances(tmp_path, "arc_easy", "gemma2", scored(submission.MODELS["gemma2"]), ".pt")
+    mib.write_importances(tmp_path, "ioi", "gpt2", gpt2, ".pt")
+    mib.write_importances(tmp_path, "arc_easy", "gemma2", scored(mib.MODELS["gemma2"]), ".pt")
     (tmp_path / ".cache").mkdir()  # as downloads have it
     (tmp_path / "README.md").touch()
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
@@ -79,7 +80,7 @@ def test_a_folder_for_every_task_and_model_with_words_joined_by_a_dash(tmp_path:
         "arc-easy_gemma2",
         "ioi_gpt2",
     ]
-    assert list(submission.read(tmp_path)) == [("arc-easy", "gemma2"), ("ioi", "gpt2")]
+    assert list(mib.read(tmp_path)) == [("arc-easy", "gemma2"), ("ioi", "gpt2")]
 
 
 def test_files_of_other_names_without_metadata_or_scores_are_read(tmp_path: Path) -> None:
@@ -92,8 +93,8 @@ def test_files_of_other_names_without_metadata_or_scores_are_read(tmp_path: Path
         for edge in file["edges"].values():
             del edge["score"]
         (place / f"circuit_{9 - i}.json").write_text(json.dumps(file))
-    [found] = submission.read(tmp_path).values()
-    assert found == nine(INTERPBENCH) and all(circuit.scores is None for circuit in found)
+    [found] = mib.read(tmp_path).values()
+    assert [Circuit(*data) for data in found] == nine(INTERPBENCH) and all(data.scores is None for data in found)
 
 
 def test_a_circuit_of_another_tool_is_evaluated(tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_a_circuit_of_another_tool_is_evaluated(tmp_path: Path) -> None:
     place = tmp_path / "ioi_interpbench"
     place.mkdir()
     (place / "importances.json").write_text(json.dumps(file))
-    [circuit] = submission.read(tmp_path)["ioi", "interpbench"]
+    [data] = mib.read(tmp_path)["ioi", "interpbench"]
     ids = torch.randint(0, 11, (2, 3, 5))
     batch = {
         "clean_ids": ids[0],
@@ -121,7 +122,7 @@ def test_a_circuit_of_another_tool_is_evaluated(tmp_path: Path) -> None:
         "answers": torch.tensor([[1], [2], [3]]),
         "distractors": torch.tensor([[4], [5], [6]]),
     }
-    rows = evaluate(model, {"theirs": circuit}, [batch], [ABLATIONS.make("interchange")], company=False)
+    rows = evaluate(model, {"theirs": Circuit(*data)}, [batch], [ABLATIONS.make("interchange")], company=False)
     by_name = {row.circuit: row for row in rows}
     assert by_name["theirs"].edges == 1108 and by_name["theirs"].kl == pytest.approx(0, abs=1e-5)
     assert by_name["theirs"].logit_difference == pytest.approx(by_name["full"].logit_difference, abs=1e-4)
@@ -135,19 +136,19 @@ def test_a_circuit_of_another_tool_is_evaluated(tmp_path: Path) -> None:
     ("write", "what"),
     [
         (
-            lambda f: submission.write_importances(f, "iio", "gpt2", scored(GPT2)),
+            lambda f: mib.write_importances(f, "iio", "gpt2", scored(GPT2)),
             "no task 'iio'; its tasks are ioi, mcqa",
         ),
         (
-            lambda f: submission.write_importances(f, "mcqa", "gpt2", scored(GPT2)),
+            lambda f: mib.write_importances(f, "mcqa", "gpt2", scored(GPT2)),
             "does not measure mcqa with 'gpt2', on",
         ),
-        (lambda f: submission.write_importances(f, "ioi", "gpt2", scored(GPT2), ".safetensors"), "reads .json and .pt"),
-        (lambda f: submission.write_importances(f, "ioi", "gpt2", scored(INTERPBENCH)), "n_layers 6 against 12"),
-        (lambda f: submission.write_importances(f, "ioi", "gpt2", Circuit.full(GPT2)), "the circuit has none"),
-        (lambda f: submission.write_circuits(f, "ioi", "gpt2", []), "MIB expects 9 circuits.* got 0"),
+        (lambda f: mib.write_importances(f, "ioi", "gpt2", scored(GPT2), ".safetensors"), "reads .json and .pt"),
+        (lambda f: mib.write_importances(f, "ioi", "gpt2", scored(INTERPBENCH)), "n_layers 6 against 12"),
+        (lambda f: mib.write_importances(f, "ioi", "gpt2", Circuit.full(GPT2)), "the circuit has none"),
+        (lambda f: mib.write_circuits(f, "ioi", "gpt2", []), "MIB expects 9 circuits.* got 0"),
         (
-            lambda f: submission.write_circuits(f, "ioi", "gpt2", [Circuit.random(GPT2, 325, 0)] * 9),
+            lambda f: mib.write_circuits(f, "ioi", "gpt2", [Circuit.random(GPT2, 325, 0)] * 9),
             "for 0.1% of the edges has 325, and may have at most 32",
         ),
     ],
@@ -161,19 +162,19 @@ def test_what_mib_would_not_read_is_not_written(tmp_path: Path, write: Callable[
 def test_grouped_keys_and_values_are_not_mibs(tmp_path: Path) -> None:
     grouped = scored(Layout(24, 14, 896, 2))
     with pytest.raises(ValueError, match="n_kv_readers 2 against 14"):
-        submission.write_importances(tmp_path, "ioi", "qwen2.5", grouped)
+        mib.write_importances(tmp_path, "ioi", "qwen2.5", grouped)
 
 
 def test_two_kinds_of_files_in_one_folder(tmp_path: Path) -> None:
-    submission.write_circuits(tmp_path, "ioi", "interpbench", nine(INTERPBENCH))
+    mib.write_circuits(tmp_path, "ioi", "interpbench", nine(INTERPBENCH))
     with pytest.raises(ValueError, match=r"holds 0\.001\.json, .* already"):
-        submission.write_importances(tmp_path, "ioi", "interpbench", scored(INTERPBENCH))
+        mib.write_importances(tmp_path, "ioi", "interpbench", scored(INTERPBENCH))
     with pytest.raises(ValueError, match=r"0\.001\.json"):
-        submission.write_circuits(tmp_path, "ioi", "interpbench", nine(INTERPBENCH), ".pt")
+        mib.write_circuits(tmp_path, "ioi", "interpbench", nine(INTERPBENCH), ".pt")
 
 
 def spoil(change: Callable[[Path], object], tmp_path: Path) -> Path:
-    submission.write_circuits(tmp_path, "ioi", "interpbench", nine(INTERPBENCH))
+    mib.write_circuits(tmp_path, "ioi", "interpbench", nine(INTERPBENCH))
     change(tmp_path / "ioi_interpbench")
     return tmp_path
 
@@ -201,9 +202,9 @@ def spoil(change: Callable[[Path], object], tmp_path: Path) -> Path:
 )
 def test_folders_that_mib_could_not_score(tmp_path: Path, change: Callable[[Path], object], what: str) -> None:
     with pytest.raises(ValueError, match=what):
-        submission.read(spoil(change, tmp_path))
+        mib.read(spoil(change, tmp_path))
 
 
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no submission folder at"):
-        submission.read(tmp_path / "nowhere")
+        mib.read(tmp_path / "nowhere")

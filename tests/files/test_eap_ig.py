@@ -1,37 +1,21 @@
-"""Circuit files: what EAP-IG and MIB find in them, what comes back, and what is refused."""
+"""`.json` and `.pt`: what EAP-IG and MIB find in them, and which of their files are read or refused."""
 
 from __future__ import annotations
 
-import doctest
 import io
 import json
-import os
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import networkx as nx
 import pytest
 import torch
 
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.files import formats
 from lightning_circuits.layout import Layout
+from tests.support.made_circuits import METADATA, PER_HEAD, circuit
 
 GPT2 = Layout(12, 12, 768)
-PER_HEAD, PER_GROUP = Layout(2, 4, 8), Layout(2, 4, 8, 2)
-READABLE = [".json", ".pt", ".safetensors"]
-ALL = [*READABLE, ".graphml", ".dot"]
-METADATA = {"model": "gpt2", "seed": 3, "data": {"name": "ioi", "sizes": [0.01, 0.1]}, "size": 0.25, "none": None}
-
-
-def circuit(layout: Layout, seed: int = 0, scored: bool = True, node_scored: bool = False) -> Circuit:
-    generator = torch.Generator().manual_seed(seed)
-    members = torch.rand(layout.n_edges, generator=generator) < 0.2
-    scores = torch.randn(layout.n_edges, generator=generator) if scored else None
-    node_scores = torch.randn(layout.n_writers, generator=generator) if node_scored else None
-    return Circuit(layout, members, scores, METADATA, node_scores)
 
 
 def eap_ig_names(layout: Layout) -> tuple[list[str], list[str], list[str]]:
@@ -47,14 +31,6 @@ def eap_ig_names(layout: Layout) -> tuple[list[str], list[str], list[str]]:
         edges += [f"{writer}->m{n}" for writer in nodes]
         nodes.append(f"m{n}")
     return [*nodes, "logits"], edges + [f"{writer}->logits" for writer in nodes], [*destinations, "logits"]
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(formats)
-    assert result.attempted and not result.failed
-
-
-# ---- what other tools find -------------------------------------------------------------------------------------------
 
 
 def test_json_of_gpt2_is_what_eap_ig_writes(tmp_path: Path) -> None:
@@ -102,6 +78,20 @@ def test_the_logits_are_in_as_eap_ig_has_it_even_in_an_empty_circuit(tmp_path: P
 def test_a_circuit_without_scores_ranks_its_members_first_for_other_tools(tmp_path: Path) -> None:
     file = json.loads(circuit(PER_HEAD, scored=False).save(tmp_path / "c.json").read_text())
     assert all(entry["score"] == float(entry["in_graph"]) for entry in file["edges"].values())
+
+
+def test_json_with_scores_of_nodes_is_json(tmp_path: Path) -> None:
+    """Strictly: no NaN, which Python writes and others refuse."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    node_scores = torch.full((PER_HEAD.n_writers,), torch.nan)
+    node_scores[2] = 0.5
+    path = Circuit(PER_HEAD, circuit(PER_HEAD).members, node_scores=node_scores).save(tmp_path / "c.json")
+    nodes = json.loads(path.read_text(), parse_constant=refuse)["nodes"]
+    assert {name: node["score"] for name, node in nodes.items() if "score" in node} == {"a0.h1": 0.5}
+    assert "score" not in nodes["logits"]
 
 
 def test_files_of_eap_ig_are_read(tmp_path: Path) -> None:
@@ -233,173 +223,6 @@ def test_nodes_that_are_only_true_or_false_as_early_versions_of_eap_ig_have_them
     assert Circuit.load(tmp_path / "c.json") == circuit(PER_HEAD)
 
 
-# ---- there and back --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("suffix", READABLE)
-@pytest.mark.parametrize("layout", [PER_HEAD, PER_GROUP, Layout(1, 1, 1), Layout(12, 2, 4, 1)], ids=str)
-@pytest.mark.parametrize(("scored", "node_scored"), [(True, False), (False, False), (True, True), (False, True)])
-def test_round_trip(tmp_path: Path, suffix: str, layout: Layout, scored: bool, node_scored: bool) -> None:
-    saved = circuit(layout, scored=scored, node_scored=node_scored)
-    loaded = Circuit.load(saved.save(tmp_path / f"c{suffix}"), layout)
-    assert loaded == saved and loaded.layout == layout and loaded.metadata == METADATA
-    assert loaded.scores is None if not scored else torch.equal(loaded.scores, saved.scores)
-    assert loaded.node_scores is None if not node_scored else torch.equal(loaded.node_scores, saved.node_scores)
-    assert loaded.members.dtype == torch.bool
-
-
-@pytest.mark.parametrize("suffix", READABLE)
-def test_some_nodes_may_have_no_score_and_no_node_is_as_none(tmp_path: Path, suffix: str) -> None:
-    node_scores = torch.linspace(-1, 1, PER_HEAD.n_writers)
-    node_scores[[0, 3]] = torch.nan
-    saved = Circuit(PER_HEAD, circuit(PER_HEAD).members, node_scores=node_scores)
-    loaded = Circuit.load(saved.save(tmp_path / f"c{suffix}"))
-    torch.testing.assert_close(loaded.node_scores, node_scores, rtol=0, atol=0, equal_nan=True)
-    bare = Circuit(PER_HEAD, saved.members, node_scores=torch.full((PER_HEAD.n_writers,), torch.nan))
-    assert Circuit.load(bare.save(tmp_path / f"c{suffix}")).node_scores is None
-
-
-def test_json_with_scores_of_nodes_is_json(tmp_path: Path) -> None:
-    """Strictly: no NaN, which Python writes and others refuse."""
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(constant)
-
-    node_scores = torch.full((PER_HEAD.n_writers,), torch.nan)
-    node_scores[2] = 0.5
-    path = Circuit(PER_HEAD, circuit(PER_HEAD).members, node_scores=node_scores).save(tmp_path / "c.json")
-    nodes = json.loads(path.read_text(), parse_constant=refuse)["nodes"]
-    assert {name: node["score"] for name, node in nodes.items() if "score" in node} == {"a0.h1": 0.5}
-    assert "score" not in nodes["logits"]
-
-
-def test_every_format_gives_back_the_same_metadata(tmp_path: Path) -> None:
-    saved = Circuit(PER_HEAD, circuit(PER_HEAD).members, metadata={"sizes": (1, 2), 3: "three"})
-    for suffix in READABLE:
-        assert Circuit.load(saved.save(tmp_path / f"c{suffix}")).metadata == {"sizes": [1, 2], "3": "three"}
-
-
-@pytest.mark.parametrize("layout", [PER_HEAD, PER_GROUP], ids=str)
-def test_graphml_holds_the_graph(tmp_path: Path, layout: Layout) -> None:
-    saved = circuit(layout)
-    path = saved.save(tmp_path / "c.graphml")
-    expected, found = saved.to_networkx(), nx.read_graphml(path, force_multigraph=True)
-    assert list(found) == list(expected)
-    assert {n: found.nodes[n] for n in found} == {n: expected.nodes[n] for n in expected}
-    edges = {key: (w, n, a["edge"], a["reader"]) for w, n, key, a in expected.edges(keys=True, data=True)}
-    assert {key: (w, n, a["edge"], a["reader"]) for w, n, key, a in found.edges(keys=True, data=True)} == edges
-    ids = [edge.get("id") for edge in ElementTree.parse(path).iter("{http://graphml.graphdrawing.org/xmlns}edge")]
-    assert len(ids) == len(set(ids)) == len(edges)  # Gephi drops an edge whose id it has seen
-    assert json.loads(found.graph["metadata"]) == METADATA
-
-
-def test_dot_holds_the_graph(tmp_path: Path) -> None:
-    names = ["input->a0.h1<k>", "input->a0.h1<v>", "a0.h1->m1", "m1->logits"]
-    members = torch.zeros(PER_HEAD.n_edges, dtype=torch.bool)
-    members[[PER_HEAD.edge_index(name) for name in names]] = True
-    lines = Circuit(PER_HEAD, members).save(tmp_path / "c.dot").read_text().splitlines()
-    assert lines[0] == "digraph circuit {" and lines[-1] == "}"
-    assert [line for line in lines if "->" in line] == [
-        '  "input" -> "a0.h1" [label="k"];',
-        '  "input" -> "a0.h1" [label="v"];',
-        '  "a0.h1" -> "m1";',
-        '  "m1" -> "logits";',
-    ]
-
-
-# ---- never half a file -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("suffix", ALL)
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_stopped_while_writing_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, call: str
-) -> None:
-    path = circuit(PER_HEAD, seed=1).save(tmp_path / f"c{suffix}")
-    before = path.read_bytes()
-
-    def fail(*args: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, call, fail)
-    with pytest.raises(OSError, match="no space"):
-        circuit(PER_HEAD, seed=2).save(path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]  # and nothing beside it
-
-
-def test_the_file_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-
-    def record(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args: (done.append(name), original(*args))[1]
-
-    for name in ("fsync", "replace"):
-        monkeypatch.setattr(os, name, record(name, getattr(os, name)))
-    path = circuit(PER_HEAD).save(tmp_path / "c.json")
-    assert done == ["fsync", "replace"]
-    (tmp_path / "plain").touch()
-    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it as they may any file
-
-
-def test_what_a_killed_process_leaves_lying_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = circuit(PER_HEAD, seed=1).save(tmp_path / "c.pt")
-
-    def kill(*args: object) -> None:
-        raise SystemExit(9)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", kill)
-        patch.setattr(Path, "unlink", lambda *args, **options: None)  # the killed clean nothing up
-        with pytest.raises(SystemExit):
-            circuit(PER_HEAD, seed=2).save(path)
-    assert len(list(tmp_path.iterdir())) == 2
-    assert Circuit.load(path) == circuit(PER_HEAD, seed=1)
-    circuit(PER_HEAD, seed=3).save(path)
-    assert Circuit.load(path) == circuit(PER_HEAD, seed=3)
-
-
-# ---- refused ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("suffix", READABLE)
-@pytest.mark.parametrize(
-    ("expected", "what"),
-    [
-        (Layout(3, 4, 8), r"n_layers 2 against 3 "),
-        (Layout(2, 8, 16), r"n_heads 4 against 8, d_model 8 against 16"),
-        (PER_GROUP, r"Keys and values are counted per head there, per group here"),
-    ],
-)
-def test_a_circuit_of_another_layout_is_refused_in_words(
-    tmp_path: Path, suffix: str, expected: Layout, what: str
-) -> None:
-    path = circuit(PER_HEAD).save(tmp_path / f"c{suffix}")
-    with pytest.raises(ValueError, match=what) as caught:
-        Circuit.load(path, expected)
-    assert str(path) in str(caught.value)
-    assert Circuit.load(path).layout == PER_HEAD  # without an expectation it is read
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("suffix", ALL)
-def test_scores_that_are_no_numbers_are_refused_with_the_edge(tmp_path: Path, suffix: str, value: float) -> None:
-    scores = torch.zeros(PER_HEAD.n_edges)
-    scores[PER_HEAD.edge_index("a0.h1->m1")] = value
-    with pytest.raises(ValueError, match=rf"score of edge a0\.h1->m1 is {value}"):
-        Circuit(PER_HEAD, scores.isfinite(), scores).save(tmp_path / f"c{suffix}")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("suffix", ALL)
-def test_an_infinite_score_of_a_node_is_refused_with_the_node(tmp_path: Path, suffix: str) -> None:
-    node_scores = torch.zeros(PER_HEAD.n_writers)
-    node_scores[1] = torch.inf
-    with pytest.raises(ValueError, match=r"score of node a0\.h0 is inf"):
-        Circuit(PER_HEAD, circuit(PER_HEAD).members, node_scores=node_scores).save(tmp_path / f"c{suffix}")
-    assert not list(tmp_path.iterdir())
-
-
 def test_circuits_of_single_neurons_are_refused(tmp_path: Path) -> None:
     file = json.loads(circuit(PER_HEAD).save(tmp_path / "c.json").read_text())
     file["nodes"]["m0"]["neurons"] = [True, False] * 4
@@ -416,51 +239,6 @@ def test_scores_of_nodes_of_another_number_are_refused(tmp_path: Path) -> None:
     torch.save({**content, "nodes_scores": torch.ones(3)}, tmp_path / "c.pt")
     with pytest.raises(ValueError, match=r"scores of nodes have shape \(3,\), not \(11,\)"):
         Circuit.load(tmp_path / "c.pt")
-
-
-@pytest.mark.parametrize("metadata", [{"x": torch.zeros(1)}, {"x": float("nan")}, {"x": {1, 2}}])
-@pytest.mark.parametrize("suffix", READABLE)
-def test_metadata_that_json_cannot_hold_is_refused(tmp_path: Path, suffix: str, metadata: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="metadata is not plain JSON data"):
-        Circuit(PER_HEAD, circuit(PER_HEAD).members, metadata=metadata).save(tmp_path / f"c{suffix}")
-
-
-def test_metadata_of_the_format_itself_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="n_kv_readers"):
-        Circuit(PER_HEAD, circuit(PER_HEAD).members, metadata={"n_kv_readers": 3}).save(tmp_path / "c.json")
-
-
-def test_unknown_suffixes_are_refused_with_the_list(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"\.json, \.pt, \.safetensors, \.graphml, \.dot"):
-        circuit(PER_HEAD).save(tmp_path / "c.png")
-    for name in ("c.png", "c.graphml", "c.dot", "c"):
-        with pytest.raises(ValueError, match=r"one of \.json, \.pt, \.safetensors$"):
-            Circuit.load(tmp_path / name)
-
-
-def test_missing_files_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no circuit file at"):
-        Circuit.load(tmp_path / "c.json")
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
-        circuit(PER_HEAD).save(tmp_path / "nowhere" / "c.json")
-
-
-@pytest.mark.parametrize("suffix", READABLE)
-@pytest.mark.parametrize("content", [b"", b"[]", b"no circuit", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
-def test_files_that_are_no_circuits(tmp_path: Path, suffix: str, content: bytes) -> None:
-    path = tmp_path / f"c{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="cannot be read as a circuit") as caught:
-        Circuit.load(path)
-    assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize("suffix", READABLE)
-def test_files_cut_short(tmp_path: Path, suffix: str) -> None:
-    path = circuit(PER_HEAD).save(tmp_path / f"c{suffix}")
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ValueError, match="cannot be read as a circuit"):
-        Circuit.load(path)
 
 
 def change(key: str, value: object) -> Callable[[dict[str, Any]], object]:

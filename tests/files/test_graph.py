@@ -1,0 +1,43 @@
+"""`.graphml` and `.dot` hold the graph that a circuit is."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import networkx as nx
+import pytest
+import torch
+
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.layout import Layout
+from tests.support.made_circuits import METADATA, PER_GROUP, PER_HEAD, circuit
+
+
+@pytest.mark.parametrize("layout", [PER_HEAD, PER_GROUP], ids=str)
+def test_graphml_holds_the_graph(tmp_path: Path, layout: Layout) -> None:
+    saved = circuit(layout)
+    path = saved.save(tmp_path / "c.graphml")
+    expected, found = saved.to_networkx(), nx.read_graphml(path, force_multigraph=True)
+    assert list(found) == list(expected)
+    assert {n: found.nodes[n] for n in found} == {n: expected.nodes[n] for n in expected}
+    edges = {key: (w, n, a["edge"], a["reader"]) for w, n, key, a in expected.edges(keys=True, data=True)}
+    assert {key: (w, n, a["edge"], a["reader"]) for w, n, key, a in found.edges(keys=True, data=True)} == edges
+    ids = [edge.get("id") for edge in ElementTree.parse(path).iter("{http://graphml.graphdrawing.org/xmlns}edge")]
+    assert len(ids) == len(set(ids)) == len(edges)  # Gephi drops an edge whose id it has seen
+    assert json.loads(found.graph["metadata"]) == METADATA
+
+
+def test_dot_holds_the_graph(tmp_path: Path) -> None:
+    names = ["input->a0.h1<k>", "input->a0.h1<v>", "a0.h1->m1", "m1->logits"]
+    members = torch.zeros(PER_HEAD.n_edges, dtype=torch.bool)
+    members[[PER_HEAD.edge_index(name) for name in names]] = True
+    lines = Circuit(PER_HEAD, members).save(tmp_path / "c.dot").read_text().splitlines()
+    assert lines[0] == "digraph circuit {" and lines[-1] == "}"
+    assert [line for line in lines if "->" in line] == [
+        '  "input" -> "a0.h1" [label="k"];',
+        '  "input" -> "a0.h1" [label="v"];',
+        '  "a0.h1" -> "m1";',
+        '  "m1" -> "logits";',
+    ]

@@ -1,0 +1,21 @@
+"""Circuits made up for the tests of files: members, scores and metadata of a seed."""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.layout import Layout
+
+PER_HEAD, PER_GROUP = Layout(2, 4, 8), Layout(2, 4, 8, 2)
+READABLE = [".json", ".pt", ".safetensors"]
+ALL = [*READABLE, ".graphml", ".dot"]
+METADATA = {"model": "gpt2", "seed": 3, "data": {"name": "ioi", "sizes": [0.01, 0.1]}, "size": 0.25, "none": None}
+
+
+def circuit(layout: Layout, seed: int = 0, scored: bool = True, node_scored: bool = False) -> Circuit:
+    generator = torch.Generator().manual_seed(seed)
+    members = torch.rand(layout.n_edges, generator=generator) < 0.2
+    scores = torch.randn(layout.n_edges, generator=generator) if scored else None
+    node_scores = torch.randn(layout.n_writers, generator=generator) if node_scored else None
+    return Circuit(layout, members, scores, METADATA, node_scores)
