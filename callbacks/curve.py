@@ -210,7 +210,7 @@ class FaithfulnessCurve(ExactAblationCallback):
         for ranking in dict.fromkeys(rankings):
             for size, (n, share) in self._shares(search).items():
                 name = f"{size} {ranking}" if len(set(rankings)) > 1 else size
-                members = top_n(scores, n, ranking == "absolute", search.layout)
+                members = top_n(scores, n, search.layout, absolute=ranking == "absolute")
                 circuits[name], places[name] = Circuit(search.layout, members), Place(ranking, share)
         if self.random:
             for size, (n, share) in self._shares(search).items():

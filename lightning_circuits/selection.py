@@ -43,14 +43,14 @@ from torch import Tensor
 from lightning_circuits.layout import Layout, reader_nodes
 
 
-def top_n(scores: Tensor, n: int, absolute: bool = False, layout: Layout | None = None) -> Tensor:
+def top_n(scores: Tensor, n: int, layout: Layout | None = None, *, absolute: bool = False) -> Tensor:
     """The n edges of the highest scores.
 
     Args:
         scores: ``[n_edges]``, any real dtype; infinite scores are fine.
         n: how many, 0 to all. For a share of the edges see `size_to_count`.
-        absolute: rank by |score|.
         layout: only to name the edge in an error.
+        absolute: rank by |score|.
 
     Returns:
         bool ``[n_edges]``, on the device of ``scores``, True n times. Of equal scores the lower flat index goes first.
@@ -58,27 +58,27 @@ def top_n(scores: Tensor, n: int, absolute: bool = False, layout: Layout | None 
     Raises:
         ValueError: a score that is NaN; scores that are not a vector; more edges than there are.
     """
-    return _first(n, _best_first(scores, n, absolute, layout))
+    return _first(n, _best_first(scores, n, layout, absolute))
 
 
-def threshold(scores: Tensor, at_least: float, absolute: bool = False, layout: Layout | None = None) -> Tensor:
+def threshold(scores: Tensor, at_least: float, layout: Layout | None = None, *, absolute: bool = False) -> Tensor:
     """Every edge that scores at least so much, bool ``[n_edges]``; an edge exactly on the threshold is in.
 
     Args:
         scores: ``[n_edges]``, any real dtype; infinite scores are fine.
         at_least: in the units of the scores; with ``absolute`` of |score|. Compared in the precision of the scores.
-        absolute: compare |score|.
         layout: only to name the edge in an error.
+        absolute: compare |score|.
 
     Raises:
         ValueError: a score or threshold that is NaN; scores that are not a vector.
     """
     if at_least != at_least:
         raise ValueError("a threshold of NaN: no score can be compared with it")
-    return _worth(scores, absolute, layout) >= at_least
+    return _worth(scores, layout, absolute) >= at_least
 
 
-def greedy(scores: Tensor, n: int, layout: Layout, absolute: bool = False) -> Tensor:
+def greedy(scores: Tensor, n: int, layout: Layout, *, absolute: bool = False) -> Tensor:
     """n edges from the logits up: again and again the best edge into a node that is in already.
 
     At first only the logits are in. A node comes in when an edge from it is chosen, and with it all edges into its
@@ -104,7 +104,7 @@ def greedy(scores: Tensor, n: int, layout: Layout, absolute: bool = False) -> Te
     moment k0 on is taken on the way to the first node k >= k0 with ``place <= join[k]``, and on one such way edges go
     by their places.
     """
-    order = _best_first(layout.check(scores), n, absolute, layout).cpu()
+    order = _best_first(layout.check(scores), n, layout, absolute).cpu()
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))
     join, opened = _joins(place, layout)
@@ -140,7 +140,7 @@ def _joins(place: Tensor, layout: Layout) -> tuple[Tensor, list[int]]:
     return join, opened
 
 
-def _worth(scores: Tensor, absolute: bool, layout: Layout | None) -> Tensor:
+def _worth(scores: Tensor, layout: Layout | None, absolute: bool) -> Tensor:
     """What edges are chosen by: the scores or their sizes, once they are known to be sound."""
     if scores.ndim != 1:
         raise ValueError(f"expected a flat vector of scores, got a tensor of shape {tuple(scores.shape)}")
@@ -151,9 +151,9 @@ def _worth(scores: Tensor, absolute: bool, layout: Layout | None) -> Tensor:
     return scores.detach().abs() if absolute else scores.detach()
 
 
-def _best_first(scores: Tensor, n: int, absolute: bool, layout: Layout | None) -> Tensor:
+def _best_first(scores: Tensor, n: int, layout: Layout | None, absolute: bool) -> Tensor:
     """The indices of all edges, the best first, of equals the lower index; n is what will be asked of them."""
-    worth = _worth(scores, absolute, layout)
+    worth = _worth(scores, layout, absolute)
     if not 0 <= n <= len(worth):
         raise ValueError(f"cannot choose {n:,} of {len(worth):,} edges")
     return worth.sort(descending=True, stable=True).indices

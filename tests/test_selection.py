@@ -63,7 +63,7 @@ def test_doctest() -> None:
 def test_top_n_is_a_stable_sort(scores: list[float], data: st.DataObject, absolute: bool) -> None:
     n = data.draw(st.integers(0, len(scores)))
     rank = sorted(range(len(scores)), key=lambda i: (-(abs(scores[i]) if absolute else scores[i]), i))
-    members = top_n(torch.tensor(scores), n, absolute)
+    members = top_n(torch.tensor(scores), n, absolute=absolute)
     assert members.dtype == torch.bool
     assert members.nonzero()[:, 0].tolist() == sorted(rank[:n])
 
@@ -85,7 +85,7 @@ def test_selections_are_nested(scores: list[float], data: st.DataObject) -> None
 @given(some_scores, values, st.booleans())
 def test_threshold_takes_what_reaches_it(scores: list[float], at_least: float, absolute: bool) -> None:
     expected = [(abs(score) if absolute else score) >= at_least for score in scores]
-    members = threshold(torch.tensor(scores), at_least, absolute)
+    members = threshold(torch.tensor(scores), at_least, absolute=absolute)
     assert members.dtype == torch.bool and members.tolist() == expected
 
 
@@ -94,10 +94,10 @@ def test_a_threshold_on_the_nth_score_takes_the_n_best_and_what_equals_them(
     scores: list[float], data: st.DataObject, absolute: bool
 ) -> None:
     n = data.draw(st.integers(0, len(scores)))
-    best = top_n(torch.tensor(scores), n, absolute)
+    best = top_n(torch.tensor(scores), n, absolute=absolute)
     worst = min((abs(s) if absolute else s for s, m in zip(scores, best.tolist(), strict=True) if m), default=None)
     if worst is not None:
-        members = threshold(torch.tensor(scores), worst, absolute)
+        members = threshold(torch.tensor(scores), worst, absolute=absolute)
         assert not (best & ~members).any()
         assert members.sum() == sum((abs(s) if absolute else s) >= worst for s in scores)
 
@@ -109,7 +109,7 @@ def test_greedy_takes_one_edge_after_the_other(
     layout, scores = scored
     order = grown_from_the_logits(layout, scores.tolist(), absolute)
     for n in {0, 1, layout.n_edges, data.draw(st.integers(0, layout.n_edges))}:
-        members = greedy(scores, n, layout, absolute)
+        members = greedy(scores, n, layout, absolute=absolute)
         assert members.dtype == torch.bool
         assert members.nonzero()[:, 0].tolist() == sorted(order[:n])
 
@@ -122,7 +122,7 @@ def test_every_edge_that_greedy_takes_leads_to_the_logits(scored: tuple[Layout, 
     layout, scores = scored
     before = torch.zeros(layout.n_edges, dtype=torch.bool)
     for n in range(1, layout.n_edges + 1):
-        members = greedy(scores, n, layout, absolute)
+        members = greedy(scores, n, layout, absolute=absolute)
         (new,) = (members & ~before).nonzero()[:, 0].tolist()
         assert not (before & ~members).any()
         # Fed by the input, nothing of it would be pruned: every node that is read has a way to the logits.

@@ -102,7 +102,7 @@ def of_scores(scores: Tensor, sizes: Sequence[int], absolute: bool = False) -> l
     """
     if scores.ndim != 2 or len(scores) < 2:
         raise ValueError(f"stability is of at least two score vectors [n, n_edges], got shape {tuple(scores.shape)}")
-    return [_summary(torch.stack([top_n(row, n, absolute) for row in scores]).cpu()) for n in sizes]
+    return [_summary(torch.stack([top_n(row, n, absolute=absolute) for row in scores]).cpu()) for n in sizes]
 
 
 def _summary(members: Tensor) -> Stability:
@@ -193,5 +193,5 @@ def bootstrap(
     members: list[list[Tensor]] = [[] for _ in sizes]
     for scores in resampled_scores(kept, draws, seed):
         for rows, n in zip(members, sizes, strict=True):
-            rows.append(top_n(scores, n, absolute))
+            rows.append(top_n(scores, n, absolute=absolute))
     return [_summary(torch.stack(rows)) for rows in members]

@@ -113,7 +113,7 @@ class CircuitSearch(pl.LightningModule):
         if threshold is not None:
             if size is not None or greedy:
                 raise ValueError("a circuit has a size or a threshold, and only one of a size grows greedily")
-            members = selection.threshold(scores, threshold, absolute, self.layout)
+            members = selection.threshold(scores, threshold, self.layout, absolute=absolute)
         else:
             size = self.trained_size() if size is None else size
             if size is None:
@@ -122,9 +122,9 @@ class CircuitSearch(pl.LightningModule):
                 )
             n = selection.size_to_count(size, self.layout)
             if greedy:
-                members = selection.greedy(scores, n, self.layout, absolute)
+                members = selection.greedy(scores, n, self.layout, absolute=absolute)
             else:
-                members = selection.top_n(scores, n, absolute, self.layout)
+                members = selection.top_n(scores, n, self.layout, absolute=absolute)
         return Circuit(self.layout, members, scores, self.describe(), self.node_scores())
 
     def describe(self) -> dict[str, Any]:

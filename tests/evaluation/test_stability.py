@@ -76,7 +76,7 @@ def test_score_vectors_give_their_top_n() -> None:
     scores = torch.randn(4, 60, generator=torch.Generator().manual_seed(0))
     for absolute in (False, True):
         found = of_scores(scores, [5, 60], absolute)
-        assert found[0] == stability([top_n(row, 5, absolute) for row in scores])
+        assert found[0] == stability([top_n(row, 5, absolute=absolute) for row in scores])
         assert found[1].mean == found[1].chance == 1
     flipped = torch.stack([scores[0], -scores[0]])
     assert of_scores(flipped, [5], absolute=True)[0].mean == 1 and of_scores(flipped, [5])[0].mean == 0
