@@ -236,8 +236,7 @@ class CircuitProbe(pl.Callback):
             ablation.fit(model, self._batches("train"))
             scores = self._scores(trainer, model, ablation)
             members = {
-                size_name(size): top_n(scores, size_to_count(size, model.layout), model.layout)
-                for size in self.sizes
+                size_name(size): top_n(scores, size_to_count(size, model.layout), model.layout) for size in self.sizes
             }
             rows = evaluate(
                 model,

@@ -27,10 +27,11 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from lightning_circuits.files import formats
+from lightning_circuits import files
+from lightning_circuits.files.graph import to_networkx
 from lightning_circuits.layout import Layout, node_members, reader_nodes
 
-Of = Literal["edges", "nodes"]
+EdgesOrNodes = Literal["edges", "nodes"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -146,33 +147,23 @@ class Circuit:
         keep the model's output.
         """
         layout, members = self.layout, self.members
-        n_rows, n_own = layout.n_attention_readers + 1, layout.n_heads + 1  # readers and nodes of a layer
-        # One layer's pairs, counted from its first reader and its first node; all layers are alike.
-        readers, nodes = (pairs[: 3 * layout.n_heads + 1] for pairs in reader_nodes(layout))
-        nodes = nodes - 1
+        readers, nodes = reader_nodes(layout)
+        components = layout.components[1:]  # all that read
 
         # One sweep up finds what the input reaches, one sweep down what leads to the logits.
-        reached = torch.zeros(layout.n_writers, dtype=torch.bool)
-        reached[0] = True
-        for layer in range(layout.n_layers):
-            n = layout.writers_before(layer)
-            shared, own = layout.layer(members, layer)
-            entered = (shared & reached[:n]).any(1)
-            here = reached[n : n + n_own]
-            here[nodes[entered[readers]]] = True
-            here[-1] |= (own & here[:-1]).any()
+        entered = torch.zeros(layout.n_readers, dtype=torch.bool)
+        reached = torch.arange(layout.n_nodes) == 0
+        for component in components:
+            edges = layout.into(members, component)
+            entered[component.readers] = (edges & reached[: component.n_before]).any(1)
+            reached[nodes[entered[readers]]] = True
 
-        leads = layout.logits(members).clone()
-        open_readers = torch.ones(layout.n_readers, dtype=torch.bool)  # the logits, last, are open
-        for layer in reversed(range(layout.n_layers)):
-            n = layout.writers_before(layer)
-            shared, own = layout.layer(members, layer)
-            here = leads[n : n + n_own]
-            here[:-1] |= own & here[-1]
-            rows = open_readers[layer * n_rows : (layer + 1) * n_rows]
-            rows.zero_()
-            rows[readers[here[nodes]]] = True
-            leads[:n] |= (shared & rows[:, None]).any(0)
+        open_readers = torch.zeros(layout.n_readers, dtype=torch.bool)
+        leads = torch.arange(layout.n_nodes) == layout.n_nodes - 1
+        for component in reversed(components):
+            open_readers[readers[leads[nodes]]] = True
+            edges = layout.into(members, component)
+            leads[: component.n_before] |= (edges & open_readers[component.readers, None]).any(0)
 
         kept = members & reached[layout.edge_writer] & open_readers[layout.edge_reader]
         return Circuit(layout, kept, self.scores, self.metadata, self.node_scores)
@@ -204,28 +195,28 @@ class Circuit:
 
     # ---- overlap -----------------------------------------------------------------------------------------------
 
-    def iou(self, other: Circuit, of: Of = "edges") -> float:
+    def iou(self, other: Circuit, of: EdgesOrNodes = "edges") -> float:
         """Edges (or nodes) in both over those in either; 1 if both are empty.
 
         Raises:
             ValueError: circuits of different layouts, here and in all comparisons; ``of`` neither edges nor nodes.
         """
         mine, theirs = self._flags(of), self._same_layout(other)._flags(of)
-        return _share(mine & theirs, mine | theirs)
+        return _fraction(mine & theirs, mine | theirs)
 
-    def precision(self, other: Circuit, of: Of = "edges") -> float:
+    def precision(self, other: Circuit, of: EdgesOrNodes = "edges") -> float:
         """The share of this circuit's edges (or nodes) that ``other``, the true one, has too.
 
         1 for an empty circuit: it claims nothing that is wrong.
         """
         mine = self._flags(of)
-        return _share(mine & self._same_layout(other)._flags(of), mine)
+        return _fraction(mine & self._same_layout(other)._flags(of), mine)
 
-    def recall(self, other: Circuit, of: Of = "edges") -> float:
+    def recall(self, other: Circuit, of: EdgesOrNodes = "edges") -> float:
         """The share of the edges (or nodes) of ``other``, the true one, that this circuit has; 1 if other is empty."""
         return self._same_layout(other).precision(self, of)
 
-    def _flags(self, of: Of) -> Tensor:
+    def _flags(self, of: EdgesOrNodes) -> Tensor:
         if of not in ("edges", "nodes"):
             raise ValueError(f"circuits are compared by 'edges' or 'nodes', not by {of!r}")
         return self.members if of == "edges" else self.nodes
@@ -237,12 +228,12 @@ class Circuit:
     # ---- out and in --------------------------------------------------------------------------------------------
 
     def to_networkx(self) -> nx.MultiDiGraph:
-        """The chosen edges as a graph of nodes; `formats.to_networkx` lists the attributes.
+        """The chosen edges as a graph of nodes; `files.graph.to_networkx` lists the attributes.
 
         A multigraph, for a head's query, key and value may all read the same writer. Under K/V per head it has exactly
         `n_edges` edges. Gephi opens it through `.graphml`; to see parallel edges apart, choose there not to merge them.
         """
-        return formats.to_networkx(self._data())
+        return to_networkx(self)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the circuit, atomically; the suffix says how: `.json` and `.pt` (EAP-IG, MIB), `.safetensors`, and, out
@@ -253,8 +244,7 @@ class Circuit:
                 cannot hold.
             FileNotFoundError: the folder is not there.
         """
-        formats.save(path, self._data())
-        return Path(path)
+        return files.save(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], layout: Layout | None = None) -> Circuit:
@@ -268,15 +258,12 @@ class Circuit:
             ValueError: a circuit of another layout (what differs is said), or no circuit.
             FileNotFoundError: no such file.
         """
-        data = formats.load(path)
+        data = files.load(path)
         if layout is not None:
             layout.require(data.layout, f"the circuit in {path}")
         return cls(*data)
 
-    def _data(self) -> formats.CircuitData:
-        return formats.CircuitData(self.layout, self.members, self.scores, self.metadata, self.node_scores)
 
-
-def _share(part: Tensor, whole: Tensor) -> float:
+def _fraction(part: Tensor, whole: Tensor) -> float:
     total = int(whole.sum())
     return int(part.sum()) / total if total else 1.0

@@ -13,8 +13,7 @@ the last complete file.
     >>> members = torch.zeros(layout.n_edges, dtype=torch.bool)
     >>> members[layout.edge_index("input->m0")] = True
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save(CircuitData(layout, members, None, {"seed": 0}), f"{folder}/circuit.json")
-    ...     data = load(f"{folder}/circuit.json")
+    ...     data = load(save(CircuitData(layout, members, None, {"seed": 0}), f"{folder}/circuit.json"))
     >>> layout.edge_names(data.members.nonzero()[:, 0]), data.metadata
     (['input->m0'], {'seed': 0})
 
@@ -72,7 +71,7 @@ def load(path: str | os.PathLike[str]) -> CircuitData:
         FileNotFoundError: no such file.
     """
     path = Path(path)
-    suffix = _suffix(path, [form.name for form in FORMATS if form.readable], "read from")
+    suffix = _suffix(path, [name for name in FORMATS if FORMATS[name].readable], "read from")
     if not path.is_file():
         raise FileNotFoundError(f"no circuit file at {path}")
     try:

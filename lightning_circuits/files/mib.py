@@ -87,7 +87,7 @@ def write_importances(
             model's or without scores, or files of another kind in the folder.
     """
     place = _place(folder, task, model, suffix)
-    _require_layout(circuit, model, "the circuit")
+    MODELS[model].require(circuit.layout, f"the circuit for MIB's {model}")
     if circuit.scores is None:
         raise ValueError(f"{place.name}: MIB ranks the edges by their scores, and the circuit has none")
     _require_only(place, {f"importances{suffix}"})
@@ -109,7 +109,7 @@ def write_circuits(
     """
     place = _place(folder, task, model, suffix)
     for circuit in circuits:
-        _require_layout(circuit, model, "a circuit")
+        MODELS[model].require(circuit.layout, f"a circuit for MIB's {model}")
     ordered = _in_places(circuits, place.name)
     names = [f"{share:g}{suffix}" for share in SHARES]
     _require_only(place, set(names))
@@ -157,7 +157,7 @@ def _read_place(place: Path, model: str) -> list[CircuitData]:
     circuits = []
     for file in files:
         circuit = load(file)
-        _require_layout(circuit, model, str(file))
+        MODELS[model].require(circuit.layout, f"the circuit in {file}")
         circuits.append(circuit)
     if len(files) > 1:
         return _in_places(circuits, str(place))
@@ -199,13 +199,6 @@ def _require_known(task: str, model: str, where: str) -> None:
         raise ValueError(f"{where}: MIB has no task {task!r}; its tasks are {', '.join(TASKS)}")
     if model not in TASKS[task]:
         raise ValueError(f"{where}: MIB does not measure {task} with {model!r}, only with {', '.join(TASKS[task])}")
-
-
-def _require_layout(circuit: CircuitLike, model: str, what: str) -> None:
-    if circuit.layout != MODELS[model]:
-        raise ValueError(
-            f"{what} is not of MIB's layout for {model}: {circuit.layout.difference(MODELS[model])} (there against MIB)"
-        )
 
 
 def _require_only(place: Path, names: set[str]) -> None:
