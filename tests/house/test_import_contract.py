@@ -30,8 +30,8 @@ MAPPED = ("callbacks", "datamodules", "configs")
 
 FLOORS = [
     {"layout", "objectives", "batch", "registry", "gates", "namespace", "pages", "configs"},
-    {"models", "datamodules"},
-    {"files", "circuit", "masked", "ablation", "selection"},
+    {"models", "files", "datamodules"},
+    {"circuit", "masked", "ablation", "selection"},
     {"scoring", "evaluation"},
     {"search", "drawing"},
     {"callbacks"},
