@@ -4,7 +4,8 @@
 where its weights are. What it says is checked when a model is wrapped: some tokens run through the model, and each
 layer computed from the weights has to come out the same.
 
-    python examples/own_model.py        # trains the model on a toy task, searches a circuit in it: half a minute
+    python examples/own_model.py              # trains the model on a toy task, searches a circuit in it: half a minute
+    python examples/own_model.py --quick      # a few steps of each, to see that it runs
 
 The toy task: "a b ... a" is followed by b (induction). The corrupt prompt ends in another letter, so that nothing in
 it says what follows.
@@ -15,6 +16,7 @@ before each, and none after. The model has to take an attention mask if prompts 
 
 from __future__ import annotations
 
+import argparse
 import random
 from typing import Any
 
@@ -199,4 +201,6 @@ def main(training_steps: int = 1500, search_steps: int = 150) -> tuple[EdgePruni
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description="Train a small transformer, and search a circuit in it.")
+    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
+    main(30, 4) if parser.parse_args().quick else main()

@@ -9,6 +9,7 @@ one of few words.
 
     python examples/train_tiny_ioi.py                 # writes lightning_circuits/models/assets/tiny-ioi, in 3 minutes
     python examples/train_tiny_ioi.py --out /tmp/tiny      # leave the shipped one alone
+    python examples/train_tiny_ioi.py --quick              # a few steps, to see that it runs; writes ./tiny-ioi
 
 Everything is seeded, and runs in one thread: the same versions on the same kind of processor give the same file.
 The split is by name triples: no triple of the test prompts that `evaluate` measures on was trained on.
@@ -146,7 +147,10 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the embedded model, tiny-ioi.")
     parser.add_argument("--out", type=Path, default=SHIPPED, help="folder to write model and tokenizer to")
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs; writes ./tiny-ioi")
     options = parser.parse_args(args)
+    if options.quick:
+        options.out, options.steps = Path(EMBEDDED), 4
     model, tokenizer, data = train(options.steps)
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
