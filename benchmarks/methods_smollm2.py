@@ -40,7 +40,8 @@ from lightning_circuits import (
 )
 from lightning_circuits.callbacks import CircuitExport, FaithfulnessCurve
 from lightning_circuits.datamodules import IOIDataModule
-from lightning_circuits.drawing.curves import curve_figure, save
+from lightning_circuits.drawing.curves import curve_figure
+from lightning_circuits.drawing.style import save
 from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl

@@ -39,7 +39,8 @@ from lightning_circuits.callbacks.faithfulness import (
 )
 from lightning_circuits.callbacks.loggers import log_scalars, log_table, run_folder, send
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.drawing.curves import curve_figure, save
+from lightning_circuits.drawing.curves import curve_figure
+from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.tables import curve_table
 from lightning_circuits.evaluation.curve import RANDOM, Curve, Place
 from lightning_circuits.namespace import pl, refuse_mixture

@@ -41,7 +41,9 @@ from lightning_circuits.callbacks.faithfulness import (
 )
 from lightning_circuits.callbacks.loggers import run_folder
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.drawing.circuit import SUFFIXES, save_figure
+from lightning_circuits.drawing.circuit import save_figure
+from lightning_circuits.drawing.page import save_page
+from lightning_circuits.drawing.style import SUFFIXES
 from lightning_circuits.evaluation.rows import Row
 from lightning_circuits.files import FORMATS
 from lightning_circuits.namespace import pl, refuse_mixture
@@ -55,20 +57,14 @@ MONITORS: dict[str, Callable[[Row], float]] = {
 """What may be monitored, as numbers of which the smallest is the best: faithfulness is best at 1, not above."""
 
 
-def _save_data(path: Path, circuit: Circuit) -> None:
+def _save_data(circuit: Circuit, path: Path) -> None:
     circuit.save(path)
 
 
-def _save_page(path: Path, circuit: Circuit) -> None:
-    from lightning_circuits.drawing.page import save_page
-
-    save_page(path, circuit)
-
-
-WRITERS: dict[str, Callable[[Path, Circuit], Any]] = {
+WRITERS: dict[str, Callable[[Circuit, Path], Any]] = {
     **dict.fromkeys(FORMATS.names(), _save_data),
     **dict.fromkeys(SUFFIXES, save_figure),
-    ".html": _save_page,
+    ".html": save_page,
 }
 """What writes a circuit, by suffix: data, figures for papers, the interactive page."""
 
@@ -248,7 +244,7 @@ class CircuitExport(pl.Callback):
         staged = {path: path.with_name(f".writing-{path.name}") for path in paths}
         try:
             for path, temporary in staged.items():
-                WRITERS[path.suffix](temporary, circuit)
+                WRITERS[path.suffix](circuit, temporary)
             for path, temporary in staged.items():
                 os.replace(temporary, path)
         finally:

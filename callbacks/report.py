@@ -123,7 +123,7 @@ def _log_files(logger: Any, paths: list[Path], circuits: dict[str, Circuit], ste
 def _show_picture(logger: Any, key: str, circuit: Circuit, step: int) -> None:
     if _is_wandb(logger):
         with tempfile.TemporaryDirectory() as folder:
-            logger.log_image(key, [str(save_figure(Path(folder) / "circuit.png", circuit))], step)
+            logger.log_image(key, [str(save_figure(circuit, Path(folder) / "circuit.png"))], step)
     elif hasattr(logger.experiment, "add_figure"):
         logger.experiment.add_figure(key, circuit_figure(circuit), global_step=step)
 
@@ -136,7 +136,7 @@ def _show_page(logger: Any, key: str, circuit: Circuit, step: int) -> None:
 
         with tempfile.TemporaryDirectory() as folder:
             page = Path(folder) / "circuit.html"
-            save_page(page, circuit)
+            save_page(circuit, page)
             logger.log_metrics({f"{key}/page": wandb.Html(str(page))}, step)
 
 

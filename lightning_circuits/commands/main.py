@@ -32,8 +32,6 @@ training has begun is always shown in full.
 from __future__ import annotations
 
 import logging
-import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -42,14 +40,13 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile
 
+# Imported for their classes: a bare name in a config can mean only what has been imported.
 from lightning_circuits import callbacks, configs, datamodules, gates, objectives  # noqa: F401
 from lightning_circuits.callbacks import FaithfulnessCurve
 from lightning_circuits.commands import compare, view
+from lightning_circuits.commands.errors import LightningParser, debugging, in_one_line
 from lightning_circuits.models.loading import load_without_bars
 from lightning_circuits.namespace import LightningArgumentParser, LightningCLI, pl
-from lightning_circuits.pages import see_page
-
-# Imported for their classes: a bare name in a config can mean only what has been imported.
 from lightning_circuits.search.activation_patching import ActivationPatching  # noqa: F401
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.eap import EAP  # noqa: F401
@@ -61,8 +58,6 @@ from lightning_circuits.search.random_scores import RandomScores  # noqa: F401
 from lightning_circuits.search.saved import SavedCircuit  # noqa: F401
 
 CONFIGS = Path(configs.__file__).parent
-DEBUG = "JSONARGPARSE_DEBUG"
-MISTAKES = (ValueError, TypeError, OSError, ImportError, pl.utilities.exceptions.MisconfigurationException)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -93,7 +88,7 @@ def main(args: Sequence[str] | None = None) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=CircuitTrainer,
-            parser_class=Parser,
+            parser_class=LightningParser,
             seed_everything_default=0,
             # Each method has its own optimizer, which --optimizer would replace.
             auto_configure_optimizers=False,
@@ -102,16 +97,9 @@ def main(args: Sequence[str] | None = None) -> None:
             args=None if args is None else list(args),
         )
     except Exception as error:
-        # Weights & Biases refuses to begin by errors of its own: not logged in, no network.
-        wandb = type(error).__module__.startswith("wandb.errors")
-        if not (wandb or isinstance(error, MISTAKES)) or begun.yes or os.environ.get(DEBUG) == "true":
+        said = in_one_line(error)
+        if said is None or begun.yes or debugging():
             raise
-        said = _plain(str(error))
-        if wandb:
-            said = (
-                f"{said.partition(chr(10))[0].rstrip('.')}. WANDB_MODE=offline keeps a run on this machine, wandb sync "
-                f"sends it later {see_page('sweeps', 'Weights & Biases')}"
-            )
         sys.stderr.write(f"error: {said}\n")
         raise SystemExit(2) from None
 
@@ -216,33 +204,6 @@ class FindConfig(ActionConfigFile):
                 parser.error(f"there is no config {value}: neither such a file nor packaged ({', '.join(packaged)})")
             value = str(packaged[value.removesuffix(".yaml")])
         super().__call__(parser, namespace, value, option_string)
-
-
-class Parser(LightningArgumentParser):
-    """A parser whose errors are one line; jsonargparse would print all options and a tree of types before them."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        if os.environ.get(DEBUG) == "true" and ex is not None:
-            raise ex
-        self.exit(2, f"error: {_plain(message)} (see {self.prog} --help)\n")
-
-
-_TREE = re.compile(
-    r"(- )?(Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Expected a path but|Given value)"
-)
-
-
-def _plain(message: str) -> str:
-    """The leaves of the tree of types that jsonargparse makes of an error, ours within its included."""
-    message = re.sub(r"^Call to compute_fn of link .* failed: ", "", message)
-    if not message.startswith(("Parser key", "Does not validate against")):
-        return message
-    leaves = [line.strip().removeprefix("- ") for line in message.splitlines() if not _TREE.match(line.strip())]
-    return re.sub(
-        r"Expected a dot import path string: (\S+)",
-        r"no class is called \1 here (one of your own goes by its path, such as my_package.\1)",
-        " ".join(filter(None, leaves)),
-    )
 
 
 class _Begun(pl.Callback):

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.commands.compare import Parser
-from lightning_circuits.drawing.circuit import SUFFIXES, save_figure
+from lightning_circuits.commands.errors import Parser
+from lightning_circuits.drawing.circuit import save_figure
 from lightning_circuits.drawing.page import save_page
+from lightning_circuits.drawing.style import SUFFIXES
 
 
 def main(args: Sequence[str]) -> None:
@@ -46,9 +47,9 @@ def main(args: Sequence[str]) -> None:
     if output.suffix in SUFFIXES:
         if len(circuits) > 1:
             raise ValueError(f"a figure shows one circuit; two side by side are a page: --output {output.stem}.html")
-        save_figure(output, circuits[0])
+        save_figure(circuits[0], output)
     else:
         names = [path.stem for path in options.circuits] if len(circuits) > 1 else None
         other = circuits[1] if len(circuits) > 1 else None
-        save_page(output, circuits[0], other, curve=options.curve, other_curve=options.other_curve, names=names)
+        save_page(circuits[0], output, other, curve=options.curve, other_curve=options.other_curve, names=names)
     print(f"Written:\n  {output}")

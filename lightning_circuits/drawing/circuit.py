@@ -1,6 +1,6 @@
 """A circuit as a figure for a paper: layers upward, heads and MLPs as boxes, edges as lines; SVG, PDF or PNG.
 
-    >>> save_figure("circuit.svg", Circuit.load("circuit.json"))                          # doctest: +SKIP
+    >>> save_figure(Circuit.load("circuit.json"), "circuit.svg")                          # doctest: +SKIP
     >>> circuit_figure(circuit)                       # a matplotlib Figure, shown by a notebook   # doctest: +SKIP
 
 What is drawn is what the file holds: every edge of the circuit and the nodes at its ends, those on no way from input to
@@ -11,8 +11,6 @@ learned gate says only which gate is further open, its zero means nothing: there
 to the highest, and nothing is dashed.
 
 More than `MAX_EDGES` lines are a grey carpet: beyond, the strongest are drawn, and the caption says so.
-
-matplotlib is loaded when something is drawn, and no earlier.
 """
 
 from __future__ import annotations
@@ -27,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightning_circuits.circuit import Circuit
+from lightning_circuits.drawing.style import RC, SUFFIXES, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SUFFIXES = (".svg", ".pdf", ".png")
 MAX_EDGES = 400
 """So many edges are drawn at most."""
 
@@ -41,27 +39,20 @@ BOX = {"input": "#e8e8e8", "head": "#ffffff", "mlp": "#dcdcdc", "logits": "#e8e8
 PORTS = {"q": -0.26, "k": 0.0, "v": 0.26}  # where lines end at a head, from its middle
 INCH = 0.55  # inches from the middle of one box to that of the next in a row
 WIDTH, HEIGHT, ROUND = 0.86, 0.36, 0.08  # of a box, in this unit
-STYLE: Any = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "lightning-circuits", "font.size": 8}
-"""Text stays text in an editor; the same circuit gives the same bytes."""
 
 
-def save_figure(path: str | os.PathLike[str], circuit: Circuit) -> Path:
+def save_figure(circuit: Circuit, path: str | os.PathLike[str]) -> Path:
     """Draw a circuit into a file; the suffix says how: `.svg`, `.pdf`, `.png` (200 dots an inch). Gives the path.
 
     Raises:
         ValueError: another suffix.
         ImportError: matplotlib is not installed.
     """
-    import matplotlib
-
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"a figure cannot be written to {path}: the suffix must be one of {', '.join(SUFFIXES)}")
-    with matplotlib.rc_context(STYLE):
-        figure = circuit_figure(circuit)
-        dated: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}
-        figure.savefig(path, dpi=200, metadata=dated[path.suffix])
-    return path
+    [written] = save(circuit_figure(circuit), path.with_suffix(""), (path.suffix,))
+    return written
 
 
 def circuit_figure(circuit: Circuit) -> Figure:
@@ -70,6 +61,7 @@ def circuit_figure(circuit: Circuit) -> Figure:
     Raises:
         ImportError: matplotlib is not installed.
     """
+    import matplotlib
     from matplotlib.figure import Figure
 
     drawn = _strongest(circuit)
@@ -80,14 +72,15 @@ def circuit_figure(circuit: Circuit) -> Figure:
     left, right = min(x for x, _ in places.values()), max(x for x, _ in places.values())
     bottom, top = -1.4, max(y for _, y in places.values()) + 1.0
     left, right = min(left - 1.8, -3.5), max(right + 1.2, 3.5)
-    figure = Figure(figsize=(INCH * (right - left), INCH * (top - bottom)))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(left, right), ylim=(bottom, top))
-    axes.set_axis_off()
-    _draw_edges(axes, graph, places, _learned(circuit))
-    _draw_nodes(axes, graph, places, left + 0.2)
     middle = (left + right) / 2
-    axes.text(middle, top - 0.15, _title(circuit), ha="center", va="top", fontsize=8)
-    axes.text(middle, bottom + 0.1, _caption(circuit, drawn), ha="center", va="bottom", fontsize=6)
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(INCH * (right - left), INCH * (top - bottom)))
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(left, right), ylim=(bottom, top))
+        axes.set_axis_off()
+        _draw_edges(axes, graph, places, _learned(circuit))
+        _draw_nodes(axes, graph, places, left + 0.2)
+        axes.text(middle, top - 0.15, _title(circuit), ha="center", va="top", fontsize=8)
+        axes.text(middle, bottom + 0.1, _caption(circuit, drawn), ha="center", va="bottom", fontsize=6)
     return figure
 
 

@@ -2,25 +2,22 @@
 
     >>> save(curve_figure({"EAP": Curve.load("runs/eap/curve.json")}), Path("eap"))                  # doctest: +SKIP
 
-writes `eap.png` and `eap.svg`. Lines differ in colour, in dashes and in markers, so that a print in grey tells them
-apart; the text of an SVG stays text; the same numbers give the same bytes. Bands are the 95 % intervals of the
-bootstrap over prompts. What lies far outside (f under mean ablation can be -30) is a triangle at the border.
-
-matplotlib is loaded when something is drawn, and no earlier; pyplot and its global state are never touched.
+writes `eap.png` and `eap.svg`. Lines differ in colour, in dashes and in markers (`style.line_style`), so that a print
+in grey tells them apart. Bands are the 95 % intervals of the bootstrap over prompts. What lies far outside (f under
+mean ablation can be -30) is a triangle at the border.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from lightning_circuits.drawing.style import N_COLOURS, RANDOM_STYLE, RC, line_style
+from lightning_circuits.evaluation.comparison import CurveLine, Measure, lines_of
 from lightning_circuits.evaluation.curve import RANDOM, Curve
-from lightning_circuits.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,38 +25,12 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 X = Literal["share", "edges"]
-Y = Literal["faithfulness", "kl", "accuracy"]
-
-LABELS: dict[str, str] = {
+LABELS: dict[Measure, str] = {
     "faithfulness": "faithfulness f",
     "kl": "KL from the full model (nats)",
     "accuracy": "accuracy",
 }
 
-# Okabe and Ito's colours, dark ones first: told apart by the colour-blind, and no two neighbours alike in grey.
-STYLES: list[dict[str, Any]] = [
-    {"color": "#0072B2", "linestyle": "-", "marker": "o"},
-    {"color": "#D55E00", "linestyle": "--", "marker": "s"},
-    {"color": "#009E73", "linestyle": "-.", "marker": "^"},
-    {"color": "#CC79A7", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "D"},
-    {"color": "#000000", "linestyle": (0, (1, 1)), "marker": "v"},
-    {"color": "#E69F00", "linestyle": (0, (8, 2)), "marker": "P"},
-    {"color": "#56B4E9", "linestyle": (0, (3, 1)), "marker": "X"},
-]
-RANDOM_STYLE: dict[str, Any] = {"color": "#777777", "linestyle": ":", "marker": "."}
-RC: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "lightning-circuits",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "lines.linewidth": 1.3,
-    "lines.markersize": 4,
-    "legend.frameon": False,
-}
 PANEL = 3.0, 2.4
 """Width and height of a panel in inches."""
 LINE = 0.17
@@ -70,32 +41,7 @@ EDGE = 0.03
 """How far inside the border stands the triangle of a point that lies outside, as a share of the axis."""
 
 
-class Line(NamedTuple):
-    """One line of a figure or a table: a curve, one of its rankings, and how it is drawn."""
-
-    curve: Curve
-    ranking: str
-    style: Mapping[str, Any]
-
-
-def lines_of(curves: Mapping[str, Curve]) -> dict[str, Line]:
-    """Every line by its name: that of its curve, and the ranking where the curve has several.
-
-    Random circuits are the same for all curves of a model, so one line stands for all.
-    """
-    lines: dict[str, Line] = {}
-    for name, curve in curves.items():
-        own = [ranking for ranking in curve.rankings if ranking != RANDOM]
-        for ranking in own:
-            label = f"{name}, {ranking}" if len(own) > 1 else name
-            lines[label] = Line(curve, ranking, STYLES[len(lines) % len(STYLES)])
-    random = [curve for curve in curves.values() if RANDOM in curve.rankings]
-    if random:
-        lines["random edges"] = Line(max(random, key=lambda curve: len(curve.ablations)), RANDOM, RANDOM_STYLE)
-    return lines
-
-
-def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Y] = ("faithfulness",), x: X = "share") -> Figure:
+def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Measure] = ("faithfulness",), x: X = "share") -> Figure:
     """Curves of one model and split in one figure, a panel for each ablation and each number asked for.
 
     Args:
@@ -104,7 +50,7 @@ def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Y] = ("faithfulness",
         x: size as a ``share`` of the edges or as a number of ``edges``; before pruning, logarithmic.
 
     Raises:
-        ValueError: no curve, or nothing to draw.
+        ValueError: no curve, or nothing to draw; more lines than can be told apart (`style.N_STYLES`).
         ImportError: matplotlib is not installed.
     """
     import matplotlib
@@ -115,6 +61,9 @@ def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Y] = ("faithfulness",
         raise ValueError("there is no curve to draw")
     n_rows, n_columns = (len(ablations), len(ys)) if len(ys) > 1 else (1, len(ablations))
     lines, first = lines_of(curves), next(iter(curves.values()))
+    styles = {
+        name: RANDOM_STYLE if line.ranking == RANDOM else line_style(i) for i, (name, line) in enumerate(lines.items())
+    }
     with matplotlib.rc_context(RC):
         legend_columns = n_columns * (2 if max(map(len, lines)) <= SHORT else 1)
         legend_rows = math.ceil((len(lines) + 2) / legend_columns)
@@ -127,7 +76,7 @@ def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Y] = ("faithfulness",
         for axes, (ablation, y) in zip(panels.flat, [(a, y) for a in ablations for y in ys], strict=True):
             for name, line in lines.items():
                 if ablation in line.curve.ablations:
-                    handles.setdefault(name, _draw(axes, line, ablation, x, y))
+                    handles.setdefault(name, _draw(axes, line, styles[name], ablation, x, y))
             measured = next(curve for curve in curves.values() if ablation in curve.ablations)
             references = references | _finish(axes, measured, ablation, x, y)
         for axes in panels[-1]:
@@ -136,7 +85,7 @@ def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Y] = ("faithfulness",
     return figure
 
 
-def pareto_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Y, model: str, n_edges: int) -> Figure:
+def pareto_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Measure, model: str, n_edges: int) -> Figure:
     """Edges against how far from the full model, one point per circuit, with the front: what nothing else betters.
 
     Args:
@@ -155,9 +104,9 @@ def pareto_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Y, model
     labels = list(dict.fromkeys(point["label"] for points in panels.values() for point in points))
     if not labels:
         raise ValueError("there is no circuit to draw")
-    # More runs than there are styles are one cloud: it is the front that is looked at.
-    few = len(labels) <= len(STYLES)
-    styles = STYLES if few else [{"color": "#888888", "marker": "."}] * len(labels)
+    # More runs than there are markers are one cloud: it is the front that is looked at.
+    few = len(labels) <= N_COLOURS
+    styles = [line_style(i) if few else {"color": "#888888", "marker": "."} for i in range(len(labels))]
     with matplotlib.rc_context(RC):
         legend_rows = math.ceil((len(labels) + 1) / (2 * len(panels))) if few else 1
         size = (1.2 * PANEL[0] * len(panels) + 0.2, 1.2 * PANEL[1] + 0.45 + LINE * legend_rows)
@@ -167,12 +116,12 @@ def pareto_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Y, model
         for axes, (title, points) in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
         ):
-            for label, style in zip(labels, styles, strict=False):
+            for label, style in zip(labels, styles, strict=True):
                 mine = [point for point in points if point["label"] == label]
                 [dots] = axes.plot(
                     [point["edges"] for point in mine],
                     [point["distance"] for point in mine],
-                    **{**style, "linestyle": "none", "markerfacecolor": "none"},
+                    **{**style, "linestyle": "none"},
                     clip_on=False,
                 )
                 handles.setdefault(label if few else f"circuits of {len(labels)} runs", dots)
@@ -196,37 +145,22 @@ def pareto_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Y, model
     return figure
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem.png`` (200 dots an inch) and ``stem.svg``, each whole and then moved into its place."""
-    import matplotlib
-
-    paths = []
-    with matplotlib.rc_context(RC):
-        # Without the date and the version: the same numbers, the same bytes.
-        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
-            content = io.BytesIO()
-            figure.savefig(content, format=suffix[1:], dpi=200, metadata=metadata)
-            paths.append(stem.with_name(stem.name + suffix))
-            write_atomically(paths[-1], content.getvalue())
-    return paths
-
-
 # ---- parts of a panel ----------------------------------------------------------------------------------------------
 
 
-def _draw(axes: Axes, line: Line, ablation: str, x: X, y: Y) -> Any:
+def _draw(axes: Axes, line: CurveLine, style: Mapping[str, Any], ablation: str, x: X, y: Measure) -> Any:
     """One line with its band; gives what stands for it in the legend."""
     known = [point for point in line.curve.points(ablation, line.ranking) if point[y] is not None]
     sizes = [point["size" if x == "share" else "edges"] for point in known]
     if y == "faithfulness" and line.ranking != RANDOM:
         low, high = ([point[f"faithfulness_{end}"] for point in known] for end in ("low", "high"))
         if None not in low + high:
-            axes.fill_between(sizes, low, high, color=line.style["color"], alpha=0.15, linewidth=0)
-    [drawn] = axes.plot(sizes, [point[y] for point in known], **line.style)
+            axes.fill_between(sizes, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    [drawn] = axes.plot(sizes, [point[y] for point in known], **style)
     return drawn
 
 
-def _finish(axes: Axes, curve: Curve, ablation: str, x: X, y: Y) -> dict[str, Any]:
+def _finish(axes: Axes, curve: Curve, ablation: str, x: X, y: Measure) -> dict[str, Any]:
     """Scales, words around a panel, and the lines to read the others against, by their names."""
     axes.set_xscale("log")
     if x == "share":

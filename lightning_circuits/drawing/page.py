@@ -1,8 +1,8 @@
 """A circuit as a page: one HTML file to open in a browser, with everything in it, and nothing fetched.
 
-    save_page("page.html", Circuit.load("circuit.json"))                                    # doctest: +SKIP
-    save_page("page.html", circuit, curve="runs/ioi/curve.json")        # the slider tells f    # doctest: +SKIP
-    save_page("page.html", mine, theirs, names=("EdgePruning", "EAP-IG"))                   # doctest: +SKIP
+    save_page(Circuit.load("circuit.json"), "page.html")                                    # doctest: +SKIP
+    save_page(circuit, "page.html", curve="runs/ioi/curve.json")        # the slider tells f    # doctest: +SKIP
+    save_page(mine, "page.html", theirs, names=("EdgePruning", "EAP-IG"))                   # doctest: +SKIP
 
 Layers go upward, heads and MLPs stand by layer and head, an edge ends at its reader: at a head the query at the left,
 the key in the middle, the value at the right. A slider cuts the circuit down to its strongest edges; a click on a node
@@ -16,8 +16,6 @@ script puts it there as text only, and the page's policy lets no other script ru
 
 Edges travel as base64: per circuit a uint32 vector of flat indices, the strongest first, and a float32 vector of
 scores.
-
-This module stands below `circuit.py`, as `formats.py` does: it knows layouts and tensors, and no `Circuit`.
 """
 
 from __future__ import annotations
@@ -31,53 +29,37 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from lightning_circuits.circuit import Circuit
 from lightning_circuits.files.atomic import write_atomically
-from lightning_circuits.layout import Layout
 from lightning_circuits.pages import see_page
 
 MAX_EDGES = 20_000
 """So many edges of a circuit are drawn at most, the strongest."""
 
 ASSETS = Path(__file__).parent / "assets" / "page"
-COMPANY = ("full", "empty")
-COMPANY_ENDINGS = (" pruned", " random", " complement")  # rows of an evaluation that are not the circuit's own
+CONTROLS = ("full", "empty")
+CONTROL_ENDINGS = (" pruned", " random", " complement")  # rows of an evaluation that are not the circuit's own
 POINT = ("ablation", "split", "edges", "faithfulness", "faithfulness_low", "faithfulness_high")
 
-Curve = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
-
-
-class Drawable(Protocol):
-    """What is drawn: a `Circuit`, or the `formats.CircuitData` of one."""
-
-    @property
-    def layout(self) -> Layout: ...
-    @property
-    def members(self) -> Tensor: ...
-    @property
-    def scores(self) -> Tensor | None: ...
-    @property
-    def metadata(self) -> dict[str, Any]: ...
-    @property
-    def node_scores(self) -> Tensor | None: ...
+CurveSource = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
 
 
 def save_page(
+    circuit: Circuit,
     path: str | os.PathLike[str],
-    circuit: Drawable,
-    other: Drawable | None = None,
-    curve: Curve | None = None,
-    other_curve: Curve | None = None,
+    other: Circuit | None = None,
+    curve: CurveSource | None = None,
+    other_curve: CurveSource | None = None,
     names: Sequence[str] | None = None,
 ) -> Path:
-    """Write a page that shows a circuit, or two of the same layout; gives its path. See `page` for the arguments.
+    """Write a page that shows a circuit, or two of the same layout; gives its path. See `page_html` for the arguments.
 
     Raises:
-        ValueError: a suffix other than `.html` or `.htm`, and whatever `page` refuses.
+        ValueError: a suffix other than `.html` or `.htm`, and whatever `page_html` refuses.
         FileNotFoundError: the folder is not there, or no curve is.
     """
     path = Path(path)
@@ -85,15 +67,15 @@ def save_page(
         raise ValueError(f"a page cannot be written to {path}: the suffix must be .html")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
-    write_atomically(path, page(circuit, other, curve, other_curve, names).encode(errors="replace"))
+    write_atomically(path, page_html(circuit, other, curve, other_curve, names).encode(errors="replace"))
     return path
 
 
-def page(
-    circuit: Drawable,
-    other: Drawable | None = None,
-    curve: Curve | None = None,
-    other_curve: Curve | None = None,
+def page_html(
+    circuit: Circuit,
+    other: Circuit | None = None,
+    curve: CurveSource | None = None,
+    other_curve: CurveSource | None = None,
     names: Sequence[str] | None = None,
 ) -> str:
     """The HTML of a page on a circuit.
@@ -141,7 +123,7 @@ def page(
     )
 
 
-def _packed(circuit: Drawable, name: str, curve: Curve | None) -> dict[str, Any]:
+def _packed(circuit: Circuit, name: str, curve: CurveSource | None) -> dict[str, Any]:
     """A circuit as the script wants it: flat indices with the strongest first, their scores, and what is known."""
     edges = circuit.members.nonzero()[:, 0]
     n_edges = len(edges)
@@ -181,7 +163,7 @@ def _known(value: float) -> float | None:
     return float(f"{value:.6g}") if torch.tensor(value).isfinite() else None
 
 
-def _names(circuits: Sequence[Drawable]) -> list[str]:
+def _names(circuits: Sequence[Circuit]) -> list[str]:
     names = [str(circuit.metadata.get("method", "circuit")) for circuit in circuits]
     if len(set(names)) < len(names):
         names = [f"{name} ({side})" for name, side in zip(names, ("left", "right"), strict=True)]
@@ -197,8 +179,8 @@ def _measured(rows: Any, n_edges: int) -> list[dict[str, Any]]:
     return [{**row, "edges": n_edges} if pruned else row for row, pruned in zip(rows, same, strict=True)]
 
 
-def _points(curve: Curve, ranking: str) -> list[dict[str, Any]]:
-    """The rows of a curve that say how faithful a size is: of this ranking, and without the company of its circuits."""
+def _points(curve: CurveSource, ranking: str) -> list[dict[str, Any]]:
+    """The rows of a curve that say how faithful a size is: of this ranking, and without its circuits' controls."""
     source = "the curve"
     if isinstance(curve, str | os.PathLike):
         source = str(curve)
@@ -221,7 +203,7 @@ def _points(curve: Curve, ranking: str) -> list[dict[str, Any]]:
                 f"got {row!r}"
             )
         name = str(values["circuit"])
-        if name in COMPANY or name.endswith(COMPANY_ENDINGS) or values["faithfulness"] is None:
+        if name in CONTROLS or name.endswith(CONTROL_ENDINGS) or values["faithfulness"] is None:
             continue
         if values.get("ranking") in (None, ranking):
             points.append({key: values.get(key) for key in POINT})

@@ -3,7 +3,8 @@
     >>> rich.print(rows_table(evaluate(model, {"1%": circuit}, loader, ablations)))                    # doctest: +SKIP
 
 What stands in them: `evaluation.rows`, `evaluation.curve`, `evaluation.completeness`, `evaluation.hypotheses`,
-`evaluation.stability`; several curves side by side: `commands.compare`.
+`evaluation.stability`; several curves side by side:
+`evaluation.comparison`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_circuits.drawing.curves import Y, lines_of
+from lightning_circuits.evaluation.comparison import Measure, lines_of, measured_on
 from lightning_circuits.evaluation.completeness import Contributions, Knockout
 from lightning_circuits.evaluation.curve import RANDOM, Curve
 from lightning_circuits.evaluation.hypotheses import Report
@@ -106,11 +107,10 @@ def curves_table(curves: Mapping[str, Curve]) -> RenderableType:
     With ten sizes it takes 80 columns, names of methods up to 18 letters; longer ones are folded.
     """
     lines, first = lines_of(curves), next(iter(curves.values()))
-    shares = sorted({row["share"] for curve in curves.values() for row in curve.rows if row["share"] is not None})
-    prompts = " or ".join(f"{n:,}" for n in sorted({curve.prompts for curve in curves.values()}))
+    shares = sorted({share for curve in curves.values() for share in curve.shares})
     parts: list[RenderableType] = []
     for ablation in first.ablations:
-        view = _view(f"{first.model}, {ablation} ablation: {first.split} split, {prompts} prompts")
+        view = _view(f"{first.model}, {ablation} ablation: {measured_on(curves)}")
         view.add_column("share of edges", overflow="fold")
         _add_numbers(view, *(f"{100 * share:.3g}%" for share in shares))
         for key, title in (("faithfulness", "faithfulness f"), ("kl", "KL"), ("accuracy", "accuracy")):
@@ -149,7 +149,7 @@ def _cell(point: Mapping[str, Any], key: str) -> str:
     return _number(value, ".0%")
 
 
-def pareto_table(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Y) -> RenderableType:
+def pareto_table(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Measure) -> RenderableType:
     """The circuits on the front, smallest first, a table for each panel (see `curves.pareto_figure`)."""
     head = {"faithfulness": "|1 - f|", "kl": "KL", "accuracy": "1 - acc."}[y]
     parts = []

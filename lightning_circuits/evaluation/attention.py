@@ -19,7 +19,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,9 +28,6 @@ from lightning_circuits.batch import Batch, on_device
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, Context
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -124,49 +120,3 @@ def _noting(model: CircuitModel, heads: Sequence[str]) -> Iterator[dict[str, Ten
         yield seen
     finally:
         del model.mix
-
-
-def patterns_figure(patterns: Patterns, tokenizer: Any, prompt: int = 0) -> Figure:
-    """One prompt's patterns as a matplotlib figure: a pair of panels for each head, the full model's left.
-
-    White is 0, black is 1; a row for each token that looks, a column for each that is looked at; padding is left out.
-
-    Args:
-        patterns: of `attention_patterns`.
-        tokenizer: the model's, for the labels.
-        prompt: which of the batch.
-
-    Raises:
-        ValueError: no such prompt.
-        ImportError: matplotlib is not installed.
-    """
-    from matplotlib.figure import Figure
-
-    if not 0 <= prompt < len(patterns.input_ids):
-        raise ValueError(f"there is no prompt {prompt}: the batch has {len(patterns.input_ids)}, counted from 0")
-    real = patterns.attention_mask[prompt].bool()
-    # A lone $ would begin a formula.
-    words = [tokenizer.decode([i]).replace("$", r"\$") for i in patterns.input_ids[prompt, real].tolist()]
-    ticks = range(len(words))
-    pairs = min(len(patterns.heads), 3)  # so many heads side by side
-    rows = -(-len(patterns.heads) // pairs)
-    inches = max(1.3, 0.105 * len(words))
-    figure = Figure(figsize=(2 * pairs * (inches + 0.12) + 0.9, rows * (inches + 0.3) + 0.9), layout="constrained")
-    grid = figure.subplots(rows, 2 * pairs, squeeze=False, sharex=True, sharey=True)
-    for panel in grid.flat[2 * len(patterns.heads) :]:
-        panel.set_visible(False)
-    for i, name in enumerate(patterns.heads):
-        row, column = divmod(i, pairs)
-        for panel, weights, where in zip(
-            grid[row, 2 * column : 2 * column + 2], (patterns.full, patterns.circuit), ("model", "circuit"), strict=True
-        ):
-            shown = weights[i, prompt][real][:, real].numpy()
-            image = panel.imshow(shown, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
-            panel.set_title(f"{name}, {where}", fontsize=7)
-            panel.set_xticks(ticks, words, rotation=90, fontsize=5)
-            panel.set_yticks(ticks, words, fontsize=5)
-            panel.tick_params(length=1.5, labelbottom=i + pairs >= len(patterns.heads))
-    figure.colorbar(image, ax=grid, shrink=0.6, aspect=30, pad=0.01).ax.tick_params(labelsize=6)
-    figure.supylabel("looks from", fontsize=7)
-    figure.supxlabel("looks at", fontsize=7)
-    return figure

@@ -112,6 +112,11 @@ class Curve:
         """The method's own, then `RANDOM` if there are random circuits."""
         return list(dict.fromkeys(row["ranking"] for row in self.rows if row["ranking"] is not None))
 
+    @property
+    def shares(self) -> list[float]:
+        """The sizes that were asked for, as shares of the edges, smallest first."""
+        return sorted({row["share"] for row in self.rows if row["share"] is not None})
+
     def points(self, ablation: str, ranking: str) -> list[dict[str, Any]]:
         """The rows of one line, smallest circuit first, as they were before pruning."""
         line = [row for row in self.rows if _is(row, ablation, ranking) and not row["pruned"]]

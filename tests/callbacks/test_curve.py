@@ -18,7 +18,7 @@ from torch import Tensor
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.callbacks import FaithfulnessCurve
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.commands.compare import find
+from lightning_circuits.commands.runs import find_curves
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.evaluation.rows import evaluate
@@ -292,7 +292,7 @@ def test_an_offline_run_of_weights_and_biases_is_a_run_to_compare(data: IOIDataM
     make_trainer(callback, logger=logger).fit(Waves(), data)
     wandb.finish()
     [offline] = (tmp_path / "wandb").glob("offline-run-*")
-    [found] = find([str(offline)])
+    [found] = find_curves([str(offline)])
     assert found.curve == callback.curve
 
 

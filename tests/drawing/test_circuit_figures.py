@@ -56,7 +56,7 @@ class Svg:
 
 
 def drawn(circuit: Circuit, folder: Path) -> Svg:
-    return Svg(save_figure(folder / "circuit.svg", circuit))
+    return Svg(save_figure(circuit, folder / "circuit.svg"))
 
 
 def test_every_edge_and_every_node_at_an_end_is_on_it_and_nothing_else(tmp_path: Path) -> None:
@@ -134,13 +134,13 @@ def test_the_smallest_circuits_can_be_drawn(edges: dict[str, float], tmp_path: P
 
 @pytest.mark.parametrize(("suffix", "head"), [(".svg", b"<?xml"), (".pdf", b"%PDF"), (".png", b"\x89PNG")])
 def test_the_same_circuit_gives_the_same_file(suffix: str, head: bytes, tmp_path: Path) -> None:
-    first, second = (save_figure(tmp_path / f"{i}{suffix}", circuit()).read_bytes() for i in range(2))
+    first, second = (save_figure(circuit(), tmp_path / f"{i}{suffix}").read_bytes() for i in range(2))
     assert first.startswith(head) and first == second
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must be one of \.svg, \.pdf, \.png"):
-        save_figure(tmp_path / "circuit.jpg", circuit())
+        save_figure(circuit(), tmp_path / "circuit.jpg")
 
 
 def test_matplotlib_is_loaded_only_to_draw() -> None:
@@ -148,6 +148,6 @@ def test_matplotlib_is_loaded_only_to_draw() -> None:
     program = """
 import sys
 sys.modules["matplotlib"] = None  # whoever imports it now gets an ImportError
-import lightning_circuits.drawing.circuit, lightning_circuits.evaluation.attention
+import lightning_circuits.drawing.circuit, lightning_circuits.drawing.attention, lightning_circuits.drawing.page
 """
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -8,8 +8,11 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
-from lightning_circuits.drawing.curves import RANDOM_STYLE, STYLES, curve_figure, lines_of, pareto_figure, save
+from lightning_circuits.drawing.curves import curve_figure, pareto_figure
+from lightning_circuits.drawing.style import N_COLOURS, N_STYLES, RANDOM_STYLE, line_style, save
 from tests.support.made_curves import make_curve
 
 EAP = make_curve({"signed": {0.01: 0.2, 0.1: 0.7, 1.0: 1.0}, "absolute": {0.01: 0.1, 0.1: 0.8, 1.0: 1.0}})
@@ -54,10 +57,46 @@ def test_size_may_be_counted_in_edges_and_several_numbers_have_panels() -> None:
     assert figure.axes[-1].get_xlabel() == "edges kept (of 1,000)" and "nats" in kl.get_ylabel()
 
 
-def test_lines_can_be_told_apart_without_colour() -> None:
-    styles = [*STYLES, RANDOM_STYLE]
-    for one, other in itertools.combinations(styles, 2):
-        assert one["linestyle"] != other["linestyle"] and one["marker"] != other["marker"]
+def luminance(colour: str) -> float:
+    """How light a colour is in a grey print, 0 to 1."""
+    red, green, blue = to_rgb(colour)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def marker(style: dict) -> tuple[str, bool]:
+    """Shape, and whether it is hollow."""
+    return style["marker"], style["markerfacecolor"] == "white"
+
+
+def test_twelve_lines_can_be_told_apart_in_colour_and_in_grey() -> None:
+    styles = [line_style(i) for i in range(N_COLOURS)]
+    assert N_COLOURS == len({style["color"] for style in styles}) == len(set(map(marker, styles))) == 12
+    for one, other in itertools.pairwise(styles):
+        assert abs(luminance(one["color"]) - luminance(other["color"])) > 0.2
+        assert one["linestyle"] != other["linestyle"]
+
+
+def test_beyond_twelve_lines_marker_and_dashes_still_tell_and_then_it_is_refused() -> None:
+    styles = [line_style(i) for i in range(N_STYLES)]
+    assert len({(*marker(style), style["linestyle"]) for style in styles}) == N_STYLES == 36
+    with pytest.raises(ValueError, match="more than 36 lines in one figure cannot be told apart"):
+        line_style(N_STYLES)
+
+
+def test_random_edges_look_like_no_method() -> None:
+    for i in range(N_STYLES):
+        for key, value in line_style(i).items():
+            assert RANDOM_STYLE.get(key) != value
+
+
+def test_a_method_keeps_its_style_when_others_come_after_it() -> None:
+    def drawn(figure: Figure) -> list[tuple]:
+        return [(line.get_color(), line.get_marker()) for line in figure.axes[0].get_lines()]
+
+    few, more = (curve_figure({f"run {i}": GATES for i in range(n)}) for n in (2, 5))
+    assert drawn(few)[:2] == drawn(more)[:2]
+    random = [line for line in more.axes[0].get_lines() if line.get_color() == RANDOM_STYLE["color"]]
+    assert len(random) == 1
 
 
 def test_what_lies_far_outside_is_marked_and_does_not_flatten_the_rest() -> None:
@@ -104,11 +143,6 @@ def test_more_runs_than_styles_are_one_cloud() -> None:
     assert [t.get_text() for t in few.legends[0].get_texts()] == ["run 0", "run 1", "run 2", "Pareto front"]
     assert [t.get_text() for t in many.legends[0].get_texts()] == ["circuits of 30 runs", "Pareto front"]
     assert many.axes[0].get_ylabel() == "distance |1 - f|"
-
-
-def test_lines_have_a_ranking_in_their_name_only_where_there_are_two() -> None:
-    names = list(lines_of({"EAP": EAP, "gates": GATES}))
-    assert names == ["EAP, signed", "EAP, absolute", "gates", "random edges"]
 
 
 def test_drawing_leaves_no_trace_in_the_user_s_matplotlib(tmp_path: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning_circuits.evaluation.curve import RANDOM, Curve, Place
 from lightning_circuits.evaluation.rows import Row
 
 TOTAL = 1000
+F = {0.01: 0.2, 0.1: 0.7, 0.5: 1.4, 1.0: 1.0}
+BETTER = {0.01: 0.6, 0.1: 0.9, 0.5: 0.95, 1.0: 1.0}
 
 
 def make_row(circuit: str, ablation: str, edges: int, f: float, split: str = "test", prompts: int = 50) -> Row:
@@ -58,3 +61,11 @@ def make_curve(
                 places[name] = Place(ranking, share)
                 rows.append(make_row(name, ablation, round(share * TOTAL), f, split, prompts))
     return Curve.of(rows, places, method, model, {"model_hash": model, **(metadata or {})})
+
+
+def put_curve(folder: Path, f: Mapping[float, float] = F, **options: Any) -> Path:
+    """A curve of one ranking where a run would leave it; a second one beside it is that of another split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    curve = make_curve({"signed": f}, **options)
+    curve.save(folder, "curve" if not (folder / "curve.json").exists() else f"curve-{curve.split}")
+    return folder

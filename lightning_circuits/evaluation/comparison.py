@@ -1,0 +1,140 @@
+"""Several curves of one model side by side: which of them compare, what a reader should know, and what is best.
+
+Curves are compared if they are of one model, one split, and one ablation at least. Everything else that may make a
+comparison unfair (other prompts, other sizes) is a note (`comparable`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+from lightning_circuits.evaluation.curve import RANDOM, Curve
+from lightning_circuits.pages import see_page
+
+Measure = Literal["faithfulness", "kl", "accuracy"]
+"""What is drawn against size."""
+
+
+class CurveLine(NamedTuple):
+    """One line of a figure or a table: a curve, and one of its rankings."""
+
+    curve: Curve
+    ranking: str
+
+
+def lines_of(curves: Mapping[str, Curve]) -> dict[str, CurveLine]:
+    """Every line by its name: that of its curve, and the ranking where the curve has several.
+
+    Random circuits are the same for all curves of a model, so one line, the last, stands for all.
+    """
+    lines: dict[str, CurveLine] = {}
+    for name, curve in curves.items():
+        own = [ranking for ranking in curve.rankings if ranking != RANDOM]
+        for ranking in own:
+            lines[f"{name}, {ranking}" if len(own) > 1 else name] = CurveLine(curve, ranking)
+    random = [curve for curve in curves.values() if RANDOM in curve.rankings]
+    if random:
+        lines["random edges"] = CurveLine(max(random, key=lambda curve: len(curve.ablations)), RANDOM)
+    return lines
+
+
+# ---- what may be compared --------------------------------------------------------------------------------------------
+
+
+def comparable(curves: Mapping[str, Curve]) -> list[str]:
+    """What a reader should know about a comparison, a sentence each.
+
+    Raises:
+        ValueError: different models, or counts of their edges; no ablation in common.
+    """
+    models = {name: (curve.metadata.get("model_hash", curve.model), curve.n_edges) for name, curve in curves.items()}
+    if len(set(models.values())) > 1:
+        told = "; ".join(f"{name}: {curve.model}, {curve.n_edges:,} edges" for name, curve in curves.items())
+        raise ValueError(
+            f"curves of different models, or of edges counted in different ways, do not compare: {told} "
+            f"{see_page('own-model', 'Keys and values')}"
+        )
+    if not (shared := _shared_ablations(curves)):
+        told = "; ".join(f"{name}: {', '.join(curve.ablations)}" for name, curve in curves.items())
+        raise ValueError(f"the curves were measured under different ablations, none of them in common ({told})")
+
+    notes = []
+    for name, curve in curves.items():
+        if left_out := [ablation for ablation in curve.ablations if ablation not in shared]:
+            notes.append(f"{name} was measured under {', '.join(left_out)} ablation too, not all others were: left out")
+    aspects: dict[str, dict[str, Any]] = {
+        "different models by name": {name: curve.model for name, curve in curves.items()},
+        "different numbers of prompts": {name: curve.prompts for name, curve in curves.items()},
+        "different data": {name: _data(curve, curves) for name, curve in curves.items()},
+        "different sizes, so that CPR, CMD and log-x area are over different ranges": {
+            name: ", ".join(f"{100 * share:.3g}%" for share in curve.shares) for name, curve in curves.items()
+        },
+    }
+    for aspect, values in aspects.items():
+        if len(set(values.values())) > 1:
+            notes.append(f"{aspect}: {'; '.join(f'{name}: {value}' for name, value in values.items())}")
+    return notes
+
+
+def shared_part(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+    """The curves without what was measured under an ablation that not all of them have."""
+    shared = _shared_ablations(curves)
+    return {
+        name: replace(
+            curve,
+            rows=[row for row in curve.rows if row["ablation"] in shared],
+            summary=[entry for entry in curve.summary if entry["ablation"] in shared],
+        )
+        for name, curve in curves.items()
+    }
+
+
+def measured_on(curves: Mapping[str, Curve]) -> str:
+    """The split and the prompts, in words."""
+    prompts = sorted({curve.prompts for curve in curves.values()})
+    return f"{next(iter(curves.values())).split} split, {' or '.join(f'{n:,}' for n in prompts)} prompts"
+
+
+def _shared_ablations(curves: Mapping[str, Curve]) -> list[str]:
+    first = next(iter(curves.values()))
+    return [name for name in first.ablations if all(name in curve.ablations for curve in curves.values())]
+
+
+def _data(curve: Curve, curves: Mapping[str, Curve]) -> str:
+    """What this curve's data have that is not the same in all."""
+    descriptions = [other.metadata.get("data") or {} for other in curves.values()]
+    mine = curve.metadata.get("data") or {}
+    keys = sorted({key for one in descriptions for key in one})
+    differ = [key for key in keys if any(one.get(key) != descriptions[0].get(key) for one in descriptions)]
+    return ", ".join(f"{key} {mine.get(key)}" for key in differ)
+
+
+# ---- what is best ----------------------------------------------------------------------------------------------------
+
+
+def pareto_points(curves: Mapping[str, Curve], ablation: str, y: Measure) -> list[dict[str, Any]]:
+    """Every circuit of every curve as a point: its edges before pruning and its distance from the full model.
+
+    The distance is |1 - f|, KL, or 1 - accuracy. ``front`` is whether no circuit of as few edges or fewer is as near,
+    the empty one included. Random circuits are left out.
+    """
+    points = [
+        {"label": name, "method": line.curve.method, "distance": _distance(point, y), "front": False, **point}
+        for name, line in lines_of(curves).items()
+        if line.ranking != RANDOM
+        for point in line.curve.points(ablation, line.ranking)
+        if point[y] is not None
+    ]
+    empty = [curve.reference(ablation, "empty") for curve in curves.values()]
+    nearest = min((_distance(row, y) for row in empty if row[y] is not None), default=math.inf)
+    for point in sorted(points, key=lambda point: (point["edges"], point["distance"])):
+        if point["distance"] < nearest:
+            nearest, point["front"] = point["distance"], True
+    return points
+
+
+def _distance(point: Mapping[str, Any], y: Measure) -> float:
+    return float(point["kl"] if y == "kl" else abs(1 - point[y]))

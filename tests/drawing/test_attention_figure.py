@@ -1,0 +1,48 @@
+"""The figure of attention patterns: each panel is the matrix that was measured, with the prompt's tokens beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.datamodules import IOIDataModule
+from lightning_circuits.drawing.attention import patterns_figure
+from lightning_circuits.evaluation.attention import Patterns, attention_patterns
+from lightning_circuits.models import wrap
+from lightning_circuits.models.loading import load_model
+
+HEADS = ["a0.h0", "a0.h1", "a0.h2", "a0.h3"]
+
+
+@pytest.fixture(scope="module")
+def ioi() -> tuple[Patterns, IOIDataModule]:
+    data = IOIDataModule("tiny-ioi", n_train=4, n_val=4, n_test=4, batch_size=4, padding_side="left")
+    model = wrap(load_model("tiny-ioi"))
+    circuit = Circuit.random(model.layout, 200, seed=0)
+    return attention_patterns(model, circuit, next(iter(data.val_dataloader())), heads=HEADS), data
+
+
+def test_the_figure_has_a_pair_of_panels_for_each_head(ioi: tuple[Patterns, IOIDataModule], tmp_path: Path) -> None:
+    patterns, data = ioi
+    figure = patterns_figure(patterns, data.tokenizer, prompt=2)
+    figure.savefig(tmp_path / "patterns.png")
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert list(panels) == [f"{name}, {where}" for name in patterns.heads for where in ("model", "circuit")]
+    real = patterns.attention_mask[2].bool()
+    for where, weights in (("model", patterns.full), ("circuit", patterns.circuit)):
+        for i, name in enumerate(patterns.heads):
+            [image] = panels[f"{name}, {where}"].images
+            assert torch.equal(torch.as_tensor(image.get_array()), weights[i, 2][real][:, real])
+    axes = panels["a0.h3, model"]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        text = "".join(label.get_text() for label in labels).replace(" ", "")
+        assert text == data.tokenizer.decode(patterns.input_ids[2, real]).replace(" ", "")
+
+
+def test_the_figure_says_which_prompts_there_are(ioi: tuple[Patterns, IOIDataModule]) -> None:
+    for prompt in (4, -1):
+        with pytest.raises(ValueError, match=f"no prompt {prompt}: the batch has 4"):
+            patterns_figure(ioi[0], ioi[1].tokenizer, prompt)
