@@ -18,8 +18,8 @@ What Hugging Face models have in common (a config with the sizes, a decoder and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -29,6 +29,8 @@ from torch import Tensor, nn
 
 from lightning_circuits.batch import Batch
 from lightning_circuits.layout import Layout
+from lightning_circuits.models.norms import Norm, read_norm
+from lightning_circuits.models.stock import embedded_as, streams_recorded, writers_recorded
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class CircuitModel:
 
     @staticmethod
     def read_dimensions(model: Any) -> Dimensions:
+        """How large a module is, from its config."""
         config = model.config
         heads = config.num_attention_heads
         groups = getattr(config, "num_key_value_heads", None) or heads
@@ -118,13 +121,20 @@ class CircuitModel:
     final_norm: nn.Module  # before the head
 
     def attention_norm(self, layer: int) -> nn.Module:
-        """A layer norm, or an RMS norm that calls its epsilon `variance_epsilon`."""
+        """The norm before the attention of a layer; `read_norm` says what it does."""
         raise NotImplementedError
 
     def mlp_norm(self, layer: int) -> nn.Module:
+        """The norm before the MLP of a layer."""
         raise NotImplementedError
 
+    @staticmethod
+    def read_norm(norm: nn.Module) -> Norm:
+        """What a norm does to a stream. As it stands, for layer norms and for RMS norms as Hugging Face has them."""
+        return read_norm(norm)
+
     def mlp_module(self, layer: int) -> nn.Module:
+        """The MLP of a layer: the normed stream ``[B, T, d]`` to what it writes, ``[B, T, d]``."""
         raise NotImplementedError
 
     def output_module(self, layer: int) -> Any:
@@ -151,7 +161,7 @@ class CircuitModel:
         raise NotImplementedError
 
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """What happens to projected queries and keys ``[readers, B, T, d_head]`` before they meet."""
+        """What happens to projected queries and keys ``[readers, B, T, d_head]`` before they meet: rotations, norms."""
         return q, k
 
     def scaling(self, layer: int) -> float:
@@ -164,9 +174,13 @@ class CircuitModel:
 
     def context(self, attention_mask: Tensor) -> Context:
         """The masks and positions of a batch, from its attention mask ``[B, T]``; padding on either side."""
-        return Context(mask=self._mask(attention_mask), position_ids=position_ids(attention_mask))
+        return Context(mask=causal_mask(attention_mask), position_ids=position_ids(attention_mask))
 
-    # ---- what all families share -------------------------------------------------------------------------------
+    def layer_mask(self, layer: int, context: Context) -> Tensor:
+        """bool ``[B, T, T]``: the attention mask of a layer."""
+        return context.mask
+
+    # ---- the arithmetic on readers, which all families share ---------------------------------------------------
 
     @property
     def device(self) -> torch.device:
@@ -193,10 +207,14 @@ class CircuitModel:
         Returns:
             ``[n_heads, B, T, d]``, without the attention's output bias.
         """
-        return self._write_heads(layer, self.mix(layer, *self.query_key_value(layer, x, context), context))
+        return self.write_heads(layer, self.mix(layer, *self.query_key_value(layer, x, context), context))
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """Queries, keys and values ``[readers, B, T, d_head]``, as projected, to the heads' mixed values."""
+        """Queries, keys and values ``[readers, B, T, d_head]``, as projected, to the heads' mixed values.
+
+        Returns:
+            ``[n_heads, B, T, d_head]``.
+        """
         q, k = self.turn(layer, q, k, context)
         if len(k) < len(q):
             k, v = (t.repeat_interleave(len(q) // len(k), dim=0) for t in (k, v))
@@ -204,6 +222,10 @@ class CircuitModel:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=self.layer_mask(layer, context), scale=self.scaling(layer)
         )
+
+    def write_heads(self, layer: int, z: Tensor) -> Tensor:
+        """Each head's mixed values ``[n_heads, B, T, d_head]`` to what it writes, ``[n_heads, B, T, d]``."""
+        return torch.bmm(z.flatten(1, 2), self.output_weight(layer)).view(*z.shape[:3], -1)
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """``[B, T, d]`` to ``[B, T, d]``: what the MLP of a layer writes when it sees the stream ``x``."""
@@ -213,45 +235,7 @@ class CircuitModel:
         """``[..., d]`` to logits ``[..., V]``."""
         return self.head(self.final_norm(x))
 
-    @torch.no_grad()
-    def verify(self) -> None:
-        """Run a few tokens and compare, layer by layer, what is computed here with what the stock model does.
-
-        Raises:
-            ValueError: a layer whose writers come out differently, by name. The module is then not what its family's
-                file takes it for: changed weights layout, an adapter in front of a projection, a hook.
-        """
-        ids = torch.arange(8, device=self.device).view(2, 4) % len(self.token_embedding.weight)
-        mask, last = torch.ones_like(ids), torch.full((2,), 3, device=self.device)
-        writers = self.new_stack(ids.shape)
-        logits = self.run(ids, mask, last, writers)
-        context = self.context(mask)
-        tolerance = 1e-3 if torch.finfo(self.dtype).bits >= 32 else 0.1
-
-        def compare(name: str, here: Tensor, stock: Tensor) -> None:
-            error = ((here - stock).float().norm() / stock.float().norm().clamp(min=1e-30)).item()
-            if not error < tolerance:
-                raise ValueError(
-                    f"{name} of this {type(self.model).__name__} does not compute what {type(self).__name__} reads "
-                    f"from its weights (relative error {error:.2g}): a modified module, an unmerged adapter, a hook?"
-                )
-
-        positions = self.position_embedding(context)
-        stream = writers[0] if positions is None else writers[0] + positions
-        for layer in range(self.layout.n_layers):
-            heads, mlp = self.layout.own_writers(layer)
-            readers = stream.expand(self.layout.n_attention_readers, *stream.shape)
-            compare(f"the attention of layer {layer}", self.attention(layer, readers, context), writers[heads])
-            stream = stream + writers[heads].sum(0)
-            bias = self.output_bias(layer)
-            stream = stream if bias is None else stream + bias
-            compare(f"the MLP of layer {layer}", self.mlp(layer, stream), writers[mlp])
-            stream = stream + writers[mlp]
-        compare("the output", self.unembed(stream[:, -1]), logits)
-
-    def layer_mask(self, layer: int, context: Context) -> Tensor:
-        """bool ``[B, T, T]``: the attention mask of a layer."""
-        return context.mask
+    # ---- the stock model at work -------------------------------------------------------------------------------
 
     @torch.no_grad()
     def run(
@@ -277,10 +261,14 @@ class CircuitModel:
         Returns:
             logits ``[B, V]``.
         """
-        embedding = input_ids if input_ids.is_floating_point() else None
-        if embedding is not None:
-            input_ids = torch.zeros_like(attention_mask, dtype=torch.int64)
-        with self._embed_as(embedding), self._record(writers, subtract), self._record_streams(streams):
+        with ExitStack() as hooks:
+            if input_ids.is_floating_point():
+                hooks.enter_context(embedded_as(self, input_ids))
+                input_ids = torch.zeros_like(attention_mask, dtype=torch.int64)
+            if writers is not None:
+                hooks.enter_context(writers_recorded(self, writers, subtract))
+            if streams is not None:
+                hooks.enter_context(streams_recorded(self, streams))
             return self.logits(input_ids, attention_mask, positions)
 
     def run_pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -300,80 +288,14 @@ class CircuitModel:
         )
         return logits[:n], corrupt
 
-    @contextmanager
-    def _embed_as(self, embedding: Tensor | None) -> Iterator[None]:
-        """While open, forwards of the model see this ``[B, T, d]`` in place of what the tokens are embedded as."""
-        if embedding is None:
-            yield
-            return
-        handle = self.token_embedding.register_forward_hook(lambda *_: embedding)
-        try:
-            yield
-        finally:
-            handle.remove()
 
-    @contextmanager
-    def _record(self, writers: Tensor | None, subtract: bool = False) -> Iterator[None]:
-        """While open, forwards of the model write every writer's output into ``writers``, or take it off there."""
-        handles = []
-        write = Tensor.sub_ if subtract else Tensor.copy_
-        if writers is not None:
-            last = writers.shape[1]
-
-            def embedding(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-                write(writers[0], output[-last:])
-
-            handles.append(self.token_embedding.register_forward_hook(embedding))
-            for layer in range(self.layout.n_layers):
-                own, mlp = self.layout.own_writers(layer)
-
-                def heads(
-                    _module: nn.Module, inputs: tuple[Tensor], layer: int = layer, out: Tensor = writers[own]
-                ) -> None:
-                    z = inputs[0][-last:].unflatten(-1, (self.layout.n_heads, -1)).movedim(-2, 0)
-                    write(out, self._write_heads(layer, z))
-
-                def dense(_module: nn.Module, _inputs: Any, output: Tensor, out: Tensor = writers[mlp]) -> None:
-                    write(out, output[-last:])
-
-                handles.append(self.output_module(layer).register_forward_pre_hook(heads))
-                handles.append(self.mlp_module(layer).register_forward_hook(dense))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    @contextmanager
-    def _record_streams(self, streams: Tensor | None) -> Iterator[None]:
-        """While open, forwards of the model write the residual stream before every reader into ``streams``."""
-        handles = []
-        if streams is not None:
-            layers = range(self.layout.n_layers)
-            norms = [norm for layer in layers for norm in (self.attention_norm(layer), self.mlp_norm(layer))]
-            for norm, stream in zip([*norms, self.final_norm], streams, strict=True):
-
-                def copy(_module: nn.Module, inputs: tuple[Tensor], out: Tensor = stream) -> None:
-                    out.copy_(inputs[0])
-
-                handles.append(norm.register_forward_pre_hook(copy))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _write_heads(self, layer: int, z: Tensor) -> Tensor:
-        """Each head's mixed values ``[n_heads, B, T, d_head]`` through its block of the output projection."""
-        return torch.bmm(z.flatten(1, 2), self.output_weight(layer)).view(*z.shape[:3], -1)
-
-    def _mask(self, attention_mask: Tensor, window: int | None = None) -> Tensor:
-        """bool ``[B, T, T]``: causal, real keys only, at most ``window`` back; each token sees at least itself."""
-        index = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-        distance = index[:, None] - index
-        causal = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-        # Padding attends to itself: a row without any key would be NaN, and no real token ever reads it.
-        return (causal & attention_mask.bool()[:, None, :]) | (distance == 0)
+def causal_mask(attention_mask: Tensor, window: int | None = None) -> Tensor:
+    """bool ``[B, T, T]``: causal, real keys only, at most ``window`` back; each token sees at least itself."""
+    index = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    distance = index[:, None] - index
+    causal = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    # Padding attends to itself: a row without any key would be NaN, and no real token ever reads it.
+    return (causal & attention_mask.bool()[:, None, :]) | (distance == 0)
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_circuits.models.base import CircuitModel, Context, position_ids, project
+from lightning_circuits.models.base import CircuitModel, Context, causal_mask, position_ids, project
 
 
 class LlamaCircuitModel(CircuitModel):
@@ -55,8 +55,8 @@ class LlamaCircuitModel(CircuitModel):
         positions = position_ids(attention_mask)
         like = torch.empty(0, dtype=self.dtype, device=attention_mask.device)
         return Context(
-            mask=self._mask(attention_mask),
-            window_mask=self._mask(attention_mask, self.window) if any(self.windowed) else None,
+            mask=causal_mask(attention_mask),
+            window_mask=causal_mask(attention_mask, self.window) if any(self.windowed) else None,
             position_ids=positions,
             rotary=self.backbone.rotary_emb(like, positions),
         )
@@ -73,10 +73,10 @@ class LlamaCircuitModel(CircuitModel):
         ]
 
     def query_key_value(self, layer: int, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        norm = self.blocks[layer].input_layernorm
+        norm = self.read_norm(self.attention_norm(layer))
         split = (self.layout.n_heads, self.layout.n_kv_readers, self.layout.n_kv_readers)
         weights, biases = zip(*self.projections(layer), strict=True)
-        q, k, v = _NormedProjection.apply(x, split, norm.weight, norm.variance_epsilon, *weights)
+        q, k, v = _NormedProjection.apply(x, split, norm.gain, norm.epsilon, *weights)
         if biases[0] is not None:
             q, k, v = (
                 t + bias.repeat_interleave(len(t) // len(bias), dim=0)[:, None, None]

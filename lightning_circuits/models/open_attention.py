@@ -13,17 +13,19 @@ integral costs one wide product, not one for each step: the steps are added up w
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_circuits.models.base import CircuitModel, Context
+from lightning_circuits.models.norms import Norm
 
 
 def attention_output(model: CircuitModel, layer: int, x: Tensor, context: Context) -> Tensor:
     """What the attention of a layer adds to the stream ``x`` ``[B, T, d]`` that it reads, output bias included."""
-    q, k, v = (_leaf(each) for each in _projected(model, layer, x))
+    norm = model.read_norm(model.attention_norm(layer))
+    q, k, v = (each.output for each in _projected(model, layer, norm, norm.standardised(x)[0]))
     z = model.mix(layer, q, k, v, context)
     out = z.permute(1, 2, 0, 3).flatten(2) @ model.output_weight(layer).flatten(0, 1)
     bias = model.output_bias(layer)
@@ -45,9 +47,10 @@ def attention_gradients(
         the gradient at the stream, summed over the readers, ``[steps * B, T, d]``.
     """
     (rows, length, width), steps = x.shape, len(x) // out.shape[1]
-    unit, scale = _standardised(model.attention_norm(layer), x)
-    projected = _projected(model, layer, x, unit)
-    leaves = [_leaf(each).requires_grad_() for each in projected]
+    norm = model.read_norm(model.attention_norm(layer))
+    unit, scale = norm.standardised(x)
+    projected = _projected(model, layer, norm, unit)
+    leaves = [each.output.requires_grad_() for each in projected]
     with torch.enable_grad():
         q, k, v = leaves
         z = model.mix(layer, q, k, v, context)
@@ -83,59 +86,28 @@ def mlp_gradient(model: CircuitModel, layer: int, x: Tensor, dout: Tensor) -> Te
 
 class _Projection(NamedTuple):
     """Of queries, keys or values: the weight with the norm's gain in it ``[blocks, d, d_head]``, what it makes of the
-    normed stream ``[readers, B, T, d_head]``, and what it adds whatever the stream ``[readers, 1, 1, d_head]``."""
+    standardised stream ``[readers, B, T, d_head]``, and what it adds whatever that is ``[readers, 1, 1, d_head]``."""
 
     weight: Tensor
     y: Tensor
     constant: Tensor | None
 
+    @property
+    def output(self) -> Tensor:
+        """``[readers, B, T, d_head]``: what the stock model's projection puts out."""
+        return self.y if self.constant is None else self.y + self.constant
 
-def _projected(model: CircuitModel, layer: int, x: Tensor, unit: Tensor | None = None) -> list[_Projection]:
-    layout, norm = model.layout, model.attention_norm(layer)
-    unit = _standardised(norm, x)[0] if unit is None else unit
-    projections = []
+
+def _projected(model: CircuitModel, layer: int, norm: Norm, unit: Tensor) -> list[_Projection]:
+    """Queries, keys and values of a layer, all of whose readers see ``unit`` ``[B, T, d]``, the standardised stream."""
+    layout, projections = model.layout, []
     split = layout.n_heads, layout.n_kv_readers, layout.n_kv_readers
-    for (weight, bias), readers in zip(model.projections(layer), split, strict=True):
-        constant = _constant(norm, weight, bias)
-        weight = _with_gain(norm, weight)
+    for projection, readers in zip(model.projections(layer), split, strict=True):
+        weight, constant = norm.folded(*projection)
         y = unit @ weight.mT.flatten(0, 1).mT
         y = y.unflatten(-1, (len(weight), -1)).permute(2, 0, 1, 3)
         times = readers // len(weight)  # readers of a group share its projection
-        projections.append(
-            _Projection(
-                weight,
-                y.repeat_interleave(times, dim=0),
-                None if constant is None else constant.repeat_interleave(times, dim=0),
-            )
-        )
+        if constant is not None:
+            constant = constant[:, None, None].repeat_interleave(times, dim=0)
+        projections.append(_Projection(weight, y.repeat_interleave(times, dim=0), constant))
     return projections
-
-
-def _leaf(projected: _Projection) -> Tensor:
-    return projected.y if projected.constant is None else projected.y + projected.constant
-
-
-def _standardised(norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The normed stream without gain and bias, and the scale of each token ``[..., 1]``, in float32 or better."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    if isinstance(norm, nn.LayerNorm):
-        wide = wide - wide.mean(-1, keepdim=True)
-        epsilon = norm.eps
-    else:
-        epsilon = norm.variance_epsilon
-    scale = (wide.square().mean(-1, keepdim=True) + epsilon).rsqrt()
-    return (wide * scale).to(x.dtype), scale
-
-
-def _with_gain(norm: Any, weight: Tensor) -> Tensor:
-    """The projection of a normed stream without gain; where the norm centres, it ignores a stream's mean."""
-    weight = norm.weight[:, None] * weight
-    return weight - weight.mean(-2, keepdim=True) if isinstance(norm, nn.LayerNorm) else weight
-
-
-def _constant(norm: Any, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    """What a projection adds whatever the stream, ``[blocks, 1, 1, d_head]``."""
-    if isinstance(norm, nn.LayerNorm) and norm.bias is not None:
-        constant = norm.bias @ weight
-        bias = constant if bias is None else bias + constant
-    return None if bias is None else bias[:, None, None]

@@ -19,6 +19,7 @@ from torch import nn
 from lightning_circuits.models.base import CircuitModel
 from lightning_circuits.models.gpt2 import GPT2CircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
+from lightning_circuits.models.verify import verify
 from lightning_circuits.pages import see_page
 
 FAMILIES: list[type[CircuitModel]] = [GPT2CircuitModel, LlamaCircuitModel]
@@ -99,7 +100,7 @@ def wrap(model: Any, kv: str = "head", freeze: bool = True) -> CircuitModel:
             f"{see_page('own-model', 'Another family of Hugging Face')}"
         )
     read = family(model, kv, freeze)
-    read.verify()
+    verify(read)
     return read
 
 

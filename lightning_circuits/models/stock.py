@@ -1,9 +1,14 @@
-"""The stock model's layers, one at a time, on residual streams of one's own.
+"""The stock model at work: what its modules write and read, written down, and its layers called one at a time.
 
-Cutting one edge changes the model from the layer of its reader upwards, and nothing below. To run only those layers,
-the modules of Hugging Face need what the model's forward hands them beside the stream: masks in whatever form their
-attention wants, rotary angles. `StockLayers` listens to an ordinary forward, keeps what each layer was given, and
-calls the layers again with other streams, many for each prompt if wanted.
+Hugging Face's modules stay as they are, so whatever has to be seen is seen by hooks, which are there while a block is
+open and gone after it:
+
+- `embedded_as` puts a stream in the place of what the tokens are embedded as;
+- `writers_recorded` and `streams_recorded` keep what each writer puts into the residual stream, and the stream itself
+  before every component. `CircuitModel.run` is a forward under these three;
+- `StockLayers` keeps what each layer was given beside the stream (masks in whatever form the attention wants, rotary
+  angles) and calls the layers again with streams of one's own. Cutting one edge changes the model from the layer of
+  its reader upwards and nothing below: those layers alone are run.
 
     >>> layers = StockLayers(model)                                                        # doctest: +SKIP
     >>> with layers.listen():                                                              # doctest: +SKIP
@@ -14,19 +19,101 @@ calls the layers again with other streams, many for each prompt if wanted.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from lightning_circuits.models.base import CircuitModel
+from lightning_circuits.layout import Layout
+
+
+class Recordable(Protocol):
+    """What must be known of a model to record it: which modules write and read the stream. A `CircuitModel` is one."""
+
+    layout: Layout
+    blocks: Any
+    token_embedding: Any
+    final_norm: nn.Module
+
+    def attention_norm(self, layer: int) -> nn.Module: ...
+    def mlp_norm(self, layer: int) -> nn.Module: ...
+    def mlp_module(self, layer: int) -> nn.Module: ...
+    def output_module(self, layer: int) -> Any: ...
+    def write_heads(self, layer: int, z: Tensor) -> Tensor: ...
+
+
+@contextmanager
+def embedded_as(model: Recordable, embedding: Tensor) -> Iterator[None]:
+    """While open, forwards of the model see this ``[B, T, d]`` in place of what the tokens are embedded as."""
+    with model.token_embedding.register_forward_hook(lambda *_: embedding):
+        yield
+
+
+@contextmanager
+def writers_recorded(model: Recordable, writers: Tensor, subtract: bool = False) -> Iterator[None]:
+    """While open, a forward of the model leaves behind what every writer puts into the stream.
+
+    Args:
+        model: the model.
+        writers: ``[n_writers, b, T, d]``, filled with the outputs in the last ``b`` prompts of the forward.
+        subtract: take the outputs off what stands in ``writers`` instead.
+    """
+    write = Tensor.sub_ if subtract else Tensor.copy_
+    last = writers.shape[1]
+
+    def keep_output(out: Tensor) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            write(out, output[-last:])
+
+        return hook
+
+    def keep_heads(layer: int, out: Tensor) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Tensor]) -> None:
+            z = inputs[0][-last:].unflatten(-1, (model.layout.n_heads, -1)).movedim(-2, 0)
+            write(out, model.write_heads(layer, z))
+
+        return hook
+
+    with ExitStack() as hooks:
+        hooks.enter_context(model.token_embedding.register_forward_hook(keep_output(writers[0])))
+        for layer in range(model.layout.n_layers):
+            heads, mlp = model.layout.own_writers(layer)
+            of_heads = keep_heads(layer, writers[heads])
+            hooks.enter_context(model.output_module(layer).register_forward_pre_hook(of_heads))
+            hooks.enter_context(model.mlp_module(layer).register_forward_hook(keep_output(writers[mlp])))
+        yield
+
+
+@contextmanager
+def streams_recorded(model: Recordable, streams: Tensor) -> Iterator[None]:
+    """While open, a forward of the model leaves the residual stream before every component in ``streams``.
+
+    Args:
+        model: the model.
+        streams: ``[n_streams, B, T, d]``, filled in place.
+    """
+    layout = model.layout
+
+    def keep_input(stream: int) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Tensor]) -> None:
+            streams[stream].copy_(inputs[0])
+
+        return hook
+
+    with ExitStack() as hooks:
+        for layer in range(layout.n_layers):
+            of_attention, of_mlp = keep_input(layout.attention_stream(layer)), keep_input(layout.mlp_stream(layer))
+            hooks.enter_context(model.attention_norm(layer).register_forward_pre_hook(of_attention))
+            hooks.enter_context(model.mlp_norm(layer).register_forward_pre_hook(of_mlp))
+        hooks.enter_context(model.final_norm.register_forward_pre_hook(keep_input(-1)))
+        yield
 
 
 class StockLayers:
     """The decoder blocks of a model, called as its own forward has called them."""
 
-    def __init__(self, model: CircuitModel) -> None:
+    def __init__(self, model: Recordable) -> None:
         self.blocks = list(model.blocks)
         self.batch = 0
         self.given: list[dict[str, Any]] = [{} for _ in self.blocks]
@@ -42,14 +129,10 @@ class StockLayers:
 
             return hook
 
-        handles = [
-            block.register_forward_pre_hook(keep(layer), with_kwargs=True) for layer, block in enumerate(self.blocks)
-        ]
-        try:
+        with ExitStack() as hooks:
+            for layer, block in enumerate(self.blocks):
+                hooks.enter_context(block.register_forward_pre_hook(keep(layer), with_kwargs=True))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def __call__(self, layer: int, x: Tensor) -> Tensor:
         """One layer, attention and MLP, on streams ``[n * B, T, d]``: all prompts, then all again, n times."""
