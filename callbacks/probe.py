@@ -37,11 +37,11 @@ from lightning_circuits.callbacks.faithfulness import size_name
 from lightning_circuits.callbacks.loggers import log_scalars
 from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.models import CircuitModel, wrap
+from lightning_circuits.models.inside import find_language_model, language_models
 from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.objectives import LogitDifference, Objective
 from lightning_circuits.pages import see_page
 from lightning_circuits.scoring.gradients import CLEAN, Point, attribute, integral
-from lightning_circuits.search.plug_in import find_language_model, language_models
 from lightning_circuits.selection import size_to_count, top_n
 
 METHODS: dict[str, Sequence[Point]] = {"EAP": CLEAN, "EAP-IG": integral("left", 5)}

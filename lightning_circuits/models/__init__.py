@@ -1,6 +1,7 @@
 """How each model family is read as writers and readers: one small file per family, and a registry."""
 
 from lightning_circuits.models.base import CircuitModel, Context, Dimensions
+from lightning_circuits.models.norms import Norm
 from lightning_circuits.models.registry import register, wrap
 
-__all__ = ["CircuitModel", "Context", "Dimensions", "register", "wrap"]
+__all__ = ["CircuitModel", "Context", "Dimensions", "Norm", "register", "wrap"]

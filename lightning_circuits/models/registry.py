@@ -21,8 +21,11 @@ from lightning_circuits.models.gpt2 import GPT2CircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
 from lightning_circuits.models.verify import verify
 from lightning_circuits.pages import see_page
+from lightning_circuits.registry import Registry
 
-FAMILIES: list[type[CircuitModel]] = [GPT2CircuitModel, LlamaCircuitModel]
+FAMILIES = Registry("model family", CircuitModel)
+for _family in (GPT2CircuitModel, LlamaCircuitModel):
+    FAMILIES.register(_family)
 
 Family = TypeVar("Family", bound=type[CircuitModel])
 
@@ -30,28 +33,25 @@ Family = TypeVar("Family", bound=type[CircuitModel])
 def register(family: Family) -> Family:
     """Let `wrap`, and so every method, read the models of this class; for use as a decorator.
 
-    What is registered later goes first. A class of the same name and module takes the place of the one before, so that
-    a notebook's cell can be run again.
+    Of two that read a model, the one that was registered later does. A class of the same name takes the place of the
+    one before, so that a notebook's cell can be run again.
 
     Raises:
         TypeError: not a subclass of `CircuitModel`, or it does not say which models it reads.
     """
-    if not (isinstance(family, type) and issubclass(family, CircuitModel)):
-        raise TypeError(f"register takes a subclass of CircuitModel, got {family!r}")
-    if not family.module_types and not family.model_types:
+    is_family = isinstance(family, type) and issubclass(family, CircuitModel)
+    if is_family and not family.module_types and not family.model_types:
         raise TypeError(
             f"{family.__name__} does not say which models it reads: give it module_types = (YourModel,), or "
             "model_types = (...) for a Hugging Face family"
         )
-    names = {(family.__module__, family.__qualname__)}
-    FAMILIES[:] = [family, *(each for each in FAMILIES if (each.__module__, each.__qualname__) not in names)]
-    return family
+    return FAMILIES.register(family)
 
 
 def family_of(model: Any) -> type[CircuitModel] | None:
     """The class that reads this model; None if there is none."""
     model_type = getattr(getattr(model, "config", None), "model_type", None)
-    for family in FAMILIES:
+    for family in _newest_first():
         if isinstance(model, family.module_types):
             return family
         if model_type in family.model_types and hasattr(model, "lm_head"):
@@ -63,10 +63,14 @@ def supported() -> str:
     """What can be read, for messages."""
     return ", ".join(
         sorted(
-            {name for family in FAMILIES for name in family.model_types}
-            | {module.__name__ for family in FAMILIES for module in family.module_types}
+            {name for family in _newest_first() for name in family.model_types}
+            | {module.__name__ for family in _newest_first() for module in family.module_types}
         )
     )
+
+
+def _newest_first() -> list[type[CircuitModel]]:
+    return [FAMILIES[name] for name in reversed(FAMILIES.names())]
 
 
 def wrap(model: Any, kv: str = "head", freeze: bool = True) -> CircuitModel:

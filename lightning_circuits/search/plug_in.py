@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from lightning_circuits.models.registry import family_of, supported
+from lightning_circuits.models.inside import find_language_model
 from lightning_circuits.pages import see_page
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.edge_pruning import EdgePruning
@@ -56,75 +56,16 @@ def from_lightning_module(
         module, made_from = _load(module, checkpoint), f"{made_from} in {checkpoint}"
     elif checkpoint is not None:
         raise TypeError("a checkpoint goes with the class of the module, not with a module: give one of the two")
-    path, found = find_language_model(module, model)
-    made = search(found, **options)
-    # Fine-tuned as it is, it is no longer the model that its config names.
-    made.model_name = f"{made_from}, {path}" if path else made_from
-    return made
-
-
-def find_language_model(module: nn.Module, path: str | None = None) -> tuple[str, nn.Module]:
-    """The supported language model inside a module, and its path.
-
-    Raises:
-        TypeError: not a module.
-        ValueError: see `from_lightning_module`.
-    """
     if not isinstance(module, nn.Module):
         raise TypeError(
             f"expected a LightningModule that holds a language model, got {module!r}. From a checkpoint: "
             "from_lightning_module(YourModule, checkpoint=...)"
         )
-    owner = type(module).__name__
-    if path is not None:
-        found = _follow(module, path)
-        if family_of(found) is None:
-            inside = [f"{path}.{name}" for name in language_models(found)] if isinstance(found, nn.Module) else []
-            raise ValueError(
-                f"{owner}.{path} is a {type(found).__name__}, and no language model that can be read (supported: "
-                f"{supported()})" + (f". Inside it is {' and '.join(inside)}" if inside else "")
-            )
-        return path, found
-    candidates = language_models(module)
-    if not candidates:
-        raise ValueError(
-            f"{owner} holds no language model that can be read: a Hugging Face model with its head, of one of the "
-            f"families {supported()}. The modules in it: {_names(module)} "
-            f"{see_page('own-model', 'From Hugging Face')}"
-        )
-    if len(candidates) > 1:
-        raise ValueError(
-            f"{owner} holds {len(candidates)} language models, {' and '.join(candidates)}: say which, such as "
-            f"model={next(iter(candidates))!r} "
-            f"{see_page('existing-project', 'Search the trained model')}"
-        )
-    return next(iter(candidates.items()))
-
-
-def language_models(module: nn.Module) -> dict[str, nn.Module]:
-    """Language models inside a module by path; of one within another (behind a wrapper), the outer one."""
-    found: dict[str, nn.Module] = {}
-    for name, inner in module.named_modules():
-        if family_of(inner) is not None and not any(name.startswith(f"{outer}.") or not outer for outer in found):
-            found[name] = inner
-    return found
-
-
-def _follow(module: Any, path: str) -> Any:
-    owner, here = type(module).__name__, module
-    for name in path.split("."):
-        if not hasattr(here, name):
-            raise ValueError(
-                f"there is no {name!r} in {owner}, on the way to {path!r}; there is {_names(here)} "
-                f"{see_page('existing-project', 'Search the trained model')}"
-            )
-        here, owner = getattr(here, name), f"{owner}.{name}"
-    return here
-
-
-def _names(module: Any) -> str:
-    names = [name for name, _ in module.named_children()] if isinstance(module, nn.Module) else []
-    return ", ".join(names) or "no module"
+    path, found = find_language_model(module, model)
+    made = search(found, **options)
+    # Fine-tuned as it is, it is no longer the model that its config names.
+    made.model_name = f"{made_from}, {path}" if path else made_from
+    return made
 
 
 def _load(module: Any, checkpoint: str | Path | None) -> nn.Module:

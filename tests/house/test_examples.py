@@ -78,11 +78,10 @@ def own_model(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     from lightning_circuits.models import registry
 
-    families = list(registry.FAMILIES)
+    monkeypatch.setattr(registry.FAMILIES, "_classes", dict(registry.FAMILIES._classes))
     import own_model
 
     yield own_model
-    registry.FAMILIES[:] = families
     del sys.modules["own_model"]
 
 
