@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_circuits.ablation import ABLATIONS
-from lightning_circuits.batch import Batch, on_device
+from lightning_circuits.batch import Batch, on_device, unshared
 from lightning_circuits.callbacks.faithfulness import size_name
 from lightning_circuits.callbacks.loggers import log_scalars
 from lightning_circuits.evaluation.rows import Row, evaluate
@@ -268,10 +268,7 @@ class CircuitProbe(pl.Callback):
     def _batches(self, split: str) -> Iterator[Batch]:
         """All of a split, on every process."""
         loader = self.data.train_dataloader() if split == "train" else self.data.val_dataloader()
-        if getattr(loader, "replicas", 1) > 1:  # the Trainer's own data: shared out among processes already
-            loader = copy(loader)
-            loader.replicas, loader.rank = 1, 0
-        return iter(loader)
+        return iter(unshared(loader))  # the Trainer's own data are shared out among processes already
 
 
 LATER = ("setup", "configure_model")

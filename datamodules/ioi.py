@@ -32,7 +32,9 @@ from math import comb
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_circuits.datamodules.pairs import PairDataModule, PromptPair, shuffled
+from lightning_circuits.datamodules.base import PairDataModule
+from lightning_circuits.datamodules.shuffling import shuffled
+from lightning_circuits.datamodules.tokenising import PromptPair
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
 __all__ = ["NAMES", "OBJECTS", "PLACES", "TEMPLATES", "IOIDataModule"]

@@ -1,4 +1,4 @@
-"""The batch contract: what every data module yields, and all that anything here knows of prompts.
+"""The batch contract: what every data module yields, and all that anything here knows of prompts and of loaders.
 
 Clean and corrupt prompts of a pair are equally long, so one mask and one position serve both. Padding may stand on
 either side and changes no result.
@@ -6,8 +6,9 @@ either side and changes no result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypedDict, cast
+from collections.abc import Callable, Iterator, Sized
+from copy import copy
+from typing import Any, Protocol, TypedDict, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -50,3 +51,29 @@ def copied(batch: Batch) -> Batch:
 
 def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     return cast(Batch, {key: change(cast(Tensor, value)) for key, value in batch.items()})
+
+
+@runtime_checkable
+class SharedLoader(Protocol):
+    """A loader that shares its prompts out among processes by itself, as `datamodules.PairLoader` does for training.
+
+    ``pairs``: all prompts of the split. ``replicas``, ``rank``: this process is given every ``replicas``-th of them,
+    from number ``rank`` on; where they do not divide evenly, the first ones come once more. To give the whole split to
+    every process, they are set to 1 and 0.
+    """
+
+    replicas: int
+    rank: int
+
+    @property
+    def pairs(self) -> Sized: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+def unshared(loader: Any) -> Any:
+    """A loader over all prompts of its split on every process: the one given, or a copy of one that shares them out."""
+    if isinstance(loader, SharedLoader) and loader.replicas > 1:
+        loader = copy(loader)
+        loader.replicas, loader.rank = 1, 0
+    return loader

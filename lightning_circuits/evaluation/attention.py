@@ -59,7 +59,7 @@ def attention_patterns(
     Args:
         model: the frozen model; the batch is moved to its device.
         circuit: of this model.
-        batch: prompts (see `datamodules.pairs`); all of them are run.
+        batch: prompts (see `batch.Batch`); all of them are run.
         ablation: what cut edges carry; mean ablations already fitted. Default: interchange.
         heads: names such as ``a9.h6``. Default: the heads in the circuit.
 

@@ -36,7 +36,7 @@ def logit_differences(
     Args:
         model: the frozen model; batches are moved to its device.
         circuits: circuits, or their members, bool ``[n_edges]``; ``[n_circuits, n_edges]`` will do.
-        batches: the whole data set, on this process (see `datamodules.pairs` for what a batch is).
+        batches: the whole data set, on this process (see `batch.Batch`).
         ablation: a mean ablation already fitted.
 
     Returns:

@@ -106,7 +106,7 @@ def evaluate(
     Args:
         model: the frozen model; batches are moved to its device.
         circuits: by name; a bool tensor ``[n_edges]`` will do for a circuit.
-        batches: the whole data set, on every process (see `datamodules.pairs` for what a batch is).
+        batches: the whole data set, on every process (see `batch.Batch`).
         ablations: mean ablations already fitted.
         split: what the batches are called in the rows.
         seed: of the random circuits. They are nested: a smaller one is part of a larger one.

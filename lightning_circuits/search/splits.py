@@ -6,12 +6,12 @@ equally many. Means and measurements need each prompt once, and between two trai
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data.distributed import DistributedSampler
 
+from lightning_circuits.batch import SharedLoader, unshared
 from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
 
@@ -47,10 +47,7 @@ def whole_split(trainer: pl.Trainer, split: str) -> Any:
             f"the {split} loader has a DistributedSampler, which repeats prompts to even out the processes: leave it "
             "out, the prompts are shared out here, each once"
         )
-    if getattr(loader, "replicas", 1) > 1:  # datamodules.PairLoader, which shares training out by itself
-        loader = copy(loader)
-        loader.replicas, loader.rank = 1, 0
-    return loader
+    return unshared(loader)
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def share_of(loader: Any, world_size: int) -> Share:
     sampler = getattr(loader, "sampler", None)
     if isinstance(sampler, DistributedSampler):
         return Share(len(sampler.dataset), sampler.num_replicas, sampler.rank)  # type: ignore[arg-type]
-    if getattr(loader, "replicas", 1) > 1:  # datamodules.PairLoader
+    if isinstance(loader, SharedLoader) and loader.replicas > 1:
         return Share(len(loader.pairs), loader.replicas, loader.rank)
     if world_size > 1:
         try:

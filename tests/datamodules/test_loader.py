@@ -12,9 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
+from lightning_circuits.batch import SharedLoader, unshared
 from lightning_circuits.datamodules import IOIDataModule, PairLoader
-from lightning_circuits.datamodules.pairs import TokenPair
+from lightning_circuits.datamodules.tokenising import TokenPair
 from lightning_circuits.namespace import pl
 
 
@@ -74,6 +76,14 @@ def test_ranks_share_out_the_order_of_one_process(count: int, batch_size: int, r
     seen = Counter(pair for share in shares for batch in share for pair in batch)
     assert set(seen) == set(range(count))
     assert sum(seen.values()) - count < replicas
+
+
+def test_a_loader_that_shares_out_can_be_asked_for_the_whole_split() -> None:
+    whole, share = (PairLoader(make_pairs(9), 4, seed=2, replicas=replicas) for replicas in (1, 2))
+    assert isinstance(share, SharedLoader) and unshared(whole) is whole
+    assert numbers(unshared(share)) == numbers(whole) != numbers(share)
+    others = DataLoader([1, 2])
+    assert unshared(others) is others
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:

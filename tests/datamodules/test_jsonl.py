@@ -6,12 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from lightning_circuits.datamodules import PromptPair, PromptPairDataModule
+from lightning_circuits.datamodules import PromptPairDataModule
 from lightning_circuits.datamodules.ioi import NAMES
-from lightning_circuits.datamodules.pairs import shuffled, tokenise
 from lightning_circuits.models.loading import load_tokenizer
 
 TOKENIZER = load_tokenizer("tiny-ioi")
@@ -162,21 +159,3 @@ def test_options_out_of_range_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             PromptPairDataModule(TOKENIZER, "p.jsonl", **options)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(*[st.sampled_from(NAMES)] * 3).filter(lambda t: len(set(t)) == 3), min_size=1, max_size=8))
-def test_tokens_are_those_of_each_text_alone(triples: list[tuple[str, str, str]]) -> None:
-    """Tokenised all at once, a pair is what it is when its texts are tokenised one by one."""
-    pairs = [
-        PromptPair(f"{a} gave {b} to", f"{c} gave {b} to", (f" {a}", f" {b}"), (f" {c}",), "row") for a, b, c in triples
-    ]
-    for pair, tokens in zip(pairs, tokenise(pairs, TOKENIZER), strict=True):
-        assert TOKENIZER.decode(tokens.clean) == pair.clean
-        assert TOKENIZER.decode(tokens.corrupt) == pair.corrupt
-        assert [f" {TOKENIZER.decode([token])}" for token in tokens.answers] == list(pair.answers)
-        assert [f" {TOKENIZER.decode([token])}" for token in tokens.distractors] == list(pair.distractors)
-
-
-def test_shuffled_is_the_same_everywhere() -> None:
-    assert shuffled(range(8), "a", 1) == [1, 7, 4, 0, 5, 2, 3, 6] != shuffled(range(8), "a", 2)

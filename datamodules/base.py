@@ -1,0 +1,96 @@
+"""What all tasks share. A new one is a subclass of `PairDataModule` that says which pairs each split holds.
+
+Every data module yields the same batches, `lightning_circuits.batch.Batch`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_circuits.datamodules.loader import PairLoader
+from lightning_circuits.datamodules.tokenising import PromptPair, TokenPair, tokenise
+from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
+from lightning_circuits.namespace import pl
+
+SPLITS = ("train", "val", "test")
+
+
+class PairDataModule(pl.LightningDataModule, ABC):
+    """What all tasks share: tokenising, checking, and loaders. A subclass says which pairs each split holds.
+
+    Loaders can be asked for without a `Trainer`; `setup` then runs by itself. Training is shuffled and shared out among
+    processes. Validation and test come in a fixed order and are *not* shared out: every process gets the whole split,
+    since Lightning's way would repeat prompts to even out the ranks, and so bias every mean. Whoever evaluates takes
+    every `world_size`-th batch.
+
+    Args:
+        tokenizer: a tokenizer, or the name of one for `load_tokenizer`.
+        batch_size: pairs per step and process.
+        padding_side: `right` or `left`. Results do not depend on it.
+        seed: decides the splits and the order of training.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str | Path | PreTrainedTokenizerBase,
+        batch_size: int = 8,
+        padding_side: Literal["right", "left"] = "right",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: it has to be at least 1")
+        if padding_side not in ("right", "left"):
+            raise ValueError(f"padding_side is {padding_side!r}: it has to be 'right' or 'left'")
+        self._tokenizer = tokenizer
+        self.tokenizer_name = str(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer.name_or_path
+        self.batch_size = batch_size
+        self.padding_side = padding_side
+        self.seed = seed
+        self._splits: dict[str, list[TokenPair]] = {}
+
+    @abstractmethod
+    def make_splits(self) -> dict[str, list[PromptPair]]:
+        """The pairs of `train`, `val` and `test`, a function of the arguments and the tokenizer alone."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What the data are, in plain JSON values, for the files a run leaves behind."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, loaded when it is first needed."""
+        if isinstance(self._tokenizer, (str, Path)):
+            self._tokenizer = load_tokenizer(self._tokenizer)
+        return self._tokenizer
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make, check and tokenise all splits, once; ValueError for a bad pair (see `tokenise`) or an empty split."""
+        if self._splits:
+            return
+        splits = self.make_splits()
+        for name in SPLITS:
+            if not splits[name]:
+                raise ValueError(f"the {name} split of {type(self).__name__} is empty: it needs at least one pair")
+        self._splits = {name: tokenise(splits[name], self.tokenizer) for name in SPLITS}
+
+    def train_dataloader(self) -> PairLoader:
+        trainer = self.trainer
+        share = (trainer.distributed_sampler_kwargs if trainer is not None else None) or {"num_replicas": 1, "rank": 0}
+        # Trainer(overfit_batches=...) asks for the same few batches every epoch.
+        seed = None if getattr(trainer, "overfit_batches", 0) else self.seed
+        return self._loader("train", seed=seed, replicas=share["num_replicas"], rank=share["rank"])
+
+    def val_dataloader(self) -> PairLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> PairLoader:
+        return self._loader("test")
+
+    def _loader(self, split: str, **order: Any) -> PairLoader:
+        self.setup()
+        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        pad_id = next(token for token in ids if token is not None)
+        return PairLoader(self._splits[split], self.batch_size, pad_id, self.padding_side, **order)

@@ -1,0 +1,144 @@
+"""Prompts of one's own, from JSON Lines files: a pair a line.
+
+    {"clean": "Paris is in", "corrupt": "Rome is in", "answers": [" France"], "distractors": [" Italy"]}
+
+    data = PromptPairDataModule("gpt2", train="capitals.jsonl", batch_size=8)
+
+Splits that have no file of their own are cut out of the training file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_circuits.datamodules.base import PairDataModule
+from lightning_circuits.datamodules.shuffling import shuffled
+from lightning_circuits.datamodules.tokenising import PromptPair
+from lightning_circuits.models.loading import PreTrainedTokenizerBase
+
+FIELDS = ("clean", "corrupt", "answers", "distractors")
+
+
+class PromptPairDataModule(PairDataModule):
+    """Pairs from JSON Lines files (the format is in the module's docstring).
+
+    A split without a file is cut out of `train`, by `seed`. Lines with the same clean prompt stay together, so that
+    nothing trained on is validated on; for the same reason, a file for validation or test that shares clean prompts
+    with the training split is refused.
+
+    Args:
+        tokenizer: a tokenizer, or the name of one for `load_tokenizer`.
+        train: the file to train on.
+        val, test: files of their own for validation and test.
+        batch_size, padding_side, seed: see `PairDataModule`.
+        val_fraction, test_fraction: how much of `train` to cut off where there is no `val` or `test`.
+
+    Raises (when set up, so before any training):
+        FileNotFoundError: a file is not there.
+        ValueError: with file and line: not a pair in JSON, or a pair that cannot be used (see `tokenise`); a split is
+            empty; clean prompts shared between splits.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str | Path | PreTrainedTokenizerBase,
+        train: str | Path,
+        val: str | Path | None = None,
+        test: str | Path | None = None,
+        batch_size: int = 8,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        padding_side: Literal["right", "left"] = "right",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(tokenizer, batch_size, padding_side, seed)
+        if val_fraction <= 0 or test_fraction <= 0 or val_fraction + test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction {val_fraction} and test_fraction {test_fraction} have to be above 0, and below 1 "
+                "together"
+            )
+        self.files = {"train": train, "val": val, "test": test}
+        self.fractions = {"val": val_fraction, "test": test_fraction}
+
+    def make_splits(self) -> dict[str, list[PromptPair]]:
+        splits = {name: read_pairs(file) for name, file in self.files.items() if file is not None}
+        for name, pairs in splits.items():
+            if not pairs:
+                raise ValueError(f"{self.files[name]} holds no pairs, so the {name} split would be empty")
+        prompts = shuffled(sorted({pair.clean for pair in splits["train"]}), "split", self.seed)
+        total = len(prompts)
+        for name, fraction in self.fractions.items():
+            if self.files[name] is None:
+                count = round(fraction * total)
+                if not 0 < count < len(prompts):
+                    raise ValueError(
+                        f"the {name} split would be empty, or leave nothing to train on: {fraction:g} of the {total} "
+                        f"different clean prompts in {self.files['train']}. Give more pairs, another {name}_fraction, "
+                        f"or a file of its own ({name}=...)"
+                    )
+                cut, prompts = set(prompts[:count]), prompts[count:]
+                splits[name] = [pair for pair in splits["train"] if pair.clean in cut]
+                splits["train"] = [pair for pair in splits["train"] if pair.clean not in cut]
+        trained = {pair.clean: pair.where for pair in splits["train"]}
+        for name in self.fractions:
+            if shared := [pair for pair in splits[name] if pair.clean in trained]:
+                raise ValueError(
+                    f"{len(shared)} of the {name} prompts are trained on as well, so nothing measured on them would "
+                    f"count. The first: {shared[0].clean!r} ({shared[0].where}, and {trained[shared[0].clean]})"
+                )
+        return splits
+
+    def describe(self) -> dict[str, Any]:
+        self.setup()
+        return {
+            "data": type(self).__name__,
+            "tokenizer": self.tokenizer_name,
+            "files": {name: None if file is None else str(file) for name, file in self.files.items()},
+            "fractions": dict(self.fractions),
+            "pairs": {name: len(pairs) for name, pairs in self._splits.items()},
+            "seed": self.seed,
+        }
+
+
+def read_pairs(file: str | Path) -> list[PromptPair]:
+    """Read a JSON Lines file of pairs; blank lines are passed over, fields other than the four are ignored.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        ValueError: with the line's number: it is not JSON, not an object, or a field is missing or of another type.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no file {path} (JSON Lines, a line per pair with the fields {', '.join(FIELDS)})"
+        )
+    pairs = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if line.strip():
+            pairs.append(_parse_pair(line, f"{path}, line {number}"))
+    return pairs
+
+
+def _parse_pair(line: bytes, where: str) -> PromptPair:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 (byte {error.start + 1} of the line)") from None
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{where}: a pair is a JSON object with the fields {', '.join(FIELDS)}, not {line.decode().strip()}"
+        )
+    if missing := [field for field in FIELDS if field not in record]:
+        raise ValueError(f"{where}: {', '.join(missing)} missing; a pair has the fields {', '.join(FIELDS)}")
+    for field in FIELDS[:2]:
+        if not isinstance(record[field], str) or not record[field]:
+            raise ValueError(f"{where}: {field} has to be a text, not {record[field]!r}")
+    for field in FIELDS[2:]:
+        words = record[field]
+        if not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
+            raise ValueError(f"{where}: {field} has to be a list of at least one text, not {words!r}")
+    return PromptPair(record["clean"], record["corrupt"], tuple(record["answers"]), tuple(record["distractors"]), where)
