@@ -22,35 +22,35 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
-from lightning_circuits.callbacks.faithfulness import (
-    ExactAblationCallback,
-    close_progress_bar,
-    console,
-    require_search,
-    size_name,
-)
-from lightning_circuits.callbacks.loggers import log_scalars, log_table, run_folder, send
+from lightning_circuits.ablation import Ablation
+from lightning_circuits.arguments import choice, several
+from lightning_circuits.callbacks.disk import once, writable_folder
+from lightning_circuits.callbacks.exact_ablation import ExactAblationCallback
+from lightning_circuits.callbacks.loggers import in_key, log_files, log_picture, log_scalars, log_table
+from lightning_circuits.callbacks.options import given_sizes
+from lightning_circuits.callbacks.requirements import require_search
+from lightning_circuits.callbacks.sizes import size_name
+from lightning_circuits.callbacks.terminal import close_progress_bar, console
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing.curves import curve_figure
 from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.tables import curve_table
 from lightning_circuits.evaluation.curve import RANDOM, Curve, Place
-from lightning_circuits.namespace import pl, refuse_mixture
+from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.selection import size_to_count, top_n
 
 MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The shares of the edges at which the MIB benchmark takes its areas."""
 
-RANKINGS = ("signed", "absolute")
+Ranking = Literal["signed", "absolute"]
+RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
 
 
 class FaithfulnessCurve(ExactAblationCallback):
@@ -81,23 +81,28 @@ class FaithfulnessCurve(ExactAblationCallback):
     def __init__(
         self,
         sizes: Sequence[int | float] | None = None,
-        ablations: Sequence[str] = ("interchange",),
-        rankings: Sequence[str] | None = None,
+        ablations: Sequence[str | Ablation] | str | Ablation = ("interchange",),
+        rankings: Sequence[Ranking] | Ranking | None = None,
         random: bool = True,
         dirpath: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(ablations, seed)
-        if sizes is not None and len(set(sizes)) < 2:
-            raise ValueError(f"a curve needs at least two sizes, got {list(sizes)}")
-        if rankings is not None and (not rankings or not set(rankings) <= set(RANKINGS)):
-            raise ValueError(f"unknown ranking in {list(rankings)}: choose from {', '.join(RANKINGS)}")
-        self.sizes = sizes
-        self.rankings = rankings
+        self.sizes = None if sizes is None else given_sizes(sizes)
+        if self.sizes is not None and len(set(self.sizes)) < 2:
+            raise ValueError(f"a curve needs at least two sizes, got {self.sizes}")
+        self.rankings: list[Ranking] | None = None
+        if rankings is not None:
+            self.rankings = several(rankings, "rankings", (str,), f"of {', '.join(RANKINGS)}")
+            if not self.rankings:
+                raise ValueError(f"no ranking to take edges by: choose from {', '.join(RANKINGS)}")
+            for ranking in self.rankings:
+                choice(ranking, "rankings", RANKINGS)
         self.random = random
-        self.dirpath = dirpath
+        self.dirpath = None if dirpath is None else Path(dirpath)
         self.curve: Curve | None = None
         self.paths: list[Path] = []
+        self._folder = self.dirpath or Path()  # known at setup
         self._trouble: str | None = None  # what went wrong with the files
 
     @property
@@ -105,7 +110,7 @@ class FaithfulnessCurve(ExactAblationCallback):
         """What it was made with, to make another like it."""
         return {
             "sizes": self.sizes,
-            "ablations": [ablation.name for ablation in self.ablations],
+            "ablations": self.ablations,
             "rankings": self.rankings,
             "random": self.random,
             "dirpath": self.dirpath,
@@ -117,34 +122,24 @@ class FaithfulnessCurve(ExactAblationCallback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "predict":
             return
-        refuse_mixture(self, trainer)
-        self._shares(require_search(self, pl_module))
+        self._shares(require_search(self, trainer, pl_module))
         self._begin(trainer, "test" if stage == "test" else "val")
         self.curve, self.paths = None, []
-        if trainer.is_global_zero:
-            folder = self._folder(trainer)
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder):
-                    pass
-            except OSError as error:
-                raise ValueError(
-                    f"the curve cannot be written to {folder} ({error}): give FaithfulnessCurve another dirpath"
-                ) from error
+        self._folder = writable_folder(trainer, self.dirpath, "the curve", self)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        scalars = _scalars(self._measure(trainer, require_search(self, pl_module), "val"))
+        scalars = _scalars(self._measure(trainer, require_search(self, trainer, pl_module), "val"))
         log_scalars(trainer, scalars)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in scalars.items()})
-        if self._trouble and trainer.is_global_zero:  # what comes after this, circuits and checkpoints, matters more
-            warnings.warn(self._trouble, stacklevel=2)
+        if self._trouble:  # what comes after this, circuits and checkpoints, matters more
+            pl.utilities.rank_zero_warn(self._trouble)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "validate":
-            self._measure_now(trainer, require_search(self, pl_module), "val")
+            self._measure_now(trainer, require_search(self, trainer, pl_module), "val")
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._measure_now(trainer, require_search(self, pl_module), "test")
+        self._measure_now(trainer, require_search(self, trainer, pl_module), "test")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.curve is not None and trainer.is_global_zero:
@@ -169,26 +164,20 @@ class FaithfulnessCurve(ExactAblationCallback):
 
     def _measure(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> Curve:
         circuits, places = self._line_up(search)
-        rows = self._evaluate(trainer, search, circuits, split, company=False)
+        rows = self._evaluate(trainer, search, circuits, split, controls=False)
         described = search.describe()
         # A circuit from a file is of the method that made it.
         method = described.get("made_by", {}).get("method", described["method"])
         data = getattr(getattr(trainer, "datamodule", None), "describe", None)
         metadata = {**described, "data": None if data is None else data(), "seed_of_random": self.seed}
         metadata = json.loads(json.dumps(metadata))  # as it is read back: a tuple is a list
-        self.curve = Curve.of(rows, places, method, search.model_name, metadata)
-        trouble = None
-        if trainer.is_global_zero:
-            try:
-                self._write(trainer, self.curve)
-            except OSError as error:
-                trouble = str(error)
-        trouble = trainer.strategy.broadcast(trouble)  # one process alone must not stop
+        self.curve = curve = Curve.of(rows, places, method, search.model_name, metadata)
+        trouble = once(trainer, lambda: self._write(trainer, curve))
         self._trouble = trouble and (
-            f"the curve could not all be written to {self._folder(trainer)} ({trouble}). Its numbers are in the table "
+            f"the curve could not all be written to {self._folder} ({trouble}). Its numbers are in the table "
             "and in .curve of the callback, and 'lightning-circuits evaluate' measures it again"
         )
-        return self.curve
+        return curve
 
     def _shares(self, search: CircuitSearch) -> dict[str, tuple[int, float]]:
         """Each size by its name, smallest first: the number of edges, and the share of all that was asked for."""
@@ -221,33 +210,16 @@ class FaithfulnessCurve(ExactAblationCallback):
 
     # ---- what is left behind -----------------------------------------------------------------------------------
 
-    def _folder(self, trainer: pl.Trainer) -> Path:
-        return run_folder(trainer) if self.dirpath is None else Path(self.dirpath)
-
     def _write(self, trainer: pl.Trainer, curve: Curve) -> None:
-        folder = self._folder(trainer)
-        stem = _stem(folder, curve.split)
+        stem = _stem(self._folder, curve.split)
         figure = curve_figure({curve.method: curve}, ("faithfulness", "kl", "accuracy"))
         key = f"{curve.split}/curve"
         log_table(trainer, f"{key}_table", curve.rows)
         self.paths = []
-        self.paths = [*curve.save(folder, stem), *save(figure, folder / stem)]
-        for logger in trainer.loggers:
-            send(logger, _show, key, self.paths, figure, trainer.global_step)
-
-
-def _show(logger: Any, key: str, paths: Sequence[Path], figure: Any, step: int) -> None:
-    """The picture and the files, to a logger that takes them.
-
-    It is told by what it can do: each kind has two classes, one for either name of Lightning.
-    """
-    experiment: Any = getattr(logger, "experiment", None)
-    if hasattr(logger, "log_image"):  # Weights & Biases
-        logger.log_image(key, [str(path) for path in paths if path.suffix == ".png"])
-        for path in paths:
-            experiment.save(str(path), base_path=str(path.parent), policy="now")
-    elif hasattr(experiment, "add_figure"):  # TensorBoard
-        experiment.add_figure(key, figure, global_step=step)
+        self.paths = [*curve.save(self._folder, stem), *save(figure, self._folder / stem)]
+        png = self._folder / f"{stem}.png"
+        log_picture(trainer, key, lambda: png, lambda: figure, trainer.global_step)
+        log_files(trainer, self.paths)
 
 
 def _stem(folder: Path, split: str) -> str:
@@ -262,7 +234,7 @@ def _scalars(curve: Curve) -> dict[str, float]:
     """``val/curve/interchange/1%/kl``, ``val/curve/interchange/signed/cmd`` and so on."""
     key = f"{curve.split}/curve"
     at_sizes = {
-        f"{key}/{row['ablation']}/{row['circuit'].replace(' ', '-')}/{name}": row[name]
+        f"{key}/{row['ablation']}/{in_key(row['circuit'])}/{name}": row[name]
         for row in curve.rows
         for name in ("faithfulness", "kl", "accuracy")
         if row["ranking"] in RANKINGS and not row["pruned"]

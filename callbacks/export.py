@@ -11,7 +11,8 @@ leaves behind, after each measurement of `FaithfulnessValidation` and at the end
 The files of a circuit are all written whole and then moved into their places together, and those they replace are
 removed after that. So a run killed at any moment, or a disk that is full, leaves complete files. On a full disk
 training goes on: a warning says so, the next export tries again, and if the last one fails too the run ends with an
-error, the search still in memory.
+error, the search still in memory. Other callbacks are told of what has been written: `on_circuits_written` (see
+`lightning_circuits.callbacks.announcing`).
 
 In the metadata of each file stands how it was made (`CircuitSearch.describe`), on which data, its step and sizes before
 and after pruning, and what was measured.
@@ -25,28 +26,26 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from lightning_circuits.callbacks.faithfulness import (
-    FaithfulnessValidation,
-    circuits_to_look_at,
-    close_progress_bar,
-    require_search,
-    sizes_to_look_at,
-)
-from lightning_circuits.callbacks.loggers import run_folder
+from lightning_circuits.arguments import choice, several, whole_number
+from lightning_circuits.callbacks.announcing import Measured, Written, announce
+from lightning_circuits.callbacks.disk import once, writable_folder
+from lightning_circuits.callbacks.loggers import in_key
+from lightning_circuits.callbacks.options import given_sizes
+from lightning_circuits.callbacks.requirements import require_search
+from lightning_circuits.callbacks.sizes import circuits_to_look_at, sizes_to_look_at
+from lightning_circuits.callbacks.terminal import close_progress_bar
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing.circuit import save_figure
 from lightning_circuits.drawing.page import save_page
 from lightning_circuits.drawing.style import SUFFIXES
 from lightning_circuits.evaluation.rows import Row
 from lightning_circuits.files import FORMATS
-from lightning_circuits.namespace import pl, refuse_mixture
+from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import CircuitSearch
 
 MONITORS: dict[str, Callable[[Row], float]] = {
@@ -76,7 +75,7 @@ class CircuitExport(pl.Callback):
         dirpath: the folder; it is made if it is not there. Default: where the run's first logger writes
             (``save_dir/name/version``), so that no two runs share one.
         formats: each circuit is written in all that are named: as data in `json`, `pt`, `safetensors`, `graphml` or
-            `dot`; as a figure in `svg`, `pdf` or `png`; as an interactive page in `html`.
+            `dot`; as a figure in `svg`, `pdf` or `png`; as an interactive page in `html`. One or several.
         sizes: of the circuits, as for `FaithfulnessValidation`. Default: the circuits that it measures.
         save_top_k: how many of the best circuits of each size are kept; -1 keeps all, 0 only the last.
         monitor: what makes a circuit the best: the lowest `kl`, the `faithfulness` nearest to 1, or the highest
@@ -89,40 +88,41 @@ class CircuitExport(pl.Callback):
         ValueError: here, an unknown format or monitor, or `save_top_k` below -1. At setup, so before any training: a
             folder that cannot be made or written to; a size that rounds to no edge.
         OSError: at the end of training, the last circuits cannot be written (a full disk).
-        TypeError: at setup, the model is no `CircuitSearch`, or the Trainer of the other of Lightning's two names.
+        TypeError: here, a format or a size that is none. At setup, the model is no `CircuitSearch`, or the Trainer of
+            the other of Lightning's two names.
     """
+
+    announces = "on_circuits_written"
 
     def __init__(
         self,
         dirpath: str | Path | None = None,
-        formats: Sequence[str] = ("json", "pt", "safetensors"),
-        sizes: Sequence[int | float] | None = None,
+        formats: Sequence[str] | str = ("json", "pt", "safetensors"),
+        sizes: Sequence[int | float] | int | float | None = None,
         save_top_k: int = 1,
-        monitor: str = "kl",
+        monitor: Literal["kl", "faithfulness", "accuracy"] = "kl",
     ) -> None:
         known = [suffix.removeprefix(".") for suffix in WRITERS]
-        if not formats or (unknown := [name for name in formats if name not in known]):
-            asked = f"unknown format {unknown[0]!r}" if formats else "no format to write circuits in"
+        self.formats = several(formats, "formats", (str,), f"names of formats ({', '.join(known)})")
+        if not self.formats or (unknown := [name for name in self.formats if name not in known]):
+            asked = f"unknown format {unknown[0]!r}" if self.formats else "no format to write circuits in"
             raise ValueError(f"{asked}: choose from {', '.join(known)}")
-        if monitor not in MONITORS:
-            raise ValueError(f"circuits cannot be ranked by {monitor!r}: choose one of {', '.join(MONITORS)}")
-        if save_top_k < -1:
-            raise ValueError(f"save_top_k is {save_top_k}: a number of circuits to keep, or -1 for all")
         self.dirpath = None if dirpath is None else Path(dirpath)
-        self.formats = tuple(formats)
-        self.sizes = sizes
-        self.save_top_k = save_top_k
-        self.monitor = monitor
+        self.sizes = None if sizes is None else given_sizes(sizes)
+        self.save_top_k = whole_number(save_top_k, "save_top_k", least=-1)
+        self.monitor = choice(monitor, "monitor", MONITORS)
         self.best: dict[str, list[tuple[float, int]]] = {}  # for each size: how bad, and of which step; best first
         self._folder = self.dirpath or Path()  # known at setup
-        self._exported: int | None = None  # the step of the last export
-        self._circuits: dict[str, Circuit] = {}  # what it was
-        self._trouble: str | None = None  # what went wrong with it
+        self._measured: Measured | None = None  # what was announced last
+        self._left = False  # whether circuits have come out of training that are not in the files
         self._warned = False
 
     @property
     def paths(self) -> list[Path]:
-        """The files that this run has left in the folder so far: for each size the last circuit, then the best."""
+        """The files that this run has left in the folder so far: for each size the last circuit, then the best.
+
+        With several processes, the first one knows.
+        """
         return [
             path
             for name, entries in self.best.items()
@@ -130,62 +130,34 @@ class CircuitExport(pl.Callback):
             for path in self._files(name, step)
         ]
 
-    # ---- for other callbacks -----------------------------------------------------------------------------------
-
-    def due(self, trainer: pl.Trainer) -> bool:
-        """Whether circuits are written after the training batch that has just been done."""
-        validation = _validation(trainer)
-        return validation is not None and validation.due(trainer)
-
-    def export(self, trainer: pl.Trainer, search: CircuitSearch) -> dict[str, Circuit]:
-        """The circuits of this training step, by name, written to files.
-
-        It is done once, whichever callback asks first. With several processes, all have to ask; only the first gets any
-        circuit.
-        """
-        if self._exported != trainer.global_step:
-            self._exported = trainer.global_step
-            self._circuits = self._export(trainer, search, _validation(trainer))
-            if self._trouble and not self._warned and trainer.is_global_zero:
-                self._warned = True
-                warnings.warn(f"{self._trouble}. Training goes on, the next export tries again", stacklevel=2)
-        return self._circuits
-
-    # ---- Lightning ---------------------------------------------------------------------------------------------
+    # ---- when --------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        refuse_mixture(self, trainer)
-        sizes_to_look_at(require_search(self, pl_module), self.sizes)
-        self.best, self._exported = {}, None  # a resumed run gets the best of its checkpoint after this
-        self._trouble, self._warned = None, False
-        self._folder = run_folder(trainer) if self.dirpath is None else self.dirpath
-        if trainer.is_global_zero:
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=self._folder):
-                    pass
-            except OSError as error:
-                raise ValueError(
-                    f"circuits cannot be written to {self._folder} ({error}): give CircuitExport another dirpath"
-                ) from error
+        sizes_to_look_at(require_search(self, trainer, pl_module), self.sizes)
+        self.best = {}  # a resumed run gets the best of its checkpoint after this
+        self._measured, self._left, self._warned = None, False, False
+        self._folder = writable_folder(trainer, self.dirpath, "circuits", self)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if self.due(trainer):
-            self.export(trainer, require_search(self, pl_module))
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._left = True
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._trouble:
-            self._exported = None  # once more
-        self.export(trainer, require_search(self, pl_module))
-        if self._trouble:
-            raise OSError(
-                f"{self._trouble}. Unless they are saved from memory, search.circuit(...).save(...), they are lost"
-            )
+    def on_circuits_measured(self, trainer: pl.Trainer, search: CircuitSearch, measured: Measured) -> None:
+        if trainer.state.fn != "fit":
+            return
+        self._measured = measured
+        if (trouble := self._export(trainer, search)) and not self._warned:
+            self._warned = True
+            pl.utilities.rank_zero_warn(f"{trouble}. Training goes on, the next export tries again")
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Whoever measures has done so by now, in `on_train_end` at the latest. So nobody does, or the disk was full.
+        if self._left and (trouble := self._export(trainer, require_search(self, trainer, pl_module))):
+            raise OSError(f"{trouble}. Unless they are saved from memory, search.circuit(...).save(...), they are lost")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.is_global_zero and self._exported is not None:
+        if stage == "fit" and self.best and trainer.is_global_zero:
             close_progress_bar(trainer, stage)
             print("Circuits written:", *(f"  {path}" for path in self.paths), sep="\n")
 
@@ -197,40 +169,48 @@ class CircuitExport(pl.Callback):
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
-    def _export(
-        self, trainer: pl.Trainer, search: CircuitSearch, validation: FaithfulnessValidation | None
-    ) -> dict[str, Circuit]:
-        rows = [] if validation is None else validation.measure(trainer, search)
-        sizes = validation.sizes if self.sizes is None and validation is not None else self.sizes
-        written: dict[str, Circuit] = {}
-        trouble: str | None = None
-        if trainer.is_global_zero:
-            describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
-            for name, circuit in circuits_to_look_at(search, sizes).items():
-                measured = [row for row in rows if row.circuit in (name, f"{name} pruned")]
-                pruned = circuit.prune()
-                metadata = {
-                    **circuit.metadata,
-                    "data": None if describe is None else describe(),
-                    "step": trainer.global_step,
-                    "size": circuit.size,
-                    "edges": circuit.n_edges,
-                    "edges_pruned": pruned.n_edges,
-                    "measured": [row.to_dict() for row in measured],
-                }
-                chosen = pruned if search.ablation.pruning_keeps_output else circuit
-                written[name] = replace(chosen, metadata=metadata)
-                try:
-                    self._write(name, written[name], measured, trainer.global_step)
-                except OSError as error:
-                    trouble = str(error)
-        # All processes wait for the files, and learn what became of them: one alone must not stop.
-        trouble = trainer.strategy.broadcast(trouble)
-        self._trouble = trouble and (
-            f"the circuits of step {trainer.global_step} could not all be written to {self._folder} ({trouble}). The "
-            "files that are there are complete, of this step or an earlier one"
-        )
-        return written
+    def _export(self, trainer: pl.Trainer, search: CircuitSearch) -> str | None:
+        """Write the circuits as they stand, and announce it; if the disk is full, say so instead."""
+        measured = self._measured
+        if measured is not None and self.sizes is None:
+            circuits = measured.circuits
+        else:
+            circuits = circuits_to_look_at(search, self.sizes)
+        describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
+        data = None if describe is None else describe()
+        rows = {
+            name: [row for row in measured.rows if row.circuit in (name, f"{name} pruned")] if measured else []
+            for name in circuits
+        }
+        written = {}
+        for name, circuit in circuits.items():
+            pruned = circuit.prune()
+            metadata = {
+                **circuit.metadata,
+                "data": data,
+                "step": trainer.global_step,
+                "size": circuit.size,
+                "edges": circuit.n_edges,
+                "edges_pruned": pruned.n_edges,
+                "measured": [row.to_dict() for row in rows[name]],
+            }
+            chosen = pruned if search.ablation.pruning_keeps_output else circuit
+            written[name] = replace(chosen, metadata=metadata)
+
+        def write() -> None:
+            for name, circuit in written.items():
+                self._write(name, circuit, rows[name], trainer.global_step)
+
+        trouble = once(trainer, write)
+        self._left = trouble is not None
+        if trouble is not None:
+            return (
+                f"the circuits of step {trainer.global_step} could not all be written to {self._folder} ({trouble}). "
+                "The files that are there are complete, of this step or an earlier one"
+            )
+        paths = trainer.strategy.broadcast(self.paths)
+        announce(trainer, "on_circuits_written", search, Written(trainer.global_step, written, paths))
+        return None
 
     def _write(self, name: str, circuit: Circuit, measured: Sequence[Row], step: int) -> None:
         """Write a circuit as the last of its size and, if it is among the best, as that; remove what it displaces."""
@@ -259,10 +239,5 @@ class CircuitExport(pl.Callback):
     def _files(self, name: str, step: int | None) -> list[Path]:
         """The files of the circuit called `name` at a step; without one, of the last."""
         label = "last" if step is None else f"step{step:06d}"
-        stem = f"circuit-{label}-{name.replace('%', 'pct').replace(' ', '-')}"
+        stem = f"circuit-{label}-{in_key(name).replace('%', 'pct')}"
         return [self._folder / f"{stem}.{suffix}" for suffix in self.formats]
-
-
-def _validation(trainer: pl.Trainer) -> FaithfulnessValidation | None:
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
-    return next((callback for callback in callbacks if isinstance(callback, FaithfulnessValidation)), None)

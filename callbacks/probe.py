@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.batch import Batch, on_device, unshared
-from lightning_circuits.callbacks.faithfulness import size_name
-from lightning_circuits.callbacks.loggers import log_scalars
+from lightning_circuits.callbacks.loggers import in_key, log_scalars
+from lightning_circuits.callbacks.sizes import size_name
 from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.inside import find_language_model, language_models
@@ -70,9 +70,9 @@ class Probe:
         found: dict[str, float] = {}
         for row in self.rows:
             for number in ("faithfulness", "kl", "accuracy", "logit_difference"):
-                found[f"probe/{row.circuit.replace(' ', '-')}/{number}"] = getattr(row, number)
+                found[f"probe/{in_key(row.circuit)}/{number}"] = getattr(row, number)
         for name, value in self.iou_last.items():
-            found[f"probe/{name.replace(' ', '-')}/iou_last"] = value
+            found[f"probe/{in_key(name)}/iou_last"] = value
         if self.edges_needed is not None:
             found["probe/edges_needed"] = float(self.edges_needed)
         return {name: value for name, value in found.items() if not math.isnan(value)}
@@ -172,7 +172,7 @@ class CircuitProbe(pl.Callback):
             self._probe(trainer, pl_module)
         for probe in self.history:
             probe.iou_final.update(_overlap(probe.members, self.history[-1].members))
-            scalars = {f"probe/{name.replace(' ', '-')}/iou_final": value for name, value in probe.iou_final.items()}
+            scalars = {f"probe/{in_key(name)}/iou_final": value for name, value in probe.iou_final.items()}
             log_scalars(trainer, scalars, probe.step)
 
     def state_dict(self) -> dict[str, Any]:

@@ -27,14 +27,21 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from lightning_circuits.callbacks.export import CircuitExport
-from lightning_circuits.callbacks.faithfulness import require_search
-from lightning_circuits.callbacks.loggers import send
+from lightning_circuits.callbacks.announcing import Written, is_announced
+from lightning_circuits.callbacks.loggers import (
+    in_key,
+    log_artifact,
+    log_histogram,
+    log_page,
+    log_picture,
+    log_settings,
+)
+from lightning_circuits.callbacks.requirements import require_search
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing.circuit import circuit_figure, save_figure
-from lightning_circuits.namespace import pl, refuse_mixture
+from lightning_circuits.drawing.page import save_page
+from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
 from lightning_circuits.search.base import CircuitSearch
 
@@ -45,105 +52,49 @@ class CircuitReport(pl.Callback):
     Beside a `CircuitExport` (in any order), whose circuits and files are sent.
 
     Raises:
-        ValueError: at setup, there is no `CircuitExport`.
+        ValueError: at setup, nothing writes circuits: there is no `CircuitExport`.
         TypeError: at setup, the model is no `CircuitSearch`, or the Trainer of the other of Lightning's two names.
     """
 
     def __init__(self) -> None:
-        self._reported: int | None = None  # the step of the last report
+        self._written: Written | None = None  # what was announced last
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        refuse_mixture(self, trainer)
-        self._reported = None
-        search = require_search(self, pl_module)
-        if _export(trainer) is None:
+        search = require_search(self, trainer, pl_module)
+        if not is_announced(trainer, "on_circuits_written"):
             raise ValueError(
                 "CircuitReport sends what CircuitExport writes, and there is none among the callbacks "
                 f"{see_page('sweeps', 'What is logged')}"
             )
-        if trainer.is_global_zero:
-            describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
-            settings = {**search.describe(), "data": None if describe is None else describe()}
-            del settings["step"]  # of no setting, and another one in a resumed run
-            for logger in trainer.loggers:
-                send(logger, lambda to: to.log_hyperparams(settings))
+        self._written = None
+        describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
+        settings = {**search.describe(), "data": None if describe is None else describe()}
+        del settings["step"]  # of no setting, and another one in a resumed run
+        log_settings(trainer, settings)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        export = _export(trainer)
-        if export is not None and export.due(trainer):
-            self._report(trainer, require_search(self, pl_module), export)
+    def on_circuits_written(self, trainer: pl.Trainer, search: CircuitSearch, written: Written) -> None:
+        self._written = written
+        log_histogram(trainer, "scores", search.edge_scores().detach().float().cpu(), written.step)
+        made = {name: circuit.metadata for name, circuit in written.circuits.items()}
+        metadata = {"step": written.step, "circuits": made}
+        log_artifact(trainer, "circuits", "circuit", written.paths, metadata, written.step)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        export = _export(trainer)
-        if export is not None:
-            circuits = self._report(trainer, require_search(self, pl_module), export)
-            for logger in trainer.loggers:
-                for name, circuit in circuits.items():
-                    key = f"circuit/{name.replace(' ', '-')}"
-                    send(logger, _show_picture, key, circuit, trainer.global_step)
-                    send(logger, _show_page, key, circuit, trainer.global_step)
-
-    def _report(self, trainer: pl.Trainer, search: CircuitSearch, export: CircuitExport) -> dict[str, Circuit]:
-        """Of this step, once; gives the circuits, to the first process alone."""
-        circuits = export.export(trainer, search)
-        step = trainer.global_step
-        if trainer.is_global_zero and self._reported != step:
-            self._reported = step
-            for logger in trainer.loggers:
-                send(logger, _log_scores, search, step)
-                send(logger, _log_files, export.paths, circuits, step)
-        return circuits
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit" and self._written is not None:  # after the last export, wherever that stands
+            for name, circuit in self._written.circuits.items():
+                _show(trainer, f"circuit/{in_key(name)}", circuit, self._written.step)
 
 
-def _log_scores(logger: Any, search: CircuitSearch, step: int) -> None:
-    scores = search.edge_scores().detach().float().cpu()
-    if _is_wandb(logger):
-        import wandb
+def _show(trainer: pl.Trainer, key: str, circuit: Circuit, step: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
 
-        logger.log_metrics({"scores": wandb.Histogram(scores.numpy())}, step)
-    elif hasattr(logger.experiment, "add_histogram"):
-        logger.experiment.add_histogram("scores", scores, global_step=step)
+        def png() -> Path:
+            return save_figure(circuit, Path(folder) / "circuit.png")
 
+        def html() -> Path:
+            return save_page(circuit, Path(folder) / "circuit.html")
 
-def _log_files(logger: Any, paths: list[Path], circuits: dict[str, Circuit], step: int) -> None:
-    if _is_wandb(logger):
-        import wandb
-
-        made = {name: circuit.metadata for name, circuit in circuits.items()}
-        artifact = wandb.Artifact(
-            f"circuits-{logger.version}", type="circuit", metadata={"step": step, "circuits": made}
-        )
-        for path in paths:
-            artifact.add_file(str(path))
-        logger.experiment.log_artifact(artifact, aliases=["latest", f"step-{step}"])
-
-
-def _show_picture(logger: Any, key: str, circuit: Circuit, step: int) -> None:
-    if _is_wandb(logger):
-        with tempfile.TemporaryDirectory() as folder:
-            logger.log_image(key, [str(save_figure(circuit, Path(folder) / "circuit.png"))], step)
-    elif hasattr(logger.experiment, "add_figure"):
-        logger.experiment.add_figure(key, circuit_figure(circuit), global_step=step)
-
-
-def _show_page(logger: Any, key: str, circuit: Circuit, step: int) -> None:
-    if _is_wandb(logger):
-        import wandb
-
-        from lightning_circuits.drawing.page import save_page
-
-        with tempfile.TemporaryDirectory() as folder:
-            page = Path(folder) / "circuit.html"
-            save_page(circuit, page)
-            logger.log_metrics({f"{key}/page": wandb.Html(str(page))}, step)
-
-
-def _is_wandb(logger: Any) -> bool:
-    return hasattr(logger, "log_image") and hasattr(logger.experiment, "log_artifact")
-
-
-def _export(trainer: pl.Trainer) -> CircuitExport | None:
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
-    return next((callback for callback in callbacks if isinstance(callback, CircuitExport)), None)
+        log_picture(trainer, key, png, lambda: circuit_figure(circuit), step)
+        log_page(trainer, f"{key}/page", html, step)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_circuits.ablation import ABLATIONS
-from lightning_circuits.callbacks import CircuitExport, FaithfulnessValidation, faithfulness
+from lightning_circuits.callbacks import CircuitExport, FaithfulnessValidation, exact_ablation
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation.rows import Row, evaluate
@@ -77,7 +77,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         calls.append(list(circuits))
         return evaluate(model, circuits, *args, **options)
 
-    monkeypatch.setattr(faithfulness, "evaluate", spy)
+    monkeypatch.setattr(exact_ablation, "evaluate", spy)
     return calls
 
 
@@ -274,7 +274,10 @@ def test_mean_ablation_needs_training_prompts(data: IOIDataModule) -> None:
         (lambda: FaithfulnessValidation(ablations=[]), "no ablation"),
         (lambda: CircuitExport("x", formats=["json", "jpg"]), "unknown format 'jpg': choose from json, pt"),
         (lambda: CircuitExport("x", formats=[]), "no format"),
-        (lambda: CircuitExport("x", monitor="loss"), "choose one of kl, faithfulness, accuracy"),
+        (
+            lambda: CircuitExport("x", monitor="loss"),
+            "monitor is 'loss': it has to be one of kl, faithfulness, accuracy",
+        ),
         (lambda: CircuitExport("x", save_top_k=-2), "save_top_k is -2"),
     ],
 )

@@ -222,7 +222,7 @@ class WandbLike(pl.loggers.logger.DummyLogger):
     def log_table(self, key: str, columns: list[str], data: list[list[Any]]) -> None:
         self.seen.append((key, (columns, data)))
 
-    def log_image(self, key: str, images: list[str]) -> None:
+    def log_image(self, key: str, images: list[str], step: int) -> None:
         self.seen.append((key, images))
 
 
@@ -246,7 +246,7 @@ class TensorBoardLike(pl.loggers.logger.Logger):
 
 
 class Broken(WandbLike):
-    def log_image(self, key: str, images: list[str]) -> None:
+    def log_image(self, key: str, images: list[str], step: int) -> None:
         raise ConnectionError("no network")
 
 
@@ -333,8 +333,8 @@ def test_a_full_disk_costs_the_files_of_the_curve_and_nothing_else(
     [
         ({"sizes": [0.1]}, "at least two sizes"),
         ({"sizes": [0.1, 0.1]}, "at least two sizes"),
-        ({"rankings": ["best"]}, "unknown ranking in .'best'.: choose from signed, absolute"),
-        ({"rankings": []}, "unknown ranking"),
+        ({"rankings": ["best"]}, "rankings is 'best': it has to be one of signed, absolute"),
+        ({"rankings": []}, "no ranking"),
         ({"ablations": ["nonsense"]}, "unknown ablation"),
         ({"ablations": []}, "no ablation"),
     ],

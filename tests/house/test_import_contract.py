@@ -29,7 +29,7 @@ PACKAGE = "lightning_circuits"
 MAPPED = ("callbacks", "datamodules", "configs")
 
 FLOORS = [
-    {"layout", "objectives", "batch", "registry", "gates", "namespace", "pages", "configs"},
+    {"layout", "objectives", "batch", "registry", "gates", "arguments", "namespace", "pages", "configs"},
     {"models", "files", "datamodules"},
     {"circuit", "masked", "ablation", "selection"},
     {"scoring", "evaluation"},

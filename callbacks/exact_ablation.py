@@ -1,0 +1,95 @@
+"""What callbacks that judge circuits by exact ablation have in common.
+
+Lightning's validation loop is not used: it would repeat prompts to even out the processes, and it cannot run between
+two steps of an epoch without counting batches. The loader is asked for directly, and every process takes its share of
+the batches, each batch once. Training prompts are never measured on; mean ablations take their means over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+
+import torch
+
+from lightning_circuits.ablation import Ablation
+from lightning_circuits.arguments import whole_number
+from lightning_circuits.batch import Batch
+from lightning_circuits.callbacks.options import given_ablations
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.evaluation.rows import Row, evaluate
+from lightning_circuits.namespace import pl
+from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.search.splits import whole_split
+
+
+class ExactAblationCallback(pl.Callback):
+    """What callbacks that judge circuits by exact ablation have in common; by itself it judges nothing.
+
+    Every process takes its share of the batches of a split, each batch once; ablations that need data, such as the
+    mean, see all of the training split, once a run; the random numbers of training stay as they are.
+
+    Args:
+        ablations: what cut edges carry: names or objects, one or several (see `lightning_circuits.ablation`).
+        seed: of random circuits.
+
+    Raises:
+        ValueError: an unknown ablation, or none.
+        TypeError: something that is no ablation.
+    """
+
+    def __init__(self, ablations: Sequence[str | Ablation] | str | Ablation, seed: int) -> None:
+        self.ablations = given_ablations(ablations)
+        self.seed = whole_number(seed, "seed")
+        self._fitted = False
+
+    def _begin(self, trainer: pl.Trainer, split: str) -> None:
+        """For `setup`: see that there is something to measure on, before any training.
+
+        Raises:
+            ValueError: no batch in the split; an ablation that needs data, without training prompts.
+        """
+        with torch.random.fork_rng(devices=[]):
+            if next(self._batches(trainer, split), None) is None:
+                raise ValueError(
+                    f"the {split} loader (with Trainer(limit_{split}_batches=...), if that was given) has no batch to "
+                    "measure circuits on"
+                )
+        if any(ablation.needs_data for ablation in self.ablations):
+            whole_split(trainer, "train")
+        self._fitted = False  # a run of its own: other prompts perhaps
+
+    def _evaluate(
+        self,
+        trainer: pl.Trainer,
+        search: CircuitSearch,
+        circuits: Mapping[str, Circuit],
+        split: str,
+        controls: bool = True,
+    ) -> list[Row]:
+        # Loaders may draw random numbers just by being iterated: measuring must not change how training goes on.
+        with torch.random.fork_rng(devices=[]):
+            if not self._fitted:
+                for ablation in self.ablations:
+                    if ablation.needs_data:
+                        ablation.fit(search.circuit_model, whole_split(trainer, "train"))
+                self._fitted = True
+            return evaluate(
+                search.circuit_model,
+                circuits,
+                self._batches(trainer, split),
+                self.ablations,
+                split=split,
+                seed=self.seed,
+                company=controls,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+            )
+
+    def _batches(self, trainer: pl.Trainer, split: str) -> Iterator[Batch]:
+        """The split, or as much of it as `Trainer(limit_val_batches=...)` (`limit_test_batches`) leaves."""
+        limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
+        loader = whole_split(trainer, split)
+        if isinstance(limit, float):  # a share; 1.0 is all, also of a loader that does not know its length
+            return islice(loader, None if limit == 1.0 else int(limit * len(loader)))
+        return islice(loader, limit)
