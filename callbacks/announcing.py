@@ -58,8 +58,12 @@ Announcement = Literal["on_circuits_measured", "on_circuits_written"]
 
 
 def announce(trainer: pl.Trainer, event: Announcement, search: CircuitSearch, news: Measured | Written) -> None:
-    """Call the method ``event`` of every callback that has one, in the order of the list."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+    """Call the method ``event`` of every callback that has one.
+
+    Those that have something to announce themselves come last, so that everybody hears of things as they happened.
+    """
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+    for callback in sorted(callbacks, key=lambda callback: hasattr(callback, "announces")):
         if hasattr(callback, event):
             getattr(callback, event)(trainer, search, news)
 

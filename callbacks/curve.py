@@ -29,11 +29,11 @@ from typing import Any, Literal, get_args
 import torch
 
 from lightning_circuits.ablation import Ablation
-from lightning_circuits.arguments import choice, several
+from lightning_circuits.arguments import require_choice, require_flags
 from lightning_circuits.callbacks.disk import once, writable_folder
 from lightning_circuits.callbacks.exact_ablation import ExactAblationCallback
 from lightning_circuits.callbacks.loggers import in_key, log_files, log_picture, log_scalars, log_table
-from lightning_circuits.callbacks.options import given_sizes
+from lightning_circuits.callbacks.options import require_folder, require_several, require_sizes
 from lightning_circuits.callbacks.requirements import require_search
 from lightning_circuits.callbacks.sizes import size_name
 from lightning_circuits.callbacks.terminal import close_progress_bar, console
@@ -88,18 +88,20 @@ class FaithfulnessCurve(ExactAblationCallback):
         seed: int = 0,
     ) -> None:
         super().__init__(ablations, seed)
-        self.sizes = None if sizes is None else given_sizes(sizes)
+        self.sizes = None if sizes is None else require_sizes(sizes)
         if self.sizes is not None and len(set(self.sizes)) < 2:
             raise ValueError(f"a curve needs at least two sizes, got {self.sizes}")
         self.rankings: list[Ranking] | None = None
         if rankings is not None:
-            self.rankings = several(rankings, "rankings", (str,), f"of {', '.join(RANKINGS)}")
-            if not self.rankings:
+            several = require_several("rankings", rankings, (str,), f"{' or '.join(map(repr, RANKINGS))}")
+            if not several:
                 raise ValueError(f"no ranking to take edges by: choose from {', '.join(RANKINGS)}")
-            for ranking in self.rankings:
-                choice(ranking, "rankings", RANKINGS)
+            for ranking in several:
+                require_choice("rankings", ranking, Ranking)
+            self.rankings = several
+        require_flags(random=random)
         self.random = random
-        self.dirpath = None if dirpath is None else Path(dirpath)
+        self.dirpath = require_folder(dirpath)
         self.curve: Curve | None = None
         self.paths: list[Path] = []
         self._folder = self.dirpath or Path()  # known at setup

@@ -13,9 +13,9 @@ from itertools import islice
 import torch
 
 from lightning_circuits.ablation import Ablation
-from lightning_circuits.arguments import whole_number
+from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.batch import Batch
-from lightning_circuits.callbacks.options import given_ablations
+from lightning_circuits.callbacks.options import require_ablations
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.namespace import pl
@@ -39,8 +39,9 @@ class ExactAblationCallback(pl.Callback):
     """
 
     def __init__(self, ablations: Sequence[str | Ablation] | str | Ablation, seed: int) -> None:
-        self.ablations = given_ablations(ablations)
-        self.seed = whole_number(seed, "seed")
+        self.ablations = require_ablations(ablations)
+        require_whole_numbers(seed=seed)
+        self.seed = seed
         self._fitted = False
 
     def _begin(self, trainer: pl.Trainer, split: str) -> None:

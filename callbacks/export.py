@@ -31,11 +31,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_circuits.arguments import choice, several, whole_number
+from lightning_circuits.arguments import require_choice, require_whole_numbers
 from lightning_circuits.callbacks.announcing import Measured, Written, announce
 from lightning_circuits.callbacks.disk import once, writable_folder
 from lightning_circuits.callbacks.loggers import in_key
-from lightning_circuits.callbacks.options import given_sizes
+from lightning_circuits.callbacks.options import require_folder, require_several, require_sizes
 from lightning_circuits.callbacks.requirements import require_search
 from lightning_circuits.callbacks.sizes import circuits_to_look_at, sizes_to_look_at
 from lightning_circuits.callbacks.terminal import close_progress_bar
@@ -48,7 +48,8 @@ from lightning_circuits.files import FORMATS
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import CircuitSearch
 
-MONITORS: dict[str, Callable[[Row], float]] = {
+Monitor = Literal["kl", "faithfulness", "accuracy"]
+MONITORS: dict[Monitor, Callable[[Row], float]] = {
     "kl": lambda row: row.kl,
     "faithfulness": lambda row: abs(1 - row.faithfulness),
     "accuracy": lambda row: -row.accuracy,
@@ -100,17 +101,21 @@ class CircuitExport(pl.Callback):
         formats: Sequence[str] | str = ("json", "pt", "safetensors"),
         sizes: Sequence[int | float] | int | float | None = None,
         save_top_k: int = 1,
-        monitor: Literal["kl", "faithfulness", "accuracy"] = "kl",
+        monitor: Monitor = "kl",
     ) -> None:
         known = [suffix.removeprefix(".") for suffix in WRITERS]
-        self.formats = several(formats, "formats", (str,), f"names of formats ({', '.join(known)})")
+        self.formats = require_several("formats", formats, (str,), f"names of formats ({', '.join(known)})")
         if not self.formats or (unknown := [name for name in self.formats if name not in known]):
             asked = f"unknown format {unknown[0]!r}" if self.formats else "no format to write circuits in"
             raise ValueError(f"{asked}: choose from {', '.join(known)}")
-        self.dirpath = None if dirpath is None else Path(dirpath)
-        self.sizes = None if sizes is None else given_sizes(sizes)
-        self.save_top_k = whole_number(save_top_k, "save_top_k", least=-1)
-        self.monitor = choice(monitor, "monitor", MONITORS)
+        require_choice("monitor", monitor, Monitor)
+        require_whole_numbers(save_top_k=save_top_k)
+        if save_top_k < -1:
+            raise ValueError(f"save_top_k is {save_top_k}: a number of circuits to keep, or -1 for all")
+        self.dirpath = require_folder(dirpath)
+        self.sizes = None if sizes is None else require_sizes(sizes)
+        self.save_top_k = save_top_k
+        self.monitor = monitor
         self.best: dict[str, list[tuple[float, int]]] = {}  # for each size: how bad, and of which step; best first
         self._folder = self.dirpath or Path()  # known at setup
         self._measured: Measured | None = None  # what was announced last

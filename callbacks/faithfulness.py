@@ -24,11 +24,11 @@ from typing import Any
 import torch
 
 from lightning_circuits.ablation import Ablation
-from lightning_circuits.arguments import whole_number
+from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.callbacks.announcing import Measured, announce
 from lightning_circuits.callbacks.exact_ablation import ExactAblationCallback
 from lightning_circuits.callbacks.loggers import in_key, log_scalars, log_table
-from lightning_circuits.callbacks.options import given_sizes
+from lightning_circuits.callbacks.options import require_sizes
 from lightning_circuits.callbacks.requirements import require_search
 from lightning_circuits.callbacks.sizes import circuits_to_look_at, sizes_to_look_at
 from lightning_circuits.callbacks.terminal import close_progress_bar, console
@@ -68,9 +68,12 @@ class FaithfulnessValidation(ExactAblationCallback):
         ablations: Sequence[str | Ablation] | str | Ablation = ("interchange",),
         seed: int = 0,
     ) -> None:
+        require_whole_numbers(every_n_steps=every_n_steps)
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps is {every_n_steps}: it has to be at least 1")
         super().__init__(ablations, seed)
-        self.every_n_steps = whole_number(every_n_steps, "every_n_steps", least=1)
-        self.sizes = None if sizes is None else given_sizes(sizes)
+        self.every_n_steps = every_n_steps
+        self.sizes = None if sizes is None else require_sizes(sizes)
         self.measured: Measured | None = None
 
     @property

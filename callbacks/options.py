@@ -1,31 +1,60 @@
-"""Arguments that several callbacks take: sizes of circuits, and what cut edges carry."""
+"""Arguments that callbacks take one of or several, and those that all of them take: sizes of circuits, ablations."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from lightning_circuits.ablation import ABLATIONS, Ablation
-from lightning_circuits.arguments import several
 
 
-def given_sizes(sizes: Any) -> list[int | float]:
-    """Sizes of circuits, one or several.
+def require_several(what: str, given: Any, kinds: tuple[type, ...], values_are: str) -> list[Any]:
+    """``given`` as a list; a lone value as a list of one.
+
+    Args:
+        what: the argument, for the message.
+        kinds: of a value.
+        values_are: the same in words.
+
+    Raises:
+        TypeError: something of another kind.
+    """
+    values = [given] if isinstance(given, kinds) or not isinstance(given, Iterable) else list(given)
+    if not all(isinstance(value, kinds) and not isinstance(value, bool) for value in values):
+        raise TypeError(f"{what} takes {values_are}, one or several, got {given!r}")
+    return values
+
+
+def require_folder(given: Any) -> Path | None:
+    """The folder that ``dirpath`` names, if it does.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not isinstance(given, str | Path | None):
+        raise TypeError(f"dirpath takes a folder, got {given!r}")
+    return None if given is None else Path(given)
+
+
+def require_sizes(given: Any) -> list[int | float]:
+    """Sizes of circuits.
 
     Raises:
         TypeError: a size that is no number.
     """
-    return several(sizes, "sizes", (int, float), "shares of the edges (0.01) or numbers of edges (200)")
+    return require_several("sizes", given, (int, float), "shares of the edges (0.01) or numbers of edges (200)")
 
 
-def given_ablations(ablations: Any) -> list[Ablation]:
-    """Ablations by name or as objects, one or several; of equal names the first.
+def require_ablations(given: Any) -> list[Ablation]:
+    """Ablations by name or as objects; each name once.
 
     Raises:
         ValueError: an unknown name, or none.
         TypeError: something else.
     """
-    kinds = (str, Ablation, type)
-    made = [ABLATIONS.make(one, "ablations") for one in several(ablations, "ablations", kinds, "ablations or names")]
+    several = require_several("ablations", given, (str, Ablation, type), "ablations or their names")
+    made = [ABLATIONS.make(one, "ablations") for one in several]
     if not made:
         raise ValueError("no ablation to measure under: name at least one, such as 'interchange'")
-    return list({ablation.name: ablation for ablation in reversed(made)}.values())[::-1]
+    return list({ablation.name: ablation for ablation in made}.values())

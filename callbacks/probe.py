@@ -20,62 +20,34 @@ With several processes that hold the whole model (DDP) each takes a share of the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from copy import copy
-from dataclasses import dataclass, field
-from itertools import islice
+from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from lightning_circuits.ablation import ABLATIONS
-from lightning_circuits.batch import Batch, on_device, unshared
+from lightning_circuits.ablation import ABLATIONS, Ablation
+from lightning_circuits.arguments import require_numbers, require_whole_numbers
+from lightning_circuits.batch import Batch, unshared
+from lightning_circuits.callbacks.at_rest import at_rest
+from lightning_circuits.callbacks.history import Probe
 from lightning_circuits.callbacks.loggers import in_key, log_scalars
+from lightning_circuits.callbacks.options import require_sizes
 from lightning_circuits.callbacks.sizes import size_name
-from lightning_circuits.evaluation.rows import Row, evaluate
-from lightning_circuits.models import CircuitModel, wrap
+from lightning_circuits.evaluation.rows import evaluate
+from lightning_circuits.models import wrap
 from lightning_circuits.models.inside import find_language_model, language_models
 from lightning_circuits.namespace import pl, refuse_mixture
-from lightning_circuits.objectives import LogitDifference, Objective
+from lightning_circuits.objectives import OBJECTIVES, Objective
 from lightning_circuits.pages import see_page
-from lightning_circuits.scoring.gradients import CLEAN, Point, attribute, integral
+from lightning_circuits.registry import Registry
+from lightning_circuits.search.eap import EAP
+from lightning_circuits.search.eap_ig import EAPIG
+from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.selection import size_to_count, top_n
 
-METHODS: dict[str, Sequence[Point]] = {"EAP": CLEAN, "EAP-IG": integral("left", 5)}
-"""Where along the line from the corrupt to the clean prompt each method takes its gradients."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What was found after some training step.
-
-    ``rows``: the circuits by exact ablation, full and empty model included. ``members``: by the names of the sizes, the
-    flat indices of a circuit's edges. ``edges_needed``: of the smallest circuit that is faithful enough, None if none
-    is. ``iou_last``, ``iou_final``: by size, edges in common with the probe before and with the last of the run, over
-    edges in either; empty where there is none (yet).
-    """
-
-    step: int
-    rows: list[Row]
-    members: dict[str, Tensor]
-    edges_needed: int | None
-    iou_last: dict[str, float] = field(default_factory=dict)
-    iou_final: dict[str, float] = field(default_factory=dict)
-
-    def scalars(self) -> dict[str, float]:
-        """The numbers as loggers get them; what does not exist is left out."""
-        found: dict[str, float] = {}
-        for row in self.rows:
-            for number in ("faithfulness", "kl", "accuracy", "logit_difference"):
-                found[f"probe/{in_key(row.circuit)}/{number}"] = getattr(row, number)
-        for name, value in self.iou_last.items():
-            found[f"probe/{in_key(name)}/iou_last"] = value
-        if self.edges_needed is not None:
-            found["probe/edges_needed"] = float(self.edges_needed)
-        return {name: value for name, value in found.items() if not math.isnan(value)}
+METHODS = Registry("method", Attribution)
+METHODS.register(EAP), METHODS.register(EAPIG)
 
 
 class CircuitProbe(pl.Callback):
@@ -90,53 +62,57 @@ class CircuitProbe(pl.Callback):
         data: pairs of prompts. Edges are scored on its training split and judged on its validation split, which is all
             run through at every probe: a few dozen prompts are enough.
         every_n_steps: optimizer steps between two probes.
-        sizes: of the circuits: shares of the edges, or numbers of edges.
+        sizes: of the circuits: shares of the edges, or numbers of edges, one or several.
         faithfulness: that a circuit has to reach to count as enough.
-        method: ``EAP-IG`` (five gradients on the way from the corrupt to the clean prompt) or ``EAP`` (one, on the
-            clean prompt; three times as fast, and often misleading).
+        method: that scores the edges: the name of an attribution method, which then scores for `objective` under
+            `ablation`, the highest scores first; or an object, its model left out, that says all of this itself, such
+            as ``EAPIG(steps=10, absolute=False)``. `EAP` is three times as fast as `EAPIG`, and often misleading.
         model: where in the LightningModule the language model is, as attributes joined by points. Default: the only
             one.
-        objective: that edges are scored for. Default: `LogitDifference`.
-        ablation: what a cut edge carries, in scoring and judging.
+        objective: that edges are scored for, an object or a name. Default: `LogitDifference`.
+        ablation: what a cut edge carries when circuits are judged, an object or a name.
 
     Attributes:
         history: a `Probe` for each time, oldest first.
 
     Raises:
-        ValueError: here, an unknown method or ablation, no size, a step count below 1, a faithfulness that is not
-            positive. At setup, so before any training: no supported language model in the module, or an adapter in
-            it; a strategy that splits the model among processes; a size of no edge; token ids that the model lacks.
-        TypeError: at setup, a Trainer of the other of Lightning's two names.
+        ValueError: here, an unknown name, no size, a step count below 1, a faithfulness that is not positive, a method
+            with a language model of its own, or with an objective beside its own. At setup, so before any training: no
+            supported language model in the module, or an adapter in it; a strategy that splits the model among
+            processes; a size of no edge; token ids that the model lacks.
+        TypeError: here, an argument of a wrong type. At setup, a Trainer of the other of Lightning's two names.
     """
 
     def __init__(
         self,
         data: pl.LightningDataModule,
         every_n_steps: int = 100,
-        sizes: Sequence[int | float] = (0.005, 0.01, 0.02, 0.05, 0.1),
+        sizes: Sequence[int | float] | int | float = (0.005, 0.01, 0.02, 0.05, 0.1),
         faithfulness: float = 0.85,
-        method: str = "EAP-IG",
+        method: str | Attribution = "EAPIG",
         model: str | None = None,
-        objective: Objective | None = None,
-        ablation: str = "interchange",
+        objective: Objective | str | None = None,
+        ablation: str | Ablation = "interchange",
     ) -> None:
+        if not hasattr(data, "train_dataloader"):
+            raise TypeError(f"data takes a data module, got {data!r}")
+        require_whole_numbers(every_n_steps=every_n_steps)
+        require_numbers(faithfulness=faithfulness)
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps is {every_n_steps}: it has to be at least 1")
-        if not sizes:
+        self.sizes = require_sizes(sizes)
+        if not self.sizes:
             raise ValueError("no size of a circuit to look at: name at least one, such as 0.01")
         if not faithfulness > 0:
             raise ValueError(f"a faithfulness of {faithfulness} is reached by the empty circuit: ask for more")
-        if method not in METHODS:
-            raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
-        ABLATIONS.make(ablation)
+        if not isinstance(model, str | None):
+            raise TypeError(f"model takes the path of a language model in the module, got {model!r}")
         self.data = data
         self.every_n_steps = every_n_steps
-        self.sizes = sizes
         self.faithfulness = faithfulness
-        self.method = method
         self.model = model
-        self.objective = LogitDifference() if objective is None else objective
-        self.ablation = ablation
+        self.ablation = ABLATIONS.make(ablation, "ablation")
+        self.method = _method(method, objective, self.ablation)
         self.history: list[Probe] = []
         self._ready = False
 
@@ -171,29 +147,15 @@ class CircuitProbe(pl.Callback):
         if trainer.global_step > self._last_step():
             self._probe(trainer, pl_module)
         for probe in self.history:
-            probe.iou_final.update(_overlap(probe.members, self.history[-1].members))
+            probe.iou_final.update(probe.overlap(self.history[-1]))
             scalars = {f"probe/{in_key(name)}/iou_final": value for name, value in probe.iou_final.items()}
             log_scalars(trainer, scalars, probe.step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The history in plain types and tensors."""
-        return {
-            "history": [
-                {
-                    "step": probe.step,
-                    "rows": [vars(row).copy() for row in probe.rows],
-                    "members": probe.members,
-                    "edges_needed": probe.edges_needed,
-                    "iou_last": probe.iou_last,
-                }
-                for probe in self.history
-            ]
-        }
+        return {"history": [probe.state_dict() for probe in self.history]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = [
-            Probe(**{**probe, "rows": [Row(**row) for row in probe["rows"]]}) for probe in state_dict["history"]
-        ]
+        self.history = [Probe.from_state_dict(state) for state in state_dict["history"]]
 
     # ---- probing -----------------------------------------------------------------------------------------------
 
@@ -232,38 +194,33 @@ class CircuitProbe(pl.Callback):
             torch.autocast(device.type, enabled=False),
         ):
             model = wrap(language_model, freeze=False)
-            ablation = ABLATIONS.make(self.ablation)
-            ablation.fit(model, self._batches("train"))
-            scores = self._scores(trainer, model, ablation)
+            method = deepcopy(self.method)  # which keeps no sums, and no model of another run
+            method.borrow_model(model, type(pl_module).__name__)
+            scores = method.scores_over(lambda: self._batches("train"), trainer).cpu()
             members = {
-                size_name(size): top_n(scores, size_to_count(size, model.layout), model.layout) for size in self.sizes
+                size_name(size): top_n(
+                    scores, size_to_count(size, model.layout), model.layout, absolute=method.absolute
+                )
+                for size in self.sizes
             }
+            if self.ablation.needs_data:
+                self.ablation.fit(model, self._batches("train"))
             rows = evaluate(
                 model,
                 members,
                 self._batches("val"),
-                [ablation],
+                [self.ablation],
                 company=False,
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
             )
         enough = [row.edges for row in rows if row.circuit in members and row.faithfulness >= self.faithfulness]
-        edges = {name: chosen.nonzero().flatten() for name, chosen in members.items()}
-        last = _overlap(self.history[-1].members, edges) if self.history else {}
-        probe = Probe(trainer.global_step, rows, edges, min(enough, default=None), last)
+        probe = Probe(trainer.global_step, rows, members, min(enough, default=None))
+        if self.history:
+            probe.iou_last.update(probe.overlap(self.history[-1]))
         self.history.append(probe)
         log_scalars(trainer, probe.scalars(), probe.step)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in probe.scalars().items()})
-
-    def _scores(self, trainer: pl.Trainer, model: CircuitModel, ablation: Any) -> Tensor:
-        """float32 ``[n_edges]``, on the CPU: means over all training prompts, the same on every process."""
-        total = torch.zeros(model.layout.n_edges + 1, dtype=torch.float64, device=model.device)  # last, the prompts
-        for batch in islice(self._batches("train"), trainer.global_rank, None, trainer.world_size):
-            batch = on_device(batch, model.device)
-            total[:-1] += attribute(model, batch, self.objective, ablation, METHODS[self.method]).edges
-            total[-1] += len(batch["clean_ids"])
-        total = trainer.strategy.reduce(total, reduce_op="sum")
-        return (total[:-1] / total[-1]).float().cpu()
 
     def _batches(self, split: str) -> Iterator[Batch]:
         """All of a split, on every process."""
@@ -275,26 +232,28 @@ LATER = ("setup", "configure_model")
 """Hooks in which a LightningModule may make its model."""
 
 
-def _overlap(some: dict[str, Tensor], others: dict[str, Tensor]) -> dict[str, float]:
-    """Intersection over union of two probes' circuits, by size."""
-    shared = {name: int(torch.isin(edges, others[name]).sum()) for name, edges in some.items() if name in others}
-    return {name: both / max(len(some[name]) + len(others[name]) - both, 1) for name, both in shared.items()}
+def _method(given: str | Attribution, objective: Objective | str | None, ablation: Ablation) -> Attribution:
+    """The method of a probe, without a model.
 
-
-@contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """While open, a module is in eval mode, without hooks and uncompiled; afterwards it is as it was, to the attribute.
-
-    Compiled code stays out of it, or it would be compiled again for what is run here, which the training would feel.
+    Raises:
+        ValueError: an unknown name; a method with a language model, or with an objective beside its own.
+        TypeError: something else.
     """
-    before = [(module, dict(vars(module))) for module in model.modules()]
-    for module, state in before:
-        own = {name: copy(value) for name, value in state.items() if isinstance(value, (dict, set))}
-        bare = {name: type(value)() for name, value in own.items() if name.endswith(("_hooks", "_hooks_with_kwargs"))}
-        vars(module).update(own | bare, training=False, _compiled_call_impl=None)
-    try:
-        yield
-    finally:
-        for module, state in before:
-            vars(module).clear()
-            vars(module).update(state)
+    if isinstance(given, Attribution):
+        if hasattr(given, "circuit_model"):
+            raise ValueError(
+                f"method: {type(given).__name__} has a language model of its own, and a probe scores the edges of the "
+                "one that is trained: leave its model out"
+            )
+        if objective is not None:
+            raise ValueError(f"objective: {type(given).__name__} says its own, give it there")
+        return given
+    names = [name for name in METHODS.names() if issubclass(METHODS[name], Attribution)]
+    if not isinstance(given, str):
+        raise TypeError(f"method takes an attribution method or its name ({', '.join(names)}), got {given!r}")
+    if given not in METHODS or not issubclass(METHODS[given], Attribution):
+        raise ValueError(f"unknown attribution method {given!r}; choose one of {', '.join(names)}")
+    method = METHODS.make(given)
+    method.objective = OBJECTIVES.make("LogitDifference" if objective is None else objective, "objective")
+    method.ablation, method.absolute = ablation, False
+    return method

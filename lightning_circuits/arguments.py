@@ -1,69 +1,69 @@
-"""What an argument may be, seen where it is given: one line that names the argument, before anything is trained.
+"""Arguments of what users make, checked where they are given: a wrong type is one error that names the argument.
 
->>> whole_number(0, "batch_size", least=1)
-Traceback (most recent call last):
-ValueError: batch_size is 0: it has to be at least 1
->>> several("interchange", "ablations", (str,), "names of ablations")
-['interchange']
+    >>> require_numbers(low=0.1, high="much")
+    Traceback (most recent call last):
+    TypeError: high takes a number, got 'much'
+
+What range a number has to lie in is said by the class whose number it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, TypeVar, get_args
+
+Instance = TypeVar("Instance")
 
 
-def whole_number(given: Any, what: str, least: int | None = None) -> int:
-    """A whole number, at least ``least``.
+def require_numbers(**given: Any) -> None:
+    """Each is an int or a float.
+
+    Raises:
+        TypeError: something else, True and False too.
+    """
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name} takes a number, got {value!r}")
+
+
+def require_whole_numbers(**given: Any) -> None:
+    """Each is an int.
+
+    Raises:
+        TypeError: something else, True and False too.
+    """
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{name} takes a whole number, got {value!r}")
+
+
+def require_flags(**given: Any) -> None:
+    """Each is True or False.
 
     Raises:
         TypeError: something else.
-        ValueError: a smaller one.
     """
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise TypeError(f"{what} is {given!r}: it has to be a whole number")
-    if least is not None and given < least:
-        raise ValueError(f"{what} is {given}: it has to be at least {least}")
-    return given
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} takes True or False, got {value!r}")
 
 
-def number(given: Any, what: str) -> float:
-    """A number.
+def require_choice(what: str, given: Any, choices: Any) -> None:
+    """It is one of the values of a `Literal` type.
+
+    Raises:
+        ValueError: another value.
+    """
+    if given not in get_args(choices):
+        raise ValueError(f"{what} is one of {', '.join(map(repr, get_args(choices)))}, got {given!r}")
+
+
+def require_instance(what: str, given: Any, kind: type[Instance]) -> Instance:
+    """``given`` itself, an object of a class.
 
     Raises:
         TypeError: something else.
     """
-    if isinstance(given, bool) or not isinstance(given, (int, float)):
-        raise TypeError(f"{what} is {given!r}: it has to be a number")
+    if not isinstance(given, kind):
+        raise TypeError(f"{what} takes an object of the class {kind.__name__}, got {given!r}")
     return given
-
-
-def choice(given: Any, what: str, choices: Collection[str]) -> str:
-    """One of several names.
-
-    Raises:
-        TypeError: no name.
-        ValueError: another one.
-    """
-    if not isinstance(given, str):
-        raise TypeError(f"{what} is {given!r}: it has to be one of {', '.join(choices)}")
-    if given not in choices:
-        raise ValueError(f"{what} is {given!r}: it has to be one of {', '.join(choices)}")
-    return given
-
-
-def several(given: Any, what: str, kinds: tuple[type, ...], said: str) -> list[Any]:
-    """A lone value as a list of one, several as a list.
-
-    Args:
-        given: what the argument ``what`` was given.
-        kinds: of a value.
-        said: what may be given, for the message.
-
-    Raises:
-        TypeError: something of another kind.
-    """
-    values = [given] if isinstance(given, kinds) or not isinstance(given, Iterable) else list(given)
-    if not all(isinstance(value, kinds) and not isinstance(value, bool) for value in values):
-        raise TypeError(f"{what} is {given!r}: it has to be {said}, one or several")
-    return values

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_circuits.batch import Batch
+from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import Objective
 from lightning_circuits.scoring.exact_patching import Patching, chunks
 from lightning_circuits.search.one_pass import Attribution
@@ -74,11 +75,11 @@ class ActivationPatching(Attribution):
         super().edge_scores()  # which says so if there are none yet
         return (self.edge_sums / self.prompts.clamp(min=1)).detach().float()
 
-    def scores_over(self, batches: Callable[[], Iterable[Batch]]) -> Tensor:
+    def scores_over(self, batches: Callable[[], Iterable[Batch]], trainer: pl.Trainer | None = None) -> Tensor:
         totals = [torch.zeros_like(sums) for sums in self._sums()]
         for part in range(len(self.parts)):
             self._part = part
-            super().scores_over(batches)
+            super().scores_over(batches, trainer)
             totals = [total + sums.data for total, sums in zip(totals, self._sums(), strict=True)]
         for sums, total in zip(self._sums(), totals, strict=True):
             sums.data = total

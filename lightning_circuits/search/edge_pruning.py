@@ -67,7 +67,7 @@ class EdgePruning(CircuitSearch):
         self.gate.start(self.layout.n_edges, self._generator(0))
         self._attribute_first: list[Attribution] = []  # in a list it is no submodule: nothing of it is trained or saved
         if isinstance(warm_start, Attribution):
-            warm_start.borrow_model(self)
+            warm_start.borrow_model(self.circuit_model, self.model_name)
             self._attribute_first.append(warm_start)
         elif warm_start is not None:
             self.gate.start_from(self._start_scores(warm_start))

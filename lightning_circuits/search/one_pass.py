@@ -26,12 +26,15 @@ A method of one's own:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_circuits.batch import Batch, first_rows, on_device
+from lightning_circuits.models import CircuitModel
+from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import LogitDifference, Objective
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.splits import Share, share_of
@@ -103,15 +106,25 @@ class Attribution(CircuitSearch):
             return None
         return (self.writer_sums / self.examples).detach().float()
 
-    def scores_over(self, batches: Callable[[], Iterable[Batch]]) -> Tensor:
-        """Edge scores without a Trainer, float32 ``[n_edges]``; ``batches()`` begins a pass over the prompts."""
+    def scores_over(self, batches: Callable[[], Iterable[Batch]], trainer: pl.Trainer | None = None) -> Tensor:
+        """Edge scores without being fitted, float32 ``[n_edges]``.
+
+        Args:
+            batches: begins a pass over the prompts, all of them, on every process.
+            trainer: of processes that share the batches, each taking other ones. All get the same scores. Default:
+                every process sees all batches.
+        """
         self._forget()
         if self.ablation.needs_data:
             self.ablation.fit(self.circuit_model, batches())
-        for index, batch in enumerate(batches()):
+        mine = batches() if trainer is None else islice(batches(), trainer.global_rank, None, trainer.world_size)
+        for index, batch in enumerate(mine):
             batch = on_device(batch, self.circuit_model.device)
             for sums, more in zip(self._sums(), self._contribution(batch, index), strict=True):
                 sums.data += more
+        if trainer is not None:
+            for sums in self._sums():
+                sums.data = trainer.strategy.reduce(sums.data, reduce_op="sum")
         return self.edge_scores()
 
     def describe(self) -> dict[str, Any]:
@@ -124,19 +137,19 @@ class Attribution(CircuitSearch):
             super().read_model(model, kv, dtype)
             self._make_sums()
 
-    def borrow_model(self, search: CircuitSearch) -> None:
-        """Use the language model of another search, as it is read there.
+    def borrow_model(self, circuit_model: CircuitModel, name: str) -> None:
+        """Use a language model of somebody else's, as it is read there: another search's, or one that is trained.
 
         Raises:
             ValueError: this one has a model of its own, another one or read in another way.
         """
         mine = getattr(self, "circuit_model", None)
-        if mine is not None and (mine.model is not search.model or mine.layout != search.layout):
+        if mine is not None and (mine.model is not circuit_model.model or mine.layout != circuit_model.layout):
             raise ValueError(
                 f"{type(self).__name__} has a language model of its own, or other K/V readers, and would attribute "
-                f"the edges of {type(search).__name__}: leave its model out"
+                f"the edges of {name}: leave its model out"
             )
-        self.circuit_model, self.model, self.model_name = search.circuit_model, search.model, search.model_name
+        self.circuit_model, self.model, self.model_name = circuit_model, circuit_model.model, name
         self._make_sums()
 
     def _make_sums(self) -> None:

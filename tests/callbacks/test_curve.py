@@ -328,22 +328,6 @@ def test_a_full_disk_costs_the_files_of_the_curve_and_nothing_else(
 # ---- bad input -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"sizes": [0.1]}, "at least two sizes"),
-        ({"sizes": [0.1, 0.1]}, "at least two sizes"),
-        ({"rankings": ["best"]}, "rankings is 'best': it has to be one of signed, absolute"),
-        ({"rankings": []}, "no ranking"),
-        ({"ablations": ["nonsense"]}, "unknown ablation"),
-        ({"ablations": []}, "no ablation"),
-    ],
-)
-def test_bad_arguments_are_said_when_they_are_given(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        FaithfulnessCurve(**options)
-
-
 def test_bad_input_is_said_before_training(data: IOIDataModule, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for callback, said in (

@@ -1,0 +1,204 @@
+"""FaithfulnessValidation in real runs of the Trainer, on the embedded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, DistributedSampler
+
+from lightning_circuits.ablation import ABLATIONS
+from lightning_circuits.callbacks import CircuitExport, FaithfulnessValidation, exact_ablation
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.datamodules import IOIDataModule
+from lightning_circuits.evaluation.rows import Row, evaluate
+from lightning_circuits.namespace import pl
+from tests.support.drift import N_TEST, N_VAL, Drift, Memory, make_data, make_trainer, refused
+
+
+@pytest.fixture
+def data() -> IOIDataModule:
+    return make_data()
+
+
+def plain(rows: list[Row]) -> list[dict[str, Any]]:
+    assert rows
+    return [row.to_dict() for row in rows]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The names of the circuits of each evaluation."""
+    calls: list[list[str]] = []
+
+    def spy(model: Any, circuits: dict[str, Circuit], *args: Any, **options: Any) -> list[Row]:
+        calls.append(list(circuits))
+        return evaluate(model, circuits, *args, **options)
+
+    monkeypatch.setattr(exact_ablation, "evaluate", spy)
+    return calls
+
+
+# ---- when ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "accumulate", "at"),
+    [(5, 2, 1, [2, 4, 5]), (4, 2, 1, [2, 4]), (3, 100, 1, [3]), (4, 2, 3, [2, 4]), (3, 1, 2, [1, 2, 3])],
+)
+def test_it_measures_every_n_optimizer_steps_and_once_at_the_end(
+    data: IOIDataModule, measured: list, steps: int, every: int, accumulate: int, at: list[int]
+) -> None:
+    logger = Memory()
+    validation = FaithfulnessValidation(every_n_steps=every, sizes=[0.1])
+    trainer = make_trainer(validation, max_steps=steps, accumulate_grad_batches=accumulate, logger=logger)
+    trainer.fit(Drift(), data)  # with Lightning's sanity check, and its own validation loop at the end of each epoch
+    assert [step for step, metrics in logger.metrics if "val/interchange/10%/kl" in metrics] == at
+    assert len(measured) == len(at)
+
+
+def test_measuring_changes_nothing_about_training(data: IOIDataModule) -> None:
+    results = []
+    data.setup()
+    rows = list(data._loader("val"))  # a loader that draws from the global generator whenever it is iterated
+    loader = DataLoader(rows, batch_size=None, shuffle=True)
+    for callbacks in ([], [FaithfulnessValidation(every_n_steps=2, ablations=["interchange", "mean"])]):
+        torch.manual_seed(3)
+        search = Drift()
+        make_trainer(*callbacks, max_steps=7).fit(search, data.train_dataloader(), loader)
+        results.append(search.scores.detach())
+    assert torch.equal(*results)
+
+
+# ---- what ----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_exact_ablation_on_the_validation_split_and_then_on_the_test_split(data: IOIDataModule) -> None:
+    ablations = [ABLATIONS.make("interchange"), ABLATIONS.make("mean-positional")]
+    ablations[1].fit(Drift().circuit_model, data.train_dataloader())
+    search, validation = (
+        Drift(),
+        FaithfulnessValidation(sizes=[0.2, 30], ablations=["interchange", "mean-positional"], seed=4),
+    )
+    trainer = make_trainer(validation)
+
+    def expected(loader: Any, split: str) -> list[dict[str, Any]]:
+        circuits = {"20%": search.circuit(0.2), "30 edges": search.circuit(30)}
+        return plain(evaluate(search.circuit_model, circuits, loader, ablations, split=split, seed=4))
+
+    trainer.fit(search, data)
+    assert plain(validation.rows) == expected(data.val_dataloader(), "val")
+    assert validation.rows[0].prompts == N_VAL
+    [logged] = trainer.test(search, data, verbose=False)
+    assert plain(validation.rows) == expected(data.test_dataloader(), "test")
+    assert validation.rows[0].prompts == N_TEST
+    kl = {row.ablation: row.kl for row in validation.rows if row.circuit == "20%"}
+    assert logged["test/mean-positional/20%/kl"] == pytest.approx(kl["mean-positional"])
+    [logged] = trainer.validate(search, data, verbose=False)
+    assert plain(validation.rows) == expected(data.val_dataloader(), "val")
+    assert "val/interchange/30-edges-random/faithfulness" in logged
+
+
+def test_numbers_reach_loggers_tables_and_other_callbacks(data: IOIDataModule, tmp_path: Path) -> None:
+    logger, validation = Memory(), FaithfulnessValidation(every_n_steps=2, sizes=[0.1])
+    checkpoint = pl.callbacks.ModelCheckpoint(tmp_path, monitor="val/interchange/10%/kl", every_n_train_steps=2)
+    trainer = make_trainer(validation, checkpoint, max_steps=4, logger=logger, enable_checkpointing=True)
+    trainer.fit(Drift(), data)
+    logged = [metrics for _, metrics in logger.metrics if "val/interchange/10%/kl" in metrics]
+    assert checkpoint.best_model_score == pytest.approx(min(metrics["val/interchange/10%/kl"] for metrics in logged))
+    assert {type(value) for metrics in logged for value in metrics.values()} == {float}
+    names = ["full", "empty", "10%", "10%-random", "10%-complement"]
+    numbers = ["faithfulness", "faithfulness_q1", "faithfulness_median", "faithfulness_q3", "kl", "accuracy", "edges"]
+    numbers += ["edges_pruned", "agreement_when_right", "agreement_when_wrong", "overshoot"]
+    assert {f"val/interchange/{name}/{number}" for name in names for number in numbers} <= set(logged[-1])
+    for key in ("kl", "edges_pruned"):
+        row = next(row for row in validation.rows if row.circuit == "10%-random".replace("-", " "))
+        assert logged[-1][f"val/interchange/10%-random/{key}"] == getattr(row, key)
+        assert trainer.callback_metrics[f"val/interchange/10%-random/{key}"] == pytest.approx(getattr(row, key))
+    [(key, columns, content)] = logger.tables
+    assert key == "val/circuits" and [dict(zip(columns, line, strict=True)) for line in content] == plain(
+        validation.rows
+    )
+
+
+@pytest.mark.parametrize(
+    ("trained", "sizes", "names"),
+    [
+        (None, None, ["0.5%", "1%", "2%", "5%"]),
+        (1 - 0.966, None, ["3.4%"]),
+        (0.02, [0.02, 0.5, 1], ["2%", "50%", "1 edges"]),
+        (None, [1.0], ["100%"]),
+    ],
+)
+def test_circuits_have_the_trained_size_and_those_asked_for(
+    data: IOIDataModule, measured: list, trained: float | None, sizes: list | None, names: list[str]
+) -> None:
+    make_trainer(FaithfulnessValidation(sizes=sizes), max_steps=1).fit(Drift(trained), data)
+    assert measured == [names]
+
+
+def test_limits_on_batches_are_kept(data: IOIDataModule) -> None:
+    validation = FaithfulnessValidation(sizes=[0.1])
+    trainer = make_trainer(validation, max_steps=1, limit_val_batches=2, limit_test_batches=0.4)
+    trainer.fit(Drift(), data)
+    assert validation.rows[0].prompts == 8  # 2 batches of 4
+    trainer.test(Drift(), data, verbose=False)
+    assert validation.rows[0].prompts == 4  # .4 of 3 batches
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_run_ends_with_the_table_and_the_paths(
+    data: IOIDataModule, tmp_path: Path, capsys: pytest.CaptureFixture, order: int
+) -> None:
+    callbacks = [FaithfulnessValidation(sizes=[0.1]), CircuitExport(tmp_path, formats=["json"])][::order]
+    make_trainer(*callbacks, enable_progress_bar=True).fit(Drift(), data)
+    printed = capsys.readouterr().out
+    assert "Circuits by exact ablation: val split, 12 prompts" in printed and "10% complement" in printed
+    assert f"{tmp_path / 'circuit-last-10pct.json'}\n" in printed
+    for text in ("Circuits by exact ablation", "Circuits written"):
+        assert printed.rfind("Epoch") < printed.find(text)  # the bar is done by then
+
+
+# ---- bad input, before any training --------------------------------------------------------------------------------
+
+
+class NoValidation(pl.LightningDataModule):
+    def __init__(self, data: IOIDataModule, validation: Any = None) -> None:
+        super().__init__()
+        self.data = data
+        if validation is not None:
+            self.val_dataloader = lambda: validation  # type: ignore[method-assign]
+
+    def train_dataloader(self) -> Any:
+        return self.data.train_dataloader()
+
+
+class NoSearch(pl.LightningModule):
+    training_step = Drift.training_step
+    configure_optimizers = Drift.configure_optimizers
+
+
+def test_bad_input_is_said_before_training(data: IOIDataModule) -> None:
+    validation = FaithfulnessValidation(sizes=[0.1])
+    assert "rounds to 0 edges" in refused(Drift(), data, FaithfulnessValidation(sizes=[0.1, 0.0001]))
+    assert "rounds to 0 edges" in refused(Drift(trained=0.0001), data, validation)
+    assert "val split, and there is none" in refused(Drift(), NoValidation(data), validation)
+    assert "val split, and there is none" in refused(Drift(), NoValidation(data, validation=[]), validation)
+    assert "no batch to measure" in refused(Drift(), NoValidation(data, validation=DataLoader([])), validation)
+    assert "no batch to measure" in refused(Drift(), data, validation, limit_val_batches=0)
+    two = [data.val_dataloader(), data.val_dataloader()]
+    assert "there are several val loaders" in refused(Drift(), NoValidation(data, validation=two), validation)
+    rows = list(data.val_dataloader())
+    sampler = DistributedSampler(rows, num_replicas=2, rank=0)  # type: ignore[arg-type]
+    loader = DataLoader(rows, batch_size=None, sampler=sampler)  # type: ignore[arg-type]
+    assert "repeats prompts" in refused(Drift(), NoValidation(data, validation=loader), validation)
+    for callback in (validation, CircuitExport("x")):
+        assert "NoSearch is none" in refused(NoSearch(), data, callback)
+
+
+def test_mean_ablation_needs_training_prompts(data: IOIDataModule) -> None:
+    trainer = make_trainer(FaithfulnessValidation(sizes=[0.1], ablations=["mean"]))
+    with pytest.raises(ValueError, match="means over the train split, and there is none"):
+        trainer.test(Drift(), dataloaders=data.test_dataloader())
