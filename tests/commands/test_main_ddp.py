@@ -6,12 +6,9 @@ evenly. The learning rate is next to nothing and the ranking given, so that the 
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ import torch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.models import wrap
 from lightning_circuits.models.loading import load_model
+from tests.support import processes
 from tests.support.offline_run import OfflineRun
 
 pytestmark = pytest.mark.slow
@@ -75,7 +73,7 @@ OPTIONS = "--data.n_train=9 --data.n_val=9 --data.n_test=9 --data.batch_size=2 -
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of each run, by how it was launched. A deadlock fails, and leaves no process behind."""
+    """The folder of each run, by how it was launched."""
     folders = {}
     layout = wrap(load_model("tiny-ioi")).layout
     order = torch.randperm(layout.n_edges, generator=torch.Generator().manual_seed(0)).float()
@@ -91,22 +89,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for program in programs.iterdir():
             program.chmod(0o755)
         path = os.pathsep.join([str(programs), os.environ["PATH"]])
-        log = folder / "log.txt"
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                [*command, *OPTIONS, f"--model.warm_start={start}", f"--trainer.devices={devices}"],
-                cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, "WANDB_MODE": "offline", "WANDB_DATA_DIR": str(folder)}
-                | (SLURM | {"PATH": path} if name == "slurm" else {}),
-            )  # fmt: skip
-            try:
-                status = process.wait(timeout=400)
-            except subprocess.TimeoutExpired:
-                # Only now: a run that has ended leaves behind the process of W&B, which may still be writing.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                pytest.fail(f"deadlock under {name}: no end after 400 s\n{log.read_text()[-3000:]}")
-        assert status == 0, log.read_text()[-3000:]
+        command = [*command, *OPTIONS, f"--model.warm_start={start}", f"--trainer.devices={devices}"]
+        environment = {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(folder)}
+        if name == "slurm":
+            environment |= SLURM | {"PATH": path}
+        status, printed = processes.program(folder / "log.txt", command, folder, **environment).end()
+        assert status == 0, printed[-3000:]
     return folders
 
 

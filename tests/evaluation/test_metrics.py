@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import json
 import math
-import multiprocessing
 import random
 import statistics
 import sys
@@ -36,6 +35,7 @@ from lightning_circuits.evaluation.metrics import (
 )
 from lightning_circuits.evaluation.metrics import faithfulness as faithfulness_function
 from lightning_circuits.layout import Layout
+from tests.support import processes
 
 V = 7
 INTERVAL = ("faithfulness_low", "faithfulness_high")  # of random draws, so tested by themselves
@@ -269,14 +269,11 @@ def test_two_processes_with_uneven_shares_give_the_result_of_one(tmp_path: Path)
         [([second], pairs[2:]), ([first], pairs[:2])],
         [([first, second], pairs), ([], [])],
     ]
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     file = tmp_path / "meeting"
-    processes = [context.Process(target=compute_as, args=(rank, file, shares), daemon=True) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=300)
-    assert [process.exitcode for process in processes] == [0, 0]
+    both = [processes.call(tmp_path / f"{rank}.log", compute_as, rank, file, shares) for rank in range(2)]
+    for process in both:
+        status, printed = process.end()
+        assert status == 0, printed[-3000:]
     alone = everything([first, second], pairs)
     for rank in range(2):
         for found in json.loads(Path(f"{file}.{rank}").read_text()):

@@ -1,16 +1,10 @@
 """Who may import whom (DESIGN.md, section 4), read from the source with `ast`, so that nothing needs to be imported.
 
-The house has floors. A module imports from its own floor and those below, and never in a circle. Beyond the floors:
-
-- the core never imports callbacks or data modules (only `commands/` do, so that their class names resolve in configs);
-- Lightning enters through `lightning_circuits.namespace` alone, and only search, callbacks, data modules and the
-  command line go there: everything numerical can be called without a Trainer;
-- `transformers` is known to `models/` alone;
-- data modules know nothing of layouts, models or methods; configs import nothing;
-- wandb is imported inside the function that needs it, never with a module.
+The house has floors. A room imports from its own floor and those below, and never in a circle. Some things not every
+room may know, whatever its floor: `GUARDED`. `HOUSE` has a line for each room.
 
 An import counts wherever it stands, in a function or under `TYPE_CHECKING` too: it is knowledge of the other module
-all the same. Only the rule on wandb asks where.
+all the same. Only the rule that wandb is imported inside the function that needs it, never with a module, asks where.
 """
 
 from __future__ import annotations
@@ -21,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -28,18 +23,48 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "lightning_circuits"
 MAPPED = ("callbacks", "datamodules", "configs")
 
-FLOORS = [
-    {"layout", "objectives", "batch", "registry", "gates", "arguments", "namespace", "pages", "configs"},
-    {"models", "files", "datamodules"},
-    {"circuit", "masked", "ablation", "selection"},
-    {"scoring", "evaluation"},
-    {"search", "drawing"},
-    {"callbacks"},
-    {"commands", ""},  # "" is lightning_circuits/__init__.py, which shows users the names of the others
-]
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities"}
-KNOW_LIGHTNING = {"search", "callbacks", "datamodules", "commands"}
-KNOW_TRANSFORMERS = {"models"}
+GUARDED = {
+    "Lightning": LIGHTNING,  # it has two names: everybody else takes it from `namespace`
+    "namespace": {f"{PACKAGE}.namespace"},  # so what is numerical can be called without a Trainer
+    "transformers": {"transformers"},
+    "layout": {f"{PACKAGE}.layout"},
+    "data modules": {f"{PACKAGE}.datamodules"},
+    "wandb": {"wandb"},
+}
+
+
+class Room(NamedTuple):
+    floor: int
+    knows: set[str] = set()
+    """What it may know of `GUARDED`."""
+
+
+HOUSE = {
+    "configs": Room(0),
+    "layout": Room(1, {"layout"}),
+    "objectives": Room(1),
+    "batch": Room(1),
+    "gates": Room(1),
+    "registry": Room(1),
+    "arguments": Room(1),
+    "pages": Room(1),
+    "namespace": Room(1, {"namespace", "Lightning"}),
+    "models": Room(2, {"layout", "transformers"}),
+    "files": Room(2, {"layout"}),
+    "datamodules": Room(2, {"data modules", "namespace"}),
+    "circuit": Room(3, {"layout"}),
+    "masked": Room(3, {"layout"}),
+    "ablation": Room(3, {"layout"}),
+    "selection": Room(3, {"layout"}),
+    "scoring": Room(4, {"layout"}),
+    "evaluation": Room(4, {"layout"}),
+    "search": Room(5, {"layout", "namespace"}),
+    "drawing": Room(5, {"layout"}),
+    "callbacks": Room(6, {"layout", "namespace", "wandb"}),
+    "commands": Room(7, {"layout", "namespace", "data modules", "wandb"}),
+    "": Room(7),  # lightning_circuits/__init__.py, which shows users the names of the others
+}
 
 
 def room(module: str) -> str:
@@ -68,51 +93,36 @@ def run_on_import(tree: ast.AST) -> Iterator[ast.AST]:
             yield from run_on_import(node)
 
 
+def guarded(name: str) -> str | None:
+    """Which of `GUARDED` an imported name is, or is in."""
+    parts = name.split(".")
+    prefixes = {".".join(parts[: n + 1]) for n in range(len(parts))}
+    return next((key for key, names in GUARDED.items() if names & prefixes), None)
+
+
 def violations(sources: dict[str, str]) -> list[str]:
     """What breaks the contract in a package given as module name -> source; a package's name ends in `.__init__`."""
     trees = {name: ast.parse(text) for name, text in sources.items()}
     modules = {name.removesuffix(".__init__"): name for name in trees}
-    floor = {name: level for level, names in enumerate(FLOORS) for name in names}
     found: list[str] = []
     graph: dict[str, set[str]] = {}
 
     for module, source_name in modules.items():
-        here = room(module)
-        if here not in floor:
-            found.append(f"{module} stands on no floor: give {here!r} one in FLOORS")
+        here = HOUSE.get(room(module))
+        if here is None:
+            found.append(f"{module} stands in no room: give {room(module)!r} a line in HOUSE")
             continue
         is_package = source_name != module
-        inside: set[str] = set()
-        for name in imports(module, is_package, ast.walk(trees[source_name])):
-            top = name.partition(".")[0]
-            if top in LIGHTNING and here != "namespace":
-                found.append(f"{module} imports {top}: Lightning comes from {PACKAGE}.namespace")
-            if top == "transformers" and here not in KNOW_TRANSFORMERS:
-                found.append(f"{module} imports transformers: only {' and '.join(sorted(KNOW_TRANSFORMERS))} know it")
-            if top == PACKAGE:
-                target = name
-                while target not in modules and "." in target:
-                    target = target.rpartition(".")[0]
-                inside.add(target)
-
-        for target in sorted(inside - {module}):
-            there = room(target)
-            if there not in floor:
-                continue  # said above, where the module itself is looked at
-            if here == "configs":
-                found.append(f"{module} imports {target}: configs import nothing")
-            elif floor[there] > floor[here]:
-                found.append(f"{module} imports {target} from the floor above")
-            elif there in {"callbacks", "datamodules"} and here not in {there, "commands"}:
-                found.append(f"{module} imports {target}: only commands do")
-            elif here == "datamodules" and there == "layout":
-                found.append(f"{module} imports {target}: data modules know nothing of layouts")
-            elif there == "namespace" and here not in KNOW_LIGHTNING:
-                found.append(f"{module} knows Lightning: only {', '.join(sorted(KNOW_LIGHTNING))} do")
-        graph[module] = inside - {module}
+        imported = set(imports(module, is_package, ast.walk(trees[source_name])))
+        inside = {within(name, modules) for name in imported if name.partition(".")[0] == PACKAGE} - {module}
+        above = {name for name in inside if room(name) in HOUSE and HOUSE[room(name)].floor > here.floor}
+        found += [f"{module} imports {name} from the floor above" for name in sorted(above)]
+        unknown = {key for name in imported if within(name, modules) not in above and (key := guarded(name))}
+        found += [f"{module} knows {key}: its line does not say so" for key in sorted(unknown - here.knows)]
+        graph[module] = inside
 
         now = imports(module, is_package, run_on_import(trees[source_name]))
-        if any(name.partition(".")[0] == "wandb" for name in now):
+        if any(guarded(name) == "wandb" for name in now):
             found.append(f"{module} imports wandb when it is imported")
 
     try:
@@ -120,6 +130,13 @@ def violations(sources: dict[str, str]) -> list[str]:
     except graphlib.CycleError as error:
         found.append("circle: " + " -> ".join(reversed(error.args[1])))
     return found
+
+
+def within(name: str, modules: Iterable[str]) -> str:
+    """The module that an imported name is, or is in."""
+    while name not in modules and "." in name:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def package_sources() -> dict[str, str]:
@@ -134,13 +151,13 @@ def package_sources() -> dict[str, str]:
 
 def test_the_package_keeps_the_contract() -> None:
     sources = package_sources()
-    assert {room(name) for name in sources} >= {"layout", "models", "search", "callbacks", "datamodules", "configs"}
+    assert {room(name.removesuffix(".__init__")) for name in sources} == HOUSE.keys()
     assert violations(sources) == []
 
 
 def planted(module: str, line: str) -> list[str]:
     """Violations in a house with one module a room, all of them clean, after `line` is added to one of them."""
-    sources = {f"{PACKAGE}.{name}" if name else f"{PACKAGE}.__init__": "" for floor in FLOORS for name in floor}
+    sources = {f"{PACKAGE}.{name}" if name else f"{PACKAGE}.__init__": "" for name in HOUSE}
     sources |= {f"{PACKAGE}.models.__init__": "", f"{PACKAGE}.search.__init__": "", f"{PACKAGE}.models.gpt2": ""}
     for package in ("models", "search"):
         del sources[f"{PACKAGE}.{package}"]
@@ -183,7 +200,7 @@ def planted(module: str, line: str) -> list[str]:
         (
             "evaluation",
             "from lightning_circuits.datamodules import X",
-            "imports lightning_circuits.datamodules: only commands",
+            "evaluation knows data modules: its line",
         ),
         (
             "search.__init__",
@@ -196,14 +213,18 @@ def planted(module: str, line: str) -> list[str]:
             "imports lightning_circuits.circuit from the floor",
         ),
         ("datamodules", "from lightning_circuits.search import X", "imports lightning_circuits.search from the floor"),
-        ("datamodules", "from lightning_circuits.layout import X", "know nothing of layouts"),
-        ("configs", "from lightning_circuits.layout import X", "configs import nothing"),
-        ("search.__init__", "import pytorch_lightning as pl", "Lightning comes from lightning_circuits.namespace"),
-        ("callbacks", "from lightning.pytorch import Callback", "Lightning comes from lightning_circuits.namespace"),
-        ("masked", "from lightning_circuits.namespace import pl", "masked knows Lightning"),
-        ("gates", "from lightning_circuits.namespace import pl", "gates knows Lightning"),
-        ("datamodules", "from transformers import AutoTokenizer", "datamodules imports transformers"),
-        ("masked", "def f():\n    import transformers.models", "masked imports transformers"),
+        ("datamodules", "from lightning_circuits.layout import X", "datamodules knows layout: its line"),
+        (
+            "configs",
+            "from lightning_circuits.layout import X",
+            "configs imports lightning_circuits.layout from the floor",
+        ),
+        ("search.__init__", "import pytorch_lightning as pl", "search knows Lightning: its line"),
+        ("callbacks", "from lightning.pytorch import Callback", "callbacks knows Lightning: its line"),
+        ("masked", "from lightning_circuits.namespace import pl", "masked knows namespace: its line"),
+        ("gates", "from lightning_circuits.namespace import pl", "gates knows namespace: its line"),
+        ("datamodules", "from transformers import AutoTokenizer", "datamodules knows transformers: its line"),
+        ("masked", "def f():\n    import transformers.models", "masked knows transformers: its line"),
         ("callbacks", "import wandb", "callbacks imports wandb when it is imported"),
         (
             "callbacks",
@@ -211,7 +232,8 @@ def planted(module: str, line: str) -> list[str]:
             "imports wandb when it is imported",
         ),
         ("callbacks", "class A:\n    import wandb.sdk", "callbacks imports wandb when it is imported"),
-        ("utilities", "", "lightning_circuits.utilities stands on no floor"),
+        ("search.__init__", "def f():\n    import wandb", "search knows wandb: its line"),
+        ("utilities", "", "lightning_circuits.utilities stands in no room"),
         ("evaluation", "import lightning_circuits.selection", None),
         ("callbacks", "def f():\n    import wandb", None),
         ("models.gpt2", "from ..layout import Layout\nimport transformers", None),
@@ -252,8 +274,8 @@ def imported_with(modules: Iterable[str]) -> set[str]:
 
 def test_the_numerical_core_runs_without_lightning_and_nothing_brings_wandb() -> None:
     """What the source says, seen in a process: through other packages, too, nothing comes in that must not."""
-    rooms = {room(name) for name in package_sources()} - {"", "configs"}
-    without_lightning = sorted(rooms - KNOW_LIGHTNING - {"namespace"})
+    rooms = HOUSE.keys() - {"", "configs"}
+    without_lightning = sorted(name for name in rooms if not HOUSE[name].knows & {"namespace", "Lightning"})
     loaded = imported_with(f"{PACKAGE}.{name}" for name in without_lightning)
     # torchmetrics brings lightning_utilities, a handful of helpers without Lightning in them.
     assert not loaded & (LIGHTNING - {"lightning_utilities"} | {"wandb"})

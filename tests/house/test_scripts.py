@@ -6,7 +6,6 @@ what it writes goes to the folder that it is called in. They are found by listin
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import runpy
@@ -14,6 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support import processes
 
 ROOT = Path(__file__).parents[2]
 FILES = [path for folder in ("benchmarks", "examples", "experiments") for path in sorted((ROOT / folder).glob("*.py"))]
@@ -25,24 +26,10 @@ PROJECTS = {
 }
 """Folders of `examples/`, and the tests that do with them what their reader would do."""
 
-# Importing takes longer than the scripts do: the server imports once, and forks a process for each.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [
-        "lightning_circuits.commands.main",
-        "lightning_circuits.drawing.curves",
-        "transformers.models.gpt2.modeling_gpt2",
-        "transformers.models.llama.modeling_llama",
-    ]
-)
-
 
 def run(script: Path, folder: Path) -> None:
     """What ``python script --quick`` does, called in a folder, by somebody who has nothing at home and no network."""
     os.chdir(folder)
-    log = os.open("log.txt", os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
     os.environ |= {"HOME": str(folder), "PIP_NO_INDEX": "1"}
     sys.argv[:] = [str(script), "--fast" if script.stem == "same_numbers" else "--quick"]
     sys.path.insert(0, str(script.parent))
@@ -52,12 +39,8 @@ def run(script: Path, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_script_runs_in_its_quick_mode(script: Path, tmp_path: Path) -> None:
-    process = PROCESSES.Process(target=run, args=(script, tmp_path))
-    process.start()
-    process.join(400)
-    process.kill()
-    printed = (tmp_path / "log.txt").read_text()
-    assert process.exitcode == 0, printed[-3000:]
+    status, printed = processes.call(tmp_path / "log.txt", run, script, tmp_path).end()
+    assert status == 0, printed[-3000:]
     assert printed.strip(), "it shows nothing"
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.models import wrap
 from lightning_circuits.models.loading import load_model
+from tests.support import processes
 
 pytestmark = pytest.mark.slow
 
@@ -80,21 +77,10 @@ torch.save(
 
 
 def start(tmp_path: Path, *arguments: str, script: str = SCRIPT) -> tuple[int, str]:
-    """Exit status and what was printed. A deadlock fails the test, and leaves no process behind."""
-    file, log = tmp_path / "train.py", tmp_path / "log.txt"
+    """Exit status and what was printed."""
+    file = tmp_path / "train.py"
     file.write_text(script)
-    command = [sys.executable, str(file), *arguments, str(tmp_path)]
-    # To a file, not a pipe: a pipe would be waited on until the last process has closed it.
-    with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            status = process.wait(timeout=240)
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"deadlock: no end after 240 s\n{log.read_text()[-3000:]}")
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    return status, log.read_text()
+    return processes.program(tmp_path / "log.txt", [sys.executable, file, *arguments, tmp_path]).end()
 
 
 @pytest.mark.parametrize(("gate", "ablation"), [("TopK", "mean"), ("HardConcrete", "interchange")])

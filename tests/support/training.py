@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
@@ -18,6 +13,7 @@ from lightning_circuits.callbacks import CircuitProbe
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
+from tests.support import processes
 
 QUIET: dict[str, Any] = dict(
     accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
@@ -55,22 +51,8 @@ def fit(probe: CircuitProbe, module: pl.LightningModule, **options: Any) -> pl.T
 
 
 def start(script: Path, *arguments: str, **environment: str) -> str:
-    """Run a script in a process group of its own. A deadlock fails the test, and leaves no process behind."""
-    log = script.with_suffix(".log")
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, str(script), *arguments],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, **environment},
-        )
-        try:
-            status = process.wait(timeout=240)
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"no end after 240 s\n{log.read_text()[-3000:]}")
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    assert status == 0, log.read_text()[-3000:]
-    return log.read_text()
+    """Run a script to its end; what it printed."""
+    command = [sys.executable, script, *arguments]
+    status, printed = processes.program(script.with_suffix(".log"), command, **environment).end()
+    assert status == 0, printed[-3000:]
+    return printed

@@ -1,0 +1,91 @@
+"""Processes that a test starts: what they print is kept, a deadlock fails the test, and none of them is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Importing takes longer than most of what is called: the server imports once, and forks a process for each call. It
+# has no threads, which would not survive a fork.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    [
+        "lightning_circuits.commands.main",
+        "lightning_circuits.drawing.curves",
+        "transformers.models.gpt2.modeling_gpt2",
+        "transformers.models.llama.modeling_llama",
+    ]
+)
+
+
+@dataclass
+class Started:
+    """A process that leads a group of its own, and the file that it prints to."""
+
+    pid: int
+    wait: Callable[[float], int | None]
+    """Up to so many seconds; the exit status, None if it has not ended."""
+    log: Path
+
+    def end(self, seconds: float = 400) -> tuple[int, str]:
+        """Wait for it; its exit status, and what it printed. Its children may outlive it only if all went well."""
+        status = self.wait(seconds)
+        if status != 0:
+            self.kill()
+        printed = self.log.read_text()
+        if status is None:
+            pytest.fail(f"no end after {seconds:.0f} s\n{printed[-3000:]}")
+        return status, printed
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+def call(log: Path, function: Callable[..., object], *arguments: Any, **options: Any) -> Started:
+    """Call a function, which can be pickled, in a fresh process that has imported the package."""
+    process = _SERVER.Process(target=_lead, args=(log, function, arguments, options), daemon=False)
+    process.start()
+
+    def wait(seconds: float) -> int | None:
+        process.join(seconds)
+        return process.exitcode
+
+    return Started(process.pid, wait, log)
+
+
+def program(log: Path, command: Sequence[str | Path], folder: Path | None = None, **environment: str) -> Started:
+    """Run a command, in a folder, with something added to the environment."""
+    with log.open("w") as output:  # not a pipe: it would be waited on until the last process has closed it
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait(seconds: float) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(seconds)
+        return None
+
+    return Started(process.pid, wait, log)
+
+
+def _lead(log: Path, function: Callable[..., object], arguments: Sequence[Any], options: dict[str, Any]) -> None:
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    function(*arguments, **options)
