@@ -6,7 +6,7 @@ A *stock forward* is the Hugging Face model on the clean prompts of a batch, log
 stricter unit, logits at every position cost the model some more. An *evaluation* is a call of `evaluate` on that batch
 with interchange ablation: the stock runs on the clean and the corrupt prompts, the references, a run for each circuit,
 the metrics with their bootstrap. `all sizes` is the whole of it for MIB's ten sizes, divided by ten; the tenth, all
-edges, is the full model, which runs anyway. With their company (a random circuit of each size, the complement) there
+edges, is the full model, which runs anyway. With their controls (a random circuit of each size, the complement) there
 are three circuits for each size. The model is in float32 and reads IOI prompts, the ranking is random: the cost of a
 circuit depends on how many edges it has, hardly on which.
 
@@ -51,8 +51,8 @@ def main() -> None:
     def stock(keep: int) -> None:
         model.model(batch["clean_ids"], attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=keep)
 
-    def run(*names: str, company: bool = False) -> None:
-        evaluate(model, {name: circuits[name] for name in names}, [batch], [ablation], company=company)
+    def run(*names: str, controls: bool = False) -> None:
+        evaluate(model, [batch], {name: circuits[name] for name in names}, [ablation], controls=controls)
 
     calls: dict[str, Callable[[], None]] = {
         "stock forward, logits at the answer": lambda: stock(1),
@@ -60,7 +60,7 @@ def main() -> None:
         "no circuit": run,
         **{f"no circuit and {name}": lambda name=name: run(name) for name in circuits},  # type: ignore[misc]
         "all sizes": lambda: run(*circuits),
-        "all sizes with company": lambda: run(*circuits, company=True),
+        "all sizes with controls": lambda: run(*circuits, controls=True),
     }
     seconds = {name: cost.seconds for name, cost in Clock().alternate(calls, args.repeats).items()}
     unit = seconds["stock forward, logits at the answer"]
@@ -68,7 +68,7 @@ def main() -> None:
     rows = {name: seconds[name] / unit for name in list(calls)[1:3]}
     rows |= {f"and {name}": (seconds[f"no circuit and {name}"] - seconds["no circuit"]) / unit for name in circuits}
     rows |= {
-        f"{name}, each": seconds[name] / unit / len(args.sizes) for name in ("all sizes", "all sizes with company")
+        f"{name}, each": seconds[name] / unit / len(args.sizes) for name in ("all sizes", "all sizes with controls")
     }
     shape = " x ".join(map(str, batch["clean_ids"].shape))
     results_page.show(

@@ -79,7 +79,7 @@ def one_seed(hf_model: Any, data: IOIDataModule, seed: int, gates: list[str], st
         for kind, values in scores.items()
         for size in SIZES
     }
-    found = evaluate(model, circuits, data.val_dataloader(), [ablation], company=False)
+    found = evaluate(model, data.val_dataloader(), circuits, [ablation], controls=False)
     rows = []
     for row in found:
         kind, _, size = row.circuit.rpartition(" ")

@@ -77,12 +77,12 @@ class ExactAblationCallback(pl.Callback):
                 self._fitted = True
             return evaluate(
                 search.circuit_model,
-                circuits,
                 self._batches(trainer, split),
+                circuits,
                 self.ablations,
                 split=split,
                 seed=self.seed,
-                company=controls,
+                controls=controls,
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
             )

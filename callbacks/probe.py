@@ -207,10 +207,10 @@ class CircuitProbe(pl.Callback):
                 self.ablation.fit(model, self._batches("train"))
             rows = evaluate(
                 model,
-                members,
                 self._batches("val"),
+                members,
                 [self.ablation],
-                company=False,
+                controls=False,
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
             )

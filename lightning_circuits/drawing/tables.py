@@ -19,9 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_circuits.evaluation.comparison import Measure, lines_of, measured_on
-from lightning_circuits.evaluation.completeness import Contributions, Knockout
+from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.curve import RANDOM, Curve
-from lightning_circuits.evaluation.hypotheses import Report
+from lightning_circuits.evaluation.hypotheses import HypothesisReport
 from lightning_circuits.evaluation.rows import OVERSHOOT, Row
 from lightning_circuits.evaluation.stability import Stability
 
@@ -190,12 +190,12 @@ def knockouts_table(knockouts: Sequence[Knockout]) -> Table:
             f"{knockout.circuit:.2f}",
             f"{knockout.full:.2f}",
             f"{knockout.incompleteness:.2f}",
-            f"{knockout.share:.0%}",
+            f"{knockout.relative_incompleteness:.0%}",
         )
     return view
 
 
-def contributions_table(found: Contributions, n: int = 10) -> Table:
+def contributions_table(found: PartContributions, n: int = 10) -> Table:
     """The n parts that contribute most and the n that contribute least."""
     order = found.values.sort(descending=True, stable=True).indices.tolist()
     rows = order if len(order) <= 2 * n else order[:n] + order[-n:]
@@ -212,7 +212,7 @@ def contributions_table(found: Contributions, n: int = 10) -> Table:
     return view
 
 
-def hypotheses_table(report: Report) -> Table:
+def hypotheses_table(report: HypothesisReport) -> Table:
     """The verdicts of `hypotheses.examine`."""
     view = _view(
         f"A circuit put to the test, {report.ablation} ablation",

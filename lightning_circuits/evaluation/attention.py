@@ -4,7 +4,7 @@ A head that is in a circuit need not do there what it does in the model: with th
 elsewhere, or nowhere in particular, and the circuit may still answer right (a head that copies S2 where the model's
 copies IO, say). Numbers do not show that; attention patterns do.
 
-    >>> patterns = attention_patterns(search.circuit_model, circuit, batch)               # doctest: +SKIP
+    >>> patterns = attention_patterns(search.circuit_model, batch, circuit)               # doctest: +SKIP
     >>> patterns.heads, patterns.full.shape                   # heads of the circuit, [heads, B, T, T]  # doctest: +SKIP
     (['a9.h6', 'a9.h9'], torch.Size([2, 8, 17, 17]))
     >>> patterns_figure(patterns, data.tokenizer, prompt=0).savefig("patterns.pdf")       # doctest: +SKIP
@@ -49,8 +49,8 @@ class Patterns:
 @torch.no_grad()
 def attention_patterns(
     model: CircuitModel,
-    circuit: Circuit,
     batch: Batch,
+    circuit: Circuit,
     ablation: Ablation | None = None,
     heads: Sequence[str] | None = None,
 ) -> Patterns:
@@ -58,8 +58,8 @@ def attention_patterns(
 
     Args:
         model: the frozen model; the batch is moved to its device.
-        circuit: of this model.
         batch: prompts (see `batch.Batch`); all of them are run.
+        circuit: of this model.
         ablation: what cut edges carry; mean ablations already fitted. Default: interchange.
         heads: names such as ``a9.h6``. Default: the heads in the circuit.
 

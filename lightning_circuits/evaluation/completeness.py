@@ -14,11 +14,11 @@ edge that leaves it. A cut edge carries what the ablation says.
 
     >>> loader, ablation = data.val_dataloader(), ABLATIONS.make("interchange")                         # doctest: +SKIP
     >>> drawn = random_knockouts(circuit, n=20, of="nodes", seed=0)                                    # doctest: +SKIP
-    >>> rich.print(knockouts_table(completeness(model, circuit, drawn, loader, ablation)))             # doctest: +SKIP
-    >>> worst = greedy_knockout(model, circuit, loader, ablation, steps=5, of="edges")[-1]             # doctest: +SKIP
+    >>> rich.print(knockouts_table(measure_knockouts(model, loader, circuit, drawn, ablation)))        # doctest: +SKIP
+    >>> worst = greedy_knockout(model, loader, circuit, ablation, steps=5, of="edges")[-1]             # doctest: +SKIP
     >>> worst.parts, worst.incompleteness                                                              # doctest: +SKIP
     (('a1.h0->m3', 'a0.h2->a1.h0<v>', ...), 1.93)
-    >>> rich.print(contributions_table(contributions(model, circuit, loader, ablation)))               # doctest: +SKIP
+    >>> rich.print(contributions_table(measure_contributions(model, loader, circuit, ablation)))       # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -26,22 +26,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch
-from lightning_circuits.circuit import Circuit
+from lightning_circuits.circuit import Circuit, EdgesOrNodes
+from lightning_circuits.evaluation.metrics import RESOLUTION
 from lightning_circuits.evaluation.per_prompt import logit_differences
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
-
-Of = Literal["nodes", "edges"]
-
-RESOLUTION = 1e-4
-"""Logit differences this close count as equal: between two ways of computing one model in float32, that is rounding."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +55,15 @@ class Knockout:
         return abs(self.circuit - self.full)
 
     @property
-    def share(self) -> float:
-        """The incompleteness as a share of the behaviour; NaN where there is no behaviour."""
+    def relative_incompleteness(self) -> float:
+        """The incompleteness over the behaviour; NaN where there is no behaviour."""
         return self.incompleteness / abs(self.behaviour) if abs(self.behaviour) >= RESOLUTION else math.nan
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
-def parts(circuit: Circuit, of: Of) -> list[str]:
+def circuit_parts(circuit: Circuit, of: EdgesOrNodes) -> list[str]:
     """What can be knocked out of a circuit: the names of its edges, or of its heads and MLPs, in the model's order.
 
     The input is no part: the model without it is the ablated model. A node counts if an edge of the circuit leaves it.
@@ -86,7 +81,7 @@ def parts(circuit: Circuit, of: Of) -> list[str]:
     return [name for name, left in zip(layout.writer_names[1:], leaves[1:].tolist(), strict=True) if left]
 
 
-def cut(layout: Layout, names: Iterable[str]) -> Tensor:
+def cut_edges(layout: Layout, names: Iterable[str]) -> Tensor:
     """bool ``[n_edges]``: the edges that a knock-out cuts; of a node every edge that leaves it.
 
     Raises:
@@ -107,21 +102,21 @@ def cut(layout: Layout, names: Iterable[str]) -> Tensor:
 # ---- completeness ----------------------------------------------------------------------------------------------------
 
 
-def completeness(
+def measure_knockouts(
     model: CircuitModel,
+    batches: Iterable[Batch],
     circuit: Circuit,
     knockouts: Sequence[Sequence[str]],
-    batches: Iterable[Batch],
     ablation: Ablation,
 ) -> list[Knockout]:
     """Knock sets of parts out of a circuit and of the model (Wang et al. 2022, section 4).
 
     Args:
         model: the frozen model.
+        batches: the prompts; see `per_prompt.logit_differences`.
         circuit: C.
         knockouts: the sets K, each the names of nodes or edges of the circuit, mixed as you like; from
             `random_knockouts`, or a group of heads that you know. The empty set gives |F(C) - F(M)|.
-        batches: the prompts; see `per_prompt.logit_differences`.
         ablation: what a cut edge carries.
 
     Returns:
@@ -130,46 +125,50 @@ def completeness(
     Raises:
         ValueError: a part that the circuit does not have; no batches; a circuit of another layout.
     """
-    known = {*parts(circuit, "nodes"), *parts(circuit, "edges")}
+    known = {*circuit_parts(circuit, "nodes"), *circuit_parts(circuit, "edges")}
     for names in knockouts:
         if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"cannot knock out {unknown[0]!r}: the circuit has no such node or edge; see parts()")
-    cuts = [cut(circuit.layout, names) for names in knockouts]
+            raise ValueError(
+                f"cannot knock out {unknown[0]!r}: the circuit has no such node or edge; see circuit_parts()"
+            )
+    cuts = [cut_edges(circuit.layout, names) for names in knockouts]
     full, empty = Circuit.full(circuit.layout), Circuit.empty(circuit.layout)
     runs: list[Circuit | Tensor] = [full, empty, *(circuit.members & ~k for k in cuts), *(~k for k in cuts)]
-    f_full, f_empty, *rest = logit_differences(model, runs, batches, ablation).mean(1).tolist()
+    f_full, f_empty, *rest = logit_differences(model, batches, runs, ablation).mean(1).tolist()
     found = zip(knockouts, rest[: len(cuts)], rest[len(cuts) :], strict=True)
     return [Knockout(tuple(names), of_circuit, of_model, f_full - f_empty) for names, of_circuit, of_model in found]
 
 
-def random_knockouts(circuit: Circuit, n: int, of: Of = "nodes", share: float = 0.5, seed: int = 0) -> list[list[str]]:
+def random_knockouts(
+    circuit: Circuit, n: int, of: EdgesOrNodes = "nodes", probability: float = 0.5, seed: int = 0
+) -> list[list[str]]:
     """n random sets K of parts of a circuit.
 
     Args:
         circuit: C.
         n: how many sets.
         of: whether parts are ``nodes`` or ``edges``.
-        share: the chance of every part to be in K. At 0.5 all subsets are equally likely. Of edges,
-            half are usually more than any circuit survives: take less.
+        probability: of every part to be in K. At 0.5 all subsets are equally likely. Of edges, half are usually more
+            than any circuit survives: take less.
         seed: the same sets for a seed, on every machine.
 
     Raises:
-        ValueError: a share outside (0, 1]; ``of`` neither nodes nor edges.
+        ValueError: a probability outside (0, 1]; ``of`` neither nodes nor edges.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"the share of parts to knock out lies in (0, 1], got {share}")
-    names, generator = parts(circuit, of), torch.Generator().manual_seed(seed)
-    drawn = torch.rand(n, len(names), generator=generator) < share
+    if not 0 < probability <= 1:
+        raise ValueError(f"the probability that a part is knocked out lies in (0, 1], got {probability}")
+    names, generator = circuit_parts(circuit, of), torch.Generator().manual_seed(seed)
+    drawn = torch.rand(n, len(names), generator=generator) < probability
     return [[name for name, inside in zip(names, row.tolist(), strict=True) if inside] for row in drawn]
 
 
 def greedy_knockout(
     model: CircuitModel,
-    circuit: Circuit,
     batches: Iterable[Batch],
+    circuit: Circuit,
     ablation: Ablation,
     steps: int = 5,
-    of: Of = "nodes",
+    of: EdgesOrNodes = "nodes",
     candidates: int | None = None,
     seed: int = 0,
 ) -> list[Knockout]:
@@ -179,7 +178,7 @@ def greedy_knockout(
     smaller. A step costs two masked forwards a candidate and batch.
 
     Args:
-        model, circuit, ablation: as for `completeness`.
+        model, circuit, ablation: as for `measure_knockouts`.
         batches: a loader that can be gone through once a step.
         steps: how many parts K has in the end; fewer if the circuit has fewer.
         of: whether parts are ``nodes`` or ``edges``.
@@ -190,18 +189,18 @@ def greedy_knockout(
         a `Knockout` a step, each with one part more; the largest incompleteness need not be the last.
 
     Raises:
-        ValueError: steps or candidates below 1; as `completeness`.
+        ValueError: steps or candidates below 1; as `measure_knockouts`.
     """
     if steps < 1 or (candidates is not None and candidates < 1):
         raise ValueError(f"a greedy knock-out takes at least 1 step and 1 candidate, got {steps} and {candidates}")
-    left, generator = parts(circuit, of), torch.Generator().manual_seed(seed)
+    left, generator = circuit_parts(circuit, of), torch.Generator().manual_seed(seed)
     path: list[Knockout] = []
     while left and len(path) < steps:
         chosen = path[-1].parts if path else ()
         tried = left
         if candidates is not None and candidates < len(left):
             tried = [left[i] for i in sorted(torch.randperm(len(left), generator=generator)[:candidates].tolist())]
-        found = completeness(model, circuit, [(*chosen, part) for part in tried], batches, ablation)
+        found = measure_knockouts(model, batches, circuit, [(*chosen, part) for part in tried], ablation)
         path.append(max(found, key=lambda knockout: knockout.incompleteness))
         left.remove(path[-1].parts[-1])
     return path
@@ -211,7 +210,7 @@ def greedy_knockout(
 
 
 @dataclass(frozen=True)
-class Contributions:
+class PartContributions:
     """What each part of a circuit contributes alone: ``(F(C) - F(C without v)) / (F(M) - F(empty))``.
 
     ``parts`` are their names; ``values`` float64 ``[n_parts]``: above 0 the part helps, below it hurts; ``errors``
@@ -225,31 +224,31 @@ class Contributions:
     faithfulness: float
 
 
-def contributions(
-    model: CircuitModel, circuit: Circuit, batches: Iterable[Batch], ablation: Ablation, of: Of = "edges"
-) -> Contributions:
+def measure_contributions(
+    model: CircuitModel, batches: Iterable[Batch], circuit: Circuit, ablation: Ablation, of: EdgesOrNodes = "edges"
+) -> PartContributions:
     """Cut every part out of a circuit, one at a time (minimality of Wang et al. 2022, with K empty).
 
     A contribution of 0 says that the circuit does as well without the part. Two parts that stand in for each other
     contribute 0 each. One masked forward a part and batch.
 
     Args:
-        model, circuit, batches, ablation: as for `completeness`.
+        model, batches, circuit, ablation: as for `measure_knockouts`.
         of: whether parts are ``edges`` or ``nodes``.
     """
-    names = parts(circuit, of)
+    names = circuit_parts(circuit, of)
     full, empty = Circuit.full(circuit.layout), Circuit.empty(circuit.layout)
     runs: list[Circuit | Tensor] = [
         full,
         empty,
         circuit,
-        *(circuit.members & ~cut(circuit.layout, [name]) for name in names),
+        *(circuit.members & ~cut_edges(circuit.layout, [name]) for name in names),
     ]
-    scores = logit_differences(model, runs, batches, ablation)
+    scores = logit_differences(model, batches, runs, ablation)
     return _contributions(names, scores)
 
 
-def _contributions(names: list[str], scores: Tensor) -> Contributions:
+def _contributions(names: list[str], scores: Tensor) -> PartContributions:
     """From logit differences ``[3 + n_parts, n_prompts]``: of full, empty, circuit, and circuit without each part."""
     full, empty, circuit, without = scores[0], scores[1], scores[2], scores[3:]
     behaviour = full.mean() - empty.mean()
@@ -258,4 +257,4 @@ def _contributions(names: list[str], scores: Tensor) -> Contributions:
     changes = (circuit - without) / behaviour
     n = changes.shape[1]
     errors = changes.std(1) / n**0.5 if n > 1 else torch.full((len(names),), torch.nan, dtype=changes.dtype)
-    return Contributions(names, changes.mean(1), errors, float((circuit.mean() - empty.mean()) / behaviour))
+    return PartContributions(names, changes.mean(1), errors, float((circuit.mean() - empty.mean()) / behaviour))

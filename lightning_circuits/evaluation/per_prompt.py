@@ -4,7 +4,7 @@ A statistical test needs the prompts apart, and so does a knock-out that is comp
 runs any number of circuits over a loader by exact ablation and gives one matrix, circuits by prompts; what is done with
 it (`completeness`, `hypotheses`) are plain functions of that matrix.
 
-    >>> scores = logit_differences(model, [full, circuit, empty], loader, ablation)                    # doctest: +SKIP
+    >>> scores = logit_differences(model, loader, [full, circuit, empty], ablation)                    # doctest: +SKIP
     >>> scores.shape, scores.mean(1)                                                                   # doctest: +SKIP
     (torch.Size([3, 200]), tensor([7.31, 7.02, 0.04], dtype=torch.float64))
 """
@@ -26,7 +26,7 @@ from lightning_circuits.objectives import logit_difference
 
 @torch.no_grad()
 def logit_differences(
-    model: CircuitModel, circuits: Sequence[Circuit | Tensor], batches: Iterable[Batch], ablation: Ablation
+    model: CircuitModel, batches: Iterable[Batch], circuits: Sequence[Circuit | Tensor], ablation: Ablation
 ) -> Tensor:
     """The logit difference of every circuit on every prompt.
 
@@ -35,8 +35,8 @@ def logit_differences(
 
     Args:
         model: the frozen model; batches are moved to its device.
-        circuits: circuits, or their members, bool ``[n_edges]``; ``[n_circuits, n_edges]`` will do.
         batches: the whole data set, on this process (see `batch.Batch`).
+        circuits: circuits, or their members, bool ``[n_edges]``; ``[n_circuits, n_edges]`` will do.
         ablation: a mean ablation already fitted.
 
     Returns:

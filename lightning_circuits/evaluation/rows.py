@@ -1,7 +1,7 @@
 """What a circuit is worth: exact ablation over a data set, with everything that the number has to be compared with.
 
 A circuit is judged by running the model with all other edges cut (`masked.masked_stream` with binary gates): no
-approximation, no gradient, no soft gates. A figure by itself says little, so every circuit comes in company:
+approximation, no gradient, no soft gates. A figure by itself says little, so every circuit comes with its controls:
 
 | row                 | what it is                                                                                    |
 |---------------------|-----------------------------------------------------------------------------------------------|
@@ -15,7 +15,7 @@ approximation, no gradient, no soft gates. A figure by itself says little, so ev
 Pruning never changes what a circuit puts out under interchange ablation. Under zero and mean ablation it does, a pruned
 circuit is a different circuit there, and gets a row of its own.
 
-    >>> rows = evaluate(model, {"1%": circuit}, loader, [ABLATIONS.make("interchange")])          # doctest: +SKIP
+    >>> rows = evaluate(model, loader, {"1%": circuit}, [ABLATIONS.make("interchange")])          # doctest: +SKIP
     >>> rows[2].circuit, rows[2].faithfulness, rows[2].edges, rows[2].edges_pruned               # doctest: +SKIP
     ('1%', 0.97, 325, 301)
     >>> rich.print(rows_table(rows))                                        # drawing.tables       # doctest: +SKIP
@@ -92,12 +92,12 @@ class Row:
 @torch.no_grad()
 def evaluate(
     model: CircuitModel,
-    circuits: Mapping[str, Circuit | Tensor],
     batches: Iterable[Batch],
+    circuits: Mapping[str, Circuit | Tensor],
     ablations: Sequence[Ablation],
     split: str = "val",
     seed: int = 0,
-    company: bool = True,
+    controls: bool = True,
     rank: int = 0,
     world_size: int = 1,
 ) -> list[Row]:
@@ -105,23 +105,23 @@ def evaluate(
 
     Args:
         model: the frozen model; batches are moved to its device.
-        circuits: by name; a bool tensor ``[n_edges]`` will do for a circuit.
         batches: the whole data set, on every process (see `batch.Batch`).
+        circuits: by name; a bool tensor ``[n_edges]`` will do for a circuit.
         ablations: mean ablations already fitted.
         split: what the batches are called in the rows.
         seed: of the random circuits. They are nested: a smaller one is part of a larger one.
-        company: whether each circuit comes with a random one and its complement, which take most of the time.
+        controls: whether each circuit comes with a random one and its complement, which take most of the time.
         rank, world_size: with several processes of one `torch.distributed` group, each takes every ``world_size``-th
             batch, none is repeated, and all get the same result.
 
     Returns:
-        For each ablation: full, empty, and each circuit with its company (see the module).
+        For each ablation: full, empty, and each circuit with its controls (see the module).
 
     Raises:
         ValueError: no batches; circuits of another layout; a circuit called like one of the rows above.
         TypeError: gates that are not binary.
     """
-    lineups = {ablation.name: _lineup(model, circuits, ablation, seed, company) for ablation in ablations}
+    lineups = {ablation.name: _lineup(model, circuits, ablation, seed, controls) for ablation in ablations}
     metrics = {
         # Alone, it must not wait for the other processes, which may be elsewhere.
         (ablation, name): CircuitFaithfulness(sync_on_compute=world_size > 1).to(model.device)
@@ -153,7 +153,7 @@ def evaluate(
 
 
 def _lineup(
-    model: CircuitModel, circuits: Mapping[str, Circuit | Tensor], ablation: Ablation, seed: int, company: bool
+    model: CircuitModel, circuits: Mapping[str, Circuit | Tensor], ablation: Ablation, seed: int, controls: bool
 ) -> dict[str, Circuit]:
     """The circuits to run under an ablation, by the name of their row."""
     layout = model.layout
@@ -165,7 +165,7 @@ def _lineup(
         pruned = circuit.prune()
         if not ablation.pruning_keeps_output and pruned != circuit:
             rows[f"{name} pruned"] = pruned
-        if company:
+        if controls:
             rows[f"{name} random"] = Circuit.random(layout, circuit.n_edges, seed)
             rows[f"{name} complement"] = circuit.complement()
         if taken := [row for row in rows if row in lineup]:

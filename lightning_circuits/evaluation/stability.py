@@ -6,7 +6,7 @@ mean over all pairs of circuits that it might as well have given, with its sprea
     >>> from lightning_circuits.layout import Layout
     >>> layout = Layout(n_layers=2, n_heads=2, d_model=8)
     >>> seeds = [Circuit.random(layout, 23, seed) for seed in range(5)]
-    >>> found = stability(seeds)
+    >>> found = pairwise_stability(seeds)
     >>> round(found.mean, 2), round(found.chance, 2), found.pairs
     (0.33, 0.33, 10)
 
@@ -14,8 +14,8 @@ or, without another run, from other prompts: the bootstrap. An attribution is a 
 each batch kept apart, the batches are drawn again with replacement, and every draw gives scores and a circuit. Batches
 of one example make it the bootstrap over examples; larger ones are cheaper, and coarser.
 
-    >>> kept = per_batch(search.attribute, loader)                                                 # doctest: +SKIP
-    >>> rich.print(stability_table(bootstrap(kept, sizes=[325, 1625], draws=100, absolute=True)))   # doctest: +SKIP
+    >>> kept = scores_per_batch(search.attribute, loader)                                          # doctest: +SKIP
+    >>> rich.print(stability_table(bootstrap_stability(kept, [325, 1625], draws=100)))             # doctest: +SKIP
 
 A Jaccard index means little without its level by chance: two random circuits with half of all edges share a third.
 """
@@ -66,7 +66,7 @@ def jaccard(members: Tensor) -> Tensor:
     return torch.where(either == 0, 1.0, both / either)
 
 
-def stability(circuits: Sequence[Circuit | Tensor]) -> Stability:
+def pairwise_stability(circuits: Sequence[Circuit | Tensor]) -> Stability:
     """How alike circuits are, pair by pair: of several seeds, say, at one size.
 
     Args:
@@ -89,7 +89,7 @@ def stability(circuits: Sequence[Circuit | Tensor]) -> Stability:
     return _summary(torch.stack([row.cpu() for row in members]))
 
 
-def of_scores(scores: Tensor, sizes: Sequence[int], absolute: bool = False) -> list[Stability]:
+def stability_of_scores(scores: Tensor, sizes: Sequence[int], *, absolute: bool = False) -> list[Stability]:
     """How alike the top-n circuits of several score vectors are, for each size n.
 
     Args:
@@ -122,7 +122,7 @@ def _summary(members: Tensor) -> Stability:
 # ---- the bootstrap ---------------------------------------------------------------------------------------------------
 
 
-class PerBatch(NamedTuple):
+class BatchScores(NamedTuple):
     """What each batch adds to the scores: ``sums`` float32 ``[n_batches, n_edges]``, sums over the batch's examples,
     and ``examples`` int64 ``[n_batches]``, how many those were."""
 
@@ -130,7 +130,7 @@ class PerBatch(NamedTuple):
     examples: Tensor
 
 
-def per_batch(attribute: Callable[[Batch], tuple[Tensor, Tensor]], batches: Iterable[Batch]) -> PerBatch:
+def scores_per_batch(attribute: Callable[[Batch], tuple[Tensor, Tensor]], batches: Iterable[Batch]) -> BatchScores:
     """Attribute batch by batch, and keep the batches apart.
 
     Args:
@@ -151,10 +151,10 @@ def per_batch(attribute: Callable[[Batch], tuple[Tensor, Tensor]], batches: Iter
         examples.append(len(batch["clean_ids"]))
     if not sums:
         raise ValueError("no batches to attribute; a loader can be gone through again, an iterator cannot")
-    return PerBatch(torch.stack(sums), torch.tensor(examples))
+    return BatchScores(torch.stack(sums), torch.tensor(examples))
 
 
-def resampled_scores(kept: PerBatch, draws: int = 100, seed: int = 0) -> Iterable[Tensor]:
+def resampled_scores(kept: BatchScores, draws: int = 100, seed: int = 0) -> Iterable[Tensor]:
     """Mean scores over batches drawn with replacement, as many as there are: ``draws`` float32 vectors ``[n_edges]``.
 
     A draw's scores are the sums of its batches over the examples of its batches.
@@ -173,17 +173,17 @@ def resampled_scores(kept: PerBatch, draws: int = 100, seed: int = 0) -> Iterabl
         yield times.to(kept.sums.dtype) @ kept.sums / int(times @ kept.examples)
 
 
-def bootstrap(
-    kept: PerBatch, sizes: Sequence[int], draws: int = 100, absolute: bool = False, seed: int = 0
+def bootstrap_stability(
+    kept: BatchScores, sizes: Sequence[int], draws: int = 100, seed: int = 0, *, absolute: bool = False
 ) -> list[Stability]:
     """How alike the circuits are that other prompts would have given, for each size.
 
     Args:
-        kept: from `per_batch`.
+        kept: from `scores_per_batch`.
         sizes: numbers of edges; see `selection.size_to_count`.
         draws: how many times the batches are drawn again.
-        absolute: rank by |score|.
         seed: of the draws.
+        absolute: rank by |score|.
 
     Raises:
         ValueError: fewer than two batches or draws; a score that is NaN; a size that no circuit can have.

@@ -97,7 +97,7 @@ def test_the_curve_is_exact_ablation_of_the_best_edges(data: IOIDataModule, tmp_
             members = torch.zeros(total, dtype=torch.bool)
             members[order[:n]] = True
             circuits = {"it": members, "chance": Circuit.random(search.layout, n, seed=3)}
-            rows = evaluate(search.circuit_model, circuits, data.val_dataloader(), [ablation], company=False)
+            rows = evaluate(search.circuit_model, data.val_dataloader(), circuits, [ablation], controls=False)
             expected = {row.circuit: row for row in rows}
             for found, name in ((point, "it"), (random, "chance")):
                 for key, value in expected[name].to_dict().items():

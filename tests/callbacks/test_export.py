@@ -32,9 +32,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The names of the circuits of each evaluation."""
     calls: list[list[str]] = []
 
-    def spy(model: Any, circuits: dict[str, Circuit], *args: Any, **options: Any) -> list[Row]:
+    def spy(model: Any, batches: Any, circuits: dict[str, Circuit], *args: Any, **options: Any) -> list[Row]:
         calls.append(list(circuits))
-        return evaluate(model, circuits, *args, **options)
+        return evaluate(model, batches, circuits, *args, **options)
 
     monkeypatch.setattr(exact_ablation, "evaluate", spy)
     return calls

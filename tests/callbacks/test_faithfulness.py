@@ -33,9 +33,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The names of the circuits of each evaluation."""
     calls: list[list[str]] = []
 
-    def spy(model: Any, circuits: dict[str, Circuit], *args: Any, **options: Any) -> list[Row]:
+    def spy(model: Any, batches: Any, circuits: dict[str, Circuit], *args: Any, **options: Any) -> list[Row]:
         calls.append(list(circuits))
-        return evaluate(model, circuits, *args, **options)
+        return evaluate(model, batches, circuits, *args, **options)
 
     monkeypatch.setattr(exact_ablation, "evaluate", spy)
     return calls
@@ -86,7 +86,7 @@ def test_rows_are_exact_ablation_on_the_validation_split_and_then_on_the_test_sp
 
     def expected(loader: Any, split: str) -> list[dict[str, Any]]:
         circuits = {"20%": search.circuit(0.2), "30 edges": search.circuit(30)}
-        return plain(evaluate(search.circuit_model, circuits, loader, ablations, split=split, seed=4))
+        return plain(evaluate(search.circuit_model, loader, circuits, ablations, split=split, seed=4))
 
     trainer.fit(search, data)
     assert plain(validation.rows) == expected(data.val_dataloader(), "val")

@@ -42,7 +42,7 @@ def test_a_probe_finds_what_a_search_finds(method: Any, search: Attribution, abs
     scores = search.edge_scores().abs() if absolute else search.edge_scores()
     members = {"40 edges": top_n(scores, 40), "10%": top_n(scores, round(0.1 * search.layout.n_edges))}
     val = small(batch_size=1).val_dataloader()
-    rows = evaluate(search.circuit_model, members, val, [ABLATIONS.make("interchange")], company=False)
+    rows = evaluate(search.circuit_model, val, members, [ABLATIONS.make("interchange")], controls=False)
     [found] = probe.history
     assert found.step == 1
     for name, chosen in members.items():

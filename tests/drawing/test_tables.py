@@ -21,8 +21,8 @@ from lightning_circuits.drawing.tables import (
     stability_table,
 )
 from lightning_circuits.evaluation.comparison import pareto_points
-from lightning_circuits.evaluation.completeness import Contributions, Knockout
-from lightning_circuits.evaluation.hypotheses import CLAIMS, Report, Verdict
+from lightning_circuits.evaluation.completeness import Knockout, PartContributions
+from lightning_circuits.evaluation.hypotheses import CLAIMS, HypothesisReport, HypothesisVerdict
 from lightning_circuits.evaluation.stability import Stability
 from tests.support.made_curves import make_curve, make_row
 
@@ -58,15 +58,17 @@ def knockouts() -> RenderableType:
 
 def contributions() -> RenderableType:
     names = [f"input->a{i}.h0<v>" for i in range(30)]
-    return contributions_table(Contributions(names, torch.linspace(1, -1, 30), torch.full((30,), 0.01), 0.97), n=3)
+    return contributions_table(PartContributions(names, torch.linspace(1, -1, 30), torch.full((30,), 0.01), 0.97), n=3)
 
 
 def hypotheses() -> RenderableType:
     verdicts = [
-        Verdict(test, claim, 0.51234, 1200, 0.0123, 0.0456, holds=test != "minimality")
+        HypothesisVerdict(test, claim, 0.51234, 1200, 0.0123, 0.0456, holds=test != "minimality")
         for test, claim in CLAIMS.items()
     ]
-    return hypotheses_table(Report(verdicts, 0.05, "zero", torch.arange(1325), torch.ones(1325), torch.ones(1325)))
+    return hypotheses_table(
+        HypothesisReport(verdicts, 0.05, "zero", torch.arange(1325), torch.ones(1325), torch.ones(1325))
+    )
 
 
 def stability() -> RenderableType:

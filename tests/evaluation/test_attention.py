@@ -44,7 +44,7 @@ def test_in_the_full_model_they_are_those_of_hugging_face(family: str, padding: 
     expected = torch.cat([layer.transpose(0, 1) for layer in layers])
 
     model = wrap(deepcopy(tiny_model(family)))
-    found = attention_patterns(model, Circuit.empty(model.layout), as_batch(prompts), heads=all_heads(model))
+    found = attention_patterns(model, as_batch(prompts), Circuit.empty(model.layout), heads=all_heads(model))
     assert found.full.shape == expected.shape and found.full.dtype == torch.float32
     for here, there in zip(real_parts(found.full, mask), real_parts(expected, mask), strict=True):
         torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-4)
@@ -60,7 +60,7 @@ def test_in_a_circuit_they_are_those_of_the_oracle(family: str, ablation: str) -
     gates = dict(zip(names, circuit.members.double().tolist(), strict=True))
     corrupt = oracle(stock, ALL_OPEN, prompts.corrupt_ids, prompts).writers
     run = oracle(stock, gates, prompts.clean_ids, prompts, corrupt if ablation == "interchange" else None)
-    found = attention_patterns(model, circuit, as_batch(prompts), ABLATIONS.make(ablation), all_heads(model))
+    found = attention_patterns(model, as_batch(prompts), circuit, ABLATIONS.make(ablation), all_heads(model))
 
     rows = iter(run.attention)  # by prompt, head, query; the keys within reach of each
     for weights in real_parts(found.circuit, prompts.attention_mask):
@@ -77,11 +77,11 @@ def test_in_a_circuit_they_are_those_of_the_oracle(family: str, ablation: str) -
 def test_the_whole_model_looks_as_the_full_model_and_the_empty_circuit_as_the_corrupt_run(kv: str) -> None:
     model, prompts = wrap(deepcopy(tiny_model("llama-gqa")), kv), pairs("left", seed=3)
     batch, heads = as_batch(prompts), all_heads(model)
-    whole = attention_patterns(model, Circuit.full(model.layout), batch, heads=heads)
+    whole = attention_patterns(model, batch, Circuit.full(model.layout), heads=heads)
     torch.testing.assert_close(whole.circuit, whole.full, atol=1e-5, rtol=1e-4)
-    empty = attention_patterns(model, Circuit.empty(model.layout), batch, heads=heads)
+    empty = attention_patterns(model, batch, Circuit.empty(model.layout), heads=heads)
     swapped = {**batch, "clean_ids": prompts.corrupt_ids, "corrupt_ids": prompts.clean_ids}
-    corrupt = attention_patterns(model, Circuit.empty(model.layout), swapped, heads=heads)
+    corrupt = attention_patterns(model, swapped, Circuit.empty(model.layout), heads=heads)
     torch.testing.assert_close(empty.circuit, corrupt.full, atol=1e-5, rtol=1e-4)
 
 
@@ -91,8 +91,8 @@ def test_heads_are_those_of_the_circuit_or_those_named_in_that_order() -> None:
     for name in ("input->a0.h2<q>", "a0.h2->a1.h1<v>", "a1.h1->logits"):
         members[model.layout.edge_index(name)] = True
     circuit, batch = Circuit(model.layout, members), as_batch(pairs("none"))
-    assert attention_patterns(model, circuit, batch).heads == ["a0.h2", "a1.h1"]
-    every, named = (attention_patterns(model, circuit, batch, heads=h) for h in (all_heads(model), ["a2.h0", "a0.h1"]))
+    assert attention_patterns(model, batch, circuit).heads == ["a0.h2", "a1.h1"]
+    every, named = (attention_patterns(model, batch, circuit, heads=h) for h in (all_heads(model), ["a2.h0", "a0.h1"]))
     for i, name in enumerate(named.heads):
         assert torch.equal(named.circuit[i], every.circuit[every.heads.index(name)])
         assert torch.equal(named.full[i], every.full[every.heads.index(name)])
@@ -103,9 +103,9 @@ def test_bad_input_is_said() -> None:
     full = Circuit.full(model.layout)
     for name in ("m0", "a9.h0", "a0.h0<q>", "a"):
         with pytest.raises(ValueError, match=f"no head '{name}' in .*named like 'a0.h1'"):
-            attention_patterns(model, full, batch, heads=[name])
+            attention_patterns(model, batch, full, heads=[name])
     with pytest.raises(ValueError, match="no head is in the circuit"):
-        attention_patterns(model, Circuit.empty(model.layout), batch)
+        attention_patterns(model, batch, Circuit.empty(model.layout))
     other = wrap(deepcopy(tiny_model("llama"))).layout
     with pytest.raises(ValueError, match="of another layout: n_layers"):
-        attention_patterns(model, Circuit.full(other), batch)
+        attention_patterns(model, batch, Circuit.full(other))

@@ -14,11 +14,11 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation import completeness as module
 from lightning_circuits.evaluation.completeness import (
-    completeness,
-    contributions,
-    cut,
+    circuit_parts,
+    cut_edges,
     greedy_knockout,
-    parts,
+    measure_contributions,
+    measure_knockouts,
     random_knockouts,
 )
 from lightning_circuits.evaluation.per_prompt import logit_differences
@@ -50,7 +50,7 @@ def circuit(model: CircuitModel, data: IOIDataModule) -> Circuit:
 
 
 def of_names(layout: Layout, *names: str) -> Circuit:
-    return Circuit(layout, cut(layout, names))
+    return Circuit(layout, cut_edges(layout, names))
 
 
 def by_oracle(model: CircuitModel, gates: Mapping[str, float], batch: dict[str, Tensor], n: int) -> Tensor:
@@ -66,7 +66,7 @@ def by_oracle(model: CircuitModel, gates: Mapping[str, float], batch: dict[str, 
 
 def test_scores_are_those_of_the_oracle(model: CircuitModel, data: IOIDataModule, circuit: Circuit) -> None:
     batch = next(iter(data.val_dataloader()))
-    scores = logit_differences(model, [Circuit.full(model.layout), circuit.members], [batch], INTERCHANGE)
+    scores = logit_differences(model, [batch], [Circuit.full(model.layout), circuit.members], INTERCHANGE)
     gates = {name: 0.0 for name in model.layout.edge_names(range(model.layout.n_edges))}
     kept = gates | dict.fromkeys(circuit.edge_names(), 1.0)
     expected = torch.stack([by_oracle(model, defaultdict(lambda: 1.0), batch, 2), by_oracle(model, kept, batch, 2)])
@@ -77,9 +77,9 @@ def test_means_of_scores_are_what_evaluate_says(model: CircuitModel, data: IOIDa
     loader = data.val_dataloader()
     runs = [Circuit.full(model.layout), Circuit.empty(model.layout), circuit, circuit.complement()]
     for name in ("interchange", "zero"):
-        scores = logit_differences(model, runs, loader, ABLATIONS.make(name))
+        scores = logit_differences(model, loader, runs, ABLATIONS.make(name))
         assert scores.shape == (4, 12) and scores.dtype == torch.float64
-        rows = {row.circuit: row for row in evaluate(model, {"c": circuit}, loader, [ABLATIONS.make(name)])}
+        rows = {row.circuit: row for row in evaluate(model, loader, {"c": circuit}, [ABLATIONS.make(name)])}
         expected = [rows[key].logit_difference for key in ("full", "empty", "c", "c complement")]
         assert scores.mean(1).tolist() == pytest.approx(expected, abs=1e-4)
 
@@ -89,8 +89,8 @@ def test_batches_do_not_change_the_scores(model: CircuitModel, data: IOIDataModu
     whole.setup()
     assert len(data.val_dataloader()) == 2 and len(whole.val_dataloader()) == 1
     torch.testing.assert_close(
-        logit_differences(model, [circuit], data.val_dataloader(), INTERCHANGE),
-        logit_differences(model, [circuit], whole.val_dataloader(), INTERCHANGE),
+        logit_differences(model, data.val_dataloader(), [circuit], INTERCHANGE),
+        logit_differences(model, whole.val_dataloader(), [circuit], INTERCHANGE),
         rtol=0,
         atol=1e-4,
     )
@@ -99,15 +99,15 @@ def test_batches_do_not_change_the_scores(model: CircuitModel, data: IOIDataModu
 def test_what_cannot_be_run_is_refused(model: CircuitModel, data: IOIDataModule) -> None:
     loader = data.val_dataloader()
     with pytest.raises(ValueError, match="no circuits to run"):
-        logit_differences(model, [], loader, INTERCHANGE)
+        logit_differences(model, loader, [], INTERCHANGE)
     with pytest.raises(ValueError, match="no batches to run"):
-        logit_differences(model, [Circuit.empty(model.layout)], iter([]), INTERCHANGE)
+        logit_differences(model, iter([]), [Circuit.empty(model.layout)], INTERCHANGE)
     with pytest.raises(TypeError, match=r"bool tensor, got torch\.float32"):
-        logit_differences(model, [torch.rand(model.layout.n_edges)], loader, INTERCHANGE)
+        logit_differences(model, loader, [torch.rand(model.layout.n_edges)], INTERCHANGE)
     with pytest.raises(ValueError, match="n_layers 1 against 4"):
-        logit_differences(model, [Circuit.empty(Layout(1, 4, 64))], loader, INTERCHANGE)
+        logit_differences(model, loader, [Circuit.empty(Layout(1, 4, 64))], INTERCHANGE)
     with pytest.raises(ValueError, match="479 edges"):
-        logit_differences(model, [torch.zeros(5, dtype=torch.bool)], loader, INTERCHANGE)
+        logit_differences(model, loader, [torch.zeros(5, dtype=torch.bool)], INTERCHANGE)
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
@@ -116,21 +116,21 @@ def test_what_cannot_be_run_is_refused(model: CircuitModel, data: IOIDataModule)
 def test_parts_are_the_circuits_heads_mlps_and_edges() -> None:
     layout = Layout(2, 2, 4)
     circuit = of_names(layout, "input->a0.h1<v>", "a0.h1->m1", "m1->logits")
-    assert parts(circuit, "edges") == ["input->a0.h1<v>", "a0.h1->m1", "m1->logits"]
-    assert parts(circuit, "nodes") == ["a0.h1", "m1"]
+    assert circuit_parts(circuit, "edges") == ["input->a0.h1<v>", "a0.h1->m1", "m1->logits"]
+    assert circuit_parts(circuit, "nodes") == ["a0.h1", "m1"]
     with pytest.raises(ValueError, match="its 'nodes' or its 'edges', not 'heads'"):
-        parts(circuit, "heads")
+        circuit_parts(circuit, "heads")
 
 
 def test_to_cut_a_node_is_to_cut_all_that_leaves_it() -> None:
     layout = Layout(2, 2, 4)
-    found = layout.edge_names(cut(layout, ["a0.h1", "input->m0"]).nonzero()[:, 0])
+    found = layout.edge_names(cut_edges(layout, ["a0.h1", "input->m0"]).nonzero()[:, 0])
     expected = [name for name in layout.edge_names(range(layout.n_edges)) if name.startswith("a0.h1->")]
-    assert set(found) == {*expected, "input->m0"} and not cut(layout, []).any()
+    assert set(found) == {*expected, "input->m0"} and not cut_edges(layout, []).any()
     with pytest.raises(ValueError, match=r"cannot knock out 'a0\.h7'"):
-        cut(layout, ["a0.h7"])
+        cut_edges(layout, ["a0.h7"])
     with pytest.raises(ValueError, match="m1 does not come before m0"):
-        cut(layout, ["m1->m0"])
+        cut_edges(layout, ["m1->m0"])
 
 
 def test_random_sets_are_even_over_all_subsets() -> None:
@@ -139,11 +139,11 @@ def test_random_sets_are_even_over_all_subsets() -> None:
     counts = torch.tensor([sum(tuple(k) == subset for k in drawn) for subset in {tuple(k) for k in drawn}])
     assert len(counts) == 8 and (counts - 500).abs().max() < 5 * 500**0.5
     assert random_knockouts(circuit, 3, seed=2) == random_knockouts(circuit, 3, seed=2)
-    share = sum(map(len, random_knockouts(circuit, 1000, of="edges", share=0.1))) / 3000
-    assert share == pytest.approx(0.1, abs=0.03)
+    found = sum(map(len, random_knockouts(circuit, 1000, of="edges", probability=0.1))) / 3000
+    assert found == pytest.approx(0.1, abs=0.03)
     for wrong in (0.0, 1.1):
-        with pytest.raises(ValueError, match="share of parts"):
-            random_knockouts(circuit, 3, share=wrong)
+        with pytest.raises(ValueError, match="probability that a part"):
+            random_knockouts(circuit, 3, probability=wrong)
 
 
 # ---- completeness ----------------------------------------------------------------------------------------------------
@@ -151,9 +151,9 @@ def test_random_sets_are_even_over_all_subsets() -> None:
 
 def test_knockouts_are_those_of_the_oracle(model: CircuitModel, data: IOIDataModule, circuit: Circuit) -> None:
     """One head out of the circuit and out of the model: its output is the corrupt prompt's, everywhere."""
-    node = parts(circuit, "nodes")[1]
+    node = circuit_parts(circuit, "nodes")[1]
     batch = {key: value[:2] for key, value in next(iter(data.val_dataloader())).items()}
-    [found] = completeness(model, circuit, [[node]], [batch], INTERCHANGE)
+    [found] = measure_knockouts(model, [batch], circuit, [[node]], INTERCHANGE)
     names = model.layout.edge_names(range(model.layout.n_edges))
     of_model = {name: float(not name.startswith(f"{node}->")) for name in names}
     of_circuit = {name: of_model[name] * (name in set(circuit.edge_names())) for name in names}
@@ -166,44 +166,44 @@ def test_the_full_model_is_complete_and_the_empty_set_asks_for_faithfulness(
 ) -> None:
     loader = data.val_dataloader()
     everything = Circuit.full(model.layout)
-    for knockout in completeness(model, everything, random_knockouts(everything, 4), loader, INTERCHANGE):
+    for knockout in measure_knockouts(model, loader, everything, random_knockouts(everything, 4), INTERCHANGE):
         assert knockout.incompleteness == 0
-    [nothing] = completeness(model, circuit, [[]], loader, INTERCHANGE)
+    [nothing] = measure_knockouts(model, loader, circuit, [[]], INTERCHANGE)
     full, empty, own = logit_differences(
-        model, [everything, Circuit.empty(model.layout), circuit], loader, INTERCHANGE
+        model, loader, [everything, Circuit.empty(model.layout), circuit], INTERCHANGE
     ).mean(1)
     assert nothing.incompleteness == pytest.approx(abs(float(own - full)), abs=1e-9)
-    assert nothing.share == pytest.approx(abs(float((own - full) / (full - empty))), abs=1e-9)
-    [gone] = completeness(model, circuit, [circuit.edge_names()], loader, INTERCHANGE)
+    assert nothing.relative_incompleteness == pytest.approx(abs(float((own - full) / (full - empty))), abs=1e-9)
+    [gone] = measure_knockouts(model, loader, circuit, [circuit.edge_names()], INTERCHANGE)
     assert gone.circuit == pytest.approx(float(empty), abs=1e-4)
 
 
 def test_greedy_takes_the_worst_of_all_each_time(model: CircuitModel, data: IOIDataModule, circuit: Circuit) -> None:
-    loader, names = data.val_dataloader(), parts(circuit, "nodes")
-    path = greedy_knockout(model, circuit, loader, INTERCHANGE, steps=2)
-    singles = completeness(model, circuit, [[name] for name in names], loader, INTERCHANGE)
+    loader, names = data.val_dataloader(), circuit_parts(circuit, "nodes")
+    path = greedy_knockout(model, loader, circuit, INTERCHANGE, steps=2)
+    singles = measure_knockouts(model, loader, circuit, [[name] for name in names], INTERCHANGE)
     assert path[0].incompleteness == max(k.incompleteness for k in singles)
     pairs = [(path[0].parts[0], name) for name in names if name != path[0].parts[0]]
-    seconds = completeness(model, circuit, pairs, loader, INTERCHANGE)
+    seconds = measure_knockouts(model, loader, circuit, pairs, INTERCHANGE)
     assert path[1] == max(seconds, key=lambda k: k.incompleteness) and path[1].parts[0] == path[0].parts[0]
 
 
 def test_greedy_with_few_candidates_ends_when_nothing_is_left(model: CircuitModel, data: IOIDataModule) -> None:
     small = of_names(model.layout, "m0->logits", "a3.h1->logits")
     options = dict(steps=9, of="edges", candidates=1, seed=3)
-    path = greedy_knockout(model, small, data.val_dataloader(), INTERCHANGE, **options)
+    path = greedy_knockout(model, data.val_dataloader(), small, INTERCHANGE, **options)
     assert [len(k.parts) for k in path] == [1, 2] and set(path[1].parts) == set(small.edge_names())
-    assert greedy_knockout(model, small, data.val_dataloader(), INTERCHANGE, **options) == path
+    assert greedy_knockout(model, data.val_dataloader(), small, INTERCHANGE, **options) == path
     for wrong in ({"steps": 0}, {"candidates": 0}):
         with pytest.raises(ValueError, match="at least 1 step and 1 candidate"):
-            greedy_knockout(model, small, data.val_dataloader(), INTERCHANGE, **wrong)
+            greedy_knockout(model, data.val_dataloader(), small, INTERCHANGE, **wrong)
 
 
 def test_parts_that_the_circuit_does_not_have(model: CircuitModel, data: IOIDataModule) -> None:
     small = of_names(model.layout, "m0->logits")
     for name in ("a3.h1->logits", "a1.h0", "input", "nonsense"):
         with pytest.raises(ValueError, match=f"cannot knock out '{name}': the circuit has no such"):
-            completeness(model, small, [["m0"], [name]], data.val_dataloader(), INTERCHANGE)
+            measure_knockouts(model, data.val_dataloader(), small, [["m0"], [name]], INTERCHANGE)
 
 
 # ---- minimality ------------------------------------------------------------------------------------------------------
@@ -215,13 +215,13 @@ def test_contributions_are_differences_of_faithfulness(
     idle = "a0.h0->a3.h0<q>"  # a3.h0 does not reach the logits in this circuit
     padded = circuit | of_names(model.layout, idle)
     assert padded.n_edges == circuit.n_edges + 1 and padded.prune() == circuit
-    found = contributions(model, padded, data.val_dataloader(), INTERCHANGE)
+    found = measure_contributions(model, data.val_dataloader(), padded, INTERCHANGE)
     assert found.parts == padded.edge_names() and found.values.shape == found.errors.shape == (padded.n_edges,)
     values = dict(zip(found.parts, found.values.tolist(), strict=True))
     assert values[idle] == pytest.approx(0, abs=1e-5)
     best = max(values, key=lambda name: values[name])
-    without = Circuit(model.layout, padded.members & ~cut(model.layout, [best]))
-    rows = evaluate(model, {"c": padded, "w": without}, data.val_dataloader(), [INTERCHANGE], company=False)
+    without = Circuit(model.layout, padded.members & ~cut_edges(model.layout, [best]))
+    rows = evaluate(model, data.val_dataloader(), {"c": padded, "w": without}, [INTERCHANGE], controls=False)
     f = {row.circuit: row.faithfulness for row in rows}
     assert found.faithfulness == pytest.approx(f["c"], abs=1e-4)
     assert values[best] == pytest.approx(f["c"] - f["w"], abs=1e-4) and values[best] > 0.5
@@ -239,5 +239,5 @@ def test_contributions_by_hand() -> None:
 
 
 def test_nodes_contribute_too(model: CircuitModel, data: IOIDataModule, circuit: Circuit) -> None:
-    found = contributions(model, circuit, data.val_dataloader(), INTERCHANGE, of="nodes")
-    assert found.parts == parts(circuit, "nodes") and float(found.values.max()) > 0.5
+    found = measure_contributions(model, data.val_dataloader(), circuit, INTERCHANGE, of="nodes")
+    assert found.parts == circuit_parts(circuit, "nodes") and float(found.values.max()) > 0.5

@@ -61,20 +61,20 @@ def difference(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return logits[rows, batch["answers"][:, 0]] - logits[rows, batch["distractors"][:, 0]]
 
 
-def test_each_circuit_comes_with_its_company(model: CircuitModel, data: IOIDataModule) -> None:
+def test_each_circuit_comes_with_its_controls(model: CircuitModel, data: IOIDataModule) -> None:
     circuit = circuit_of(model)
     rows = evaluate(
-        model, {"half": circuit}, data.val_dataloader(), [ABLATIONS.make("interchange"), ABLATIONS.make("zero")]
+        model, data.val_dataloader(), {"half": circuit}, [ABLATIONS.make("interchange"), ABLATIONS.make("zero")]
     )
-    company = ["full", "empty", "half", "half random", "half complement"]
+    names = ["full", "empty", "half", "half random", "half complement"]
     assert [(row.ablation, row.circuit) for row in rows] == [
-        *[("interchange", name) for name in company],
-        *[("zero", name) for name in [*company[:3], "half pruned", *company[3:]]],
+        *[("interchange", name) for name in names],
+        *[("zero", name) for name in [*names[:3], "half pruned", *names[3:]]],
     ]
     found, total = keyed(rows), model.layout.n_edges
     assert {row.prompts for row in rows} == {20} and {row.split for row in rows} == {"val"}
     for ablation in ("interchange", "zero"):
-        edges = {name: found[ablation, name].edges for name in company}
+        edges = {name: found[ablation, name].edges for name in names}
         assert edges == {
             "full": total,
             "empty": 0,
@@ -91,7 +91,7 @@ def test_each_circuit_comes_with_its_company(model: CircuitModel, data: IOIDataM
 def test_full_and_empty_are_the_stock_model_on_clean_and_corrupt_prompts(
     model: CircuitModel, data: IOIDataModule
 ) -> None:
-    found = keyed(evaluate(model, {}, data.val_dataloader(), [ABLATIONS.make("interchange")]))
+    found = keyed(evaluate(model, data.val_dataloader(), {}, [ABLATIONS.make("interchange")]))
     full, empty, kl = [], [], []
     for batch in data.val_dataloader():
         clean, corrupt = (hugging_face(model, batch, which) for which in ("clean_ids", "corrupt_ids"))
@@ -116,7 +116,7 @@ def test_a_circuit_of_all_edges_or_none_is_full_or_empty(model: CircuitModel, da
     circuits = {"all": Circuit.full(model.layout), "none": Circuit.empty(model.layout)}
     ablation = ABLATIONS.make("mean")
     ablation.fit(model, data.train_dataloader())
-    found = keyed(evaluate(model, circuits, data.val_dataloader(), [ablation]))
+    found = keyed(evaluate(model, data.val_dataloader(), circuits, [ablation]))
     for name, same in (("all", "full"), ("none", "empty"), ("all complement", "empty"), ("none complement", "full")):
         assert numbers(found["mean", name]) == pytest.approx(numbers(found["mean", same]), abs=1e-3, nan_ok=True)
 
@@ -127,7 +127,7 @@ def test_pruning_changes_nothing_under_interchange_and_something_under_zero_abla
     circuit = circuit_of(model, 120)
     ablations = [ABLATIONS.make("interchange"), ABLATIONS.make("zero")]
     circuits = {"c": circuit, "by hand": circuit.prune()}
-    found = keyed(evaluate(model, circuits, data.val_dataloader(), ablations))
+    found = keyed(evaluate(model, data.val_dataloader(), circuits, ablations))
     by_ablation = {a: (found[a, "c"].kl, found[a, "by hand"].kl) for a in ("interchange", "zero")}
     assert by_ablation["interchange"][0] == pytest.approx(by_ablation["interchange"][1], abs=1e-4)
     assert by_ablation["zero"][0] != pytest.approx(by_ablation["zero"][1], abs=1e-3)
@@ -140,8 +140,8 @@ def test_several_ablations_in_one_pass_give_what_each_gives_alone(model: Circuit
     circuits = {"a": circuit_of(model), "b": circuit_of(model, 60).members}
     ablations = [ABLATIONS.make(name) for name in ("zero", "interchange", "mean-positional")]
     ablations[2].fit(model, data.train_dataloader())
-    together = evaluate(model, circuits, data.val_dataloader(), ablations)
-    alone = [row for ablation in ablations for row in evaluate(model, circuits, data.val_dataloader(), [ablation])]
+    together = evaluate(model, data.val_dataloader(), circuits, ablations)
+    alone = [row for ablation in ablations for row in evaluate(model, data.val_dataloader(), circuits, [ablation])]
     assert [row.to_dict() for row in together] == [row.to_dict() for row in alone]
 
 
@@ -153,7 +153,7 @@ def test_stock_runs_are_made_once_a_batch(
     run_pair = CircuitModel.run_pair
     monkeypatch.setattr(CircuitModel, "run_pair", lambda *args: calls.append(1) or run_pair(*args))
     circuits = {"a": circuit_of(model), "b": circuit_of(model, 60)}
-    evaluate(model, circuits, data.val_dataloader(), [ABLATIONS.make("interchange"), ABLATIONS.make("zero")])
+    evaluate(model, data.val_dataloader(), circuits, [ABLATIONS.make("interchange"), ABLATIONS.make("zero")])
     assert len(calls) == 3  # 20 prompts in batches of 8
 
 
@@ -170,7 +170,7 @@ def test_what_a_batch_and_an_ablation_have_in_common_is_computed_once(
         monkeypatch.setattr(exact, name, partial(counted, getattr(exact, name)))
     circuits = {"a": circuit_of(model), "all": Circuit.full(model.layout), "none": Circuit.empty(model.layout)}
     ablations = [ABLATIONS.make("interchange"), ABLATIONS.make("zero")]
-    evaluate(model, circuits, data.val_dataloader(), ablations, company=False)
+    evaluate(model, data.val_dataloader(), circuits, ablations, controls=False)
     # Three batches under two ablations; under zero ablation `a` is pruned to another circuit. All edges and none of
     # them need no run.
     assert calls == {"reference_streams": 6, "masked_stream": 3 * (1 + 2)}
@@ -182,7 +182,7 @@ def test_every_row_is_what_the_masked_computation_says(model: CircuitModel, data
     circuits = {"large": circuit_of(model, 400), "small": circuit_of(model, 20)}
     cut = ABLATIONS.make(ablation)
     cut.fit(model, data.train_dataloader())
-    found = keyed(evaluate(model, circuits, data.val_dataloader(), [cut]))
+    found = keyed(evaluate(model, data.val_dataloader(), circuits, [cut]))
     circuits |= {"full": Circuit.full(model.layout), "empty": Circuit.empty(model.layout)}
     circuits |= {"small complement": circuits["small"].complement()}
     for name, circuit in circuits.items():
@@ -195,7 +195,7 @@ def test_every_row_is_what_the_masked_computation_says(model: CircuitModel, data
 
 
 def test_the_interval_holds_the_faithfulness_of_all_prompts(model: CircuitModel, data: IOIDataModule) -> None:
-    rows = keyed(evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), [ABLATIONS.make("interchange")]))
+    rows = keyed(evaluate(model, data.val_dataloader(), {"c": circuit_of(model)}, [ABLATIONS.make("interchange")]))
     for row in rows.values():
         assert row.faithfulness_low <= row.faithfulness <= row.faithfulness_high
     row = rows["interchange", "c"]
@@ -211,28 +211,28 @@ def test_ranks_share_out_the_batches_without_repeating_one(
     shares = [
         keyed(
             evaluate(
-                model, {}, data.val_dataloader(), [ABLATIONS.make("interchange")], rank=rank, world_size=world_size
+                model, data.val_dataloader(), {}, [ABLATIONS.make("interchange")], rank=rank, world_size=world_size
             )
         )["interchange", "empty"]
         for rank in range(world_size)
     ]
-    whole = keyed(evaluate(model, {}, data.val_dataloader(), [ABLATIONS.make("interchange")]))["interchange", "empty"]
+    whole = keyed(evaluate(model, data.val_dataloader(), {}, [ABLATIONS.make("interchange")]))["interchange", "empty"]
     assert [row.prompts for row in shares] == {2: [12, 8], 3: [8, 8, 4]}[world_size]
     assert sum(row.kl * row.prompts for row in shares) / 20 == pytest.approx(whole.kl, rel=1e-6)
 
 
 def test_random_circuits_follow_from_the_seed(model: CircuitModel, data: IOIDataModule) -> None:
     def random_row(seed: int) -> dict[str, Any]:
-        rows = evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), [ABLATIONS.make("zero")], seed=seed)
+        rows = evaluate(model, data.val_dataloader(), {"c": circuit_of(model)}, [ABLATIONS.make("zero")], seed=seed)
         return keyed(rows)["zero", "c random"].to_dict()
 
     assert random_row(1) == random_row(1) != random_row(2)
 
 
-def test_the_company_can_be_left_out(model: CircuitModel, data: IOIDataModule) -> None:
+def test_the_controls_can_be_left_out(model: CircuitModel, data: IOIDataModule) -> None:
     ablations = [ABLATIONS.make("interchange"), ABLATIONS.make("zero")]
-    alone = evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), ablations, company=False)
-    together = evaluate(model, {"c": circuit_of(model)}, data.val_dataloader(), ablations)
+    alone = evaluate(model, data.val_dataloader(), {"c": circuit_of(model)}, ablations, controls=False)
+    together = evaluate(model, data.val_dataloader(), {"c": circuit_of(model)}, ablations)
     left_out = [row for row in together if row.circuit in ("c random", "c complement")]
     assert len(left_out) == 4
     assert [row.to_dict() for row in alone] == [row.to_dict() for row in together if row not in left_out]
@@ -241,14 +241,14 @@ def test_the_company_can_be_left_out(model: CircuitModel, data: IOIDataModule) -
 def test_what_cannot_be_evaluated_is_refused(model: CircuitModel, data: IOIDataModule) -> None:
     loader, ablations = data.val_dataloader(), [ABLATIONS.make("interchange")]
     with pytest.raises(ValueError, match="no batches in the test split"):
-        evaluate(model, {}, [], ablations, split="test")
+        evaluate(model, [], {}, ablations, split="test")
     other = Circuit.empty(wrap(model.model).layout.__class__(1, 4, 64))
     with pytest.raises(ValueError, match="circuit 'x' is of another layout: n_layers 1 against 4"):
-        evaluate(model, {"x": other}, loader, ablations)
+        evaluate(model, loader, {"x": other}, ablations)
     with pytest.raises(TypeError, match="bool"):
-        evaluate(model, {"soft": torch.rand(model.layout.n_edges)}, loader, ablations)
+        evaluate(model, loader, {"soft": torch.rand(model.layout.n_edges)}, ablations)
     with pytest.raises(ValueError, match="there is a row 'full' already"):
-        evaluate(model, {"full": circuit_of(model)}, loader, ablations)
+        evaluate(model, loader, {"full": circuit_of(model)}, ablations)
 
 
 def a_row(**values: Any) -> Row:

@@ -122,7 +122,7 @@ def test_a_circuit_of_another_tool_is_evaluated(tmp_path: Path) -> None:
         "answers": torch.tensor([[1], [2], [3]]),
         "distractors": torch.tensor([[4], [5], [6]]),
     }
-    rows = evaluate(model, {"theirs": Circuit(*data)}, [batch], [ABLATIONS.make("interchange")], company=False)
+    rows = evaluate(model, [batch], {"theirs": Circuit(*data)}, [ABLATIONS.make("interchange")], controls=False)
     by_name = {row.circuit: row for row in rows}
     assert by_name["theirs"].edges == 1108 and by_name["theirs"].kl == pytest.approx(0, abs=1e-5)
     assert by_name["theirs"].logit_difference == pytest.approx(by_name["full"].logit_difference, abs=1e-4)

@@ -1,0 +1,60 @@
+"""Random circuits that are made of paths: whole paths, of every size, the same for a seed."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+import torch
+
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.evaluation import random_circuits
+from lightning_circuits.evaluation.random_circuits import draw_paths, random_paths, superfluous_edges
+from lightning_circuits.layout import Layout
+
+LAYOUTS = [Layout(3, 2, 4), Layout(2, 4, 8, 2), Layout(1, 1, 1), Layout(12, 12, 768)]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_doctest() -> None:
+    result = doctest.testmod(random_circuits)
+    assert result.attempted and not result.failed
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_random_paths_are_paths(layout: Layout) -> None:
+    for path in draw_paths(layout, 40, generator()):
+        names = layout.edge_names(path)
+        assert names[0].endswith("->logits") and names[-1].startswith("input->")
+        members = torch.zeros(layout.n_edges, dtype=torch.bool)
+        members[path] = True
+        assert Circuit(layout, members).prune().n_edges == len(path) == len(set(path))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:3], ids=str)
+def test_random_paths_come_in_every_size_and_hang_together(layout: Layout) -> None:
+    for n in range(layout.n_edges + 1):
+        circuit = Circuit(layout, random_paths(layout, n, seed=n))
+        assert circuit.n_edges == n
+        longest = layout.n_streams  # an edge into a component of each stream
+        assert circuit.prune().n_edges >= n - longest  # only the last path may be cut short
+    assert torch.equal(random_paths(layout, 3, seed=1), random_paths(layout, 3, seed=1))
+
+
+def test_random_paths_fill_large_models_and_differ_by_seed() -> None:
+    gpt2 = LAYOUTS[3]
+    one, other = random_paths(gpt2, 1000, seed=0), random_paths(gpt2, 1000, seed=1)
+    assert one.sum() == other.sum() == 1000 and not torch.equal(one, other)
+    assert random_paths(gpt2, 16_000, seed=0).sum() == 16_000
+    with pytest.raises(ValueError, match="32,492 of the 32,491"):
+        random_paths(gpt2, 32_492)
+
+
+def test_superfluous_edges_are_new_and_on_a_path() -> None:
+    layout = LAYOUTS[0]
+    circuit = Circuit(layout, random_paths(layout, layout.n_edges - 1, seed=0))
+    for members, edge in superfluous_edges(circuit, 5, generator()):
+        assert not circuit.members[edge] and members[edge] and bool((circuit.members <= members).all())
