@@ -16,7 +16,6 @@ from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation import exact
-from lightning_circuits.evaluation import rows as evaluation
 from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, wrap
@@ -149,7 +148,6 @@ def test_stock_runs_are_made_once_a_batch(
     model: CircuitModel, data: IOIDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    run_pair = evaluation.run_pair
     run_pair = CircuitModel.run_pair
     monkeypatch.setattr(CircuitModel, "run_pair", lambda *args: calls.append(1) or run_pair(*args))
     circuits = {"a": circuit_of(model), "b": circuit_of(model, 60)}
