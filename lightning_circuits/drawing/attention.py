@@ -1,6 +1,6 @@
 """Attention patterns as a figure: the full model's and the circuit's, side by side.
 
->>> patterns = attention_patterns(search.circuit_model, circuit, batch)    # evaluation.attention   # doctest: +SKIP
+>>> patterns = attention_patterns(search.circuit_model, batch, circuit)    # evaluation.attention   # doctest: +SKIP
 >>> patterns_figure(patterns, data.tokenizer, prompt=0).savefig("patterns.pdf")                     # doctest: +SKIP
 """
 

@@ -1,6 +1,6 @@
 """Results as `rich` tables: one function for each thing that is printed, all of them at most 80 columns wide.
 
-    >>> rich.print(rows_table(evaluate(model, {"1%": circuit}, loader, ablations)))                    # doctest: +SKIP
+    >>> rich.print(rows_table(evaluate(model, loader, {"1%": circuit}, ablations)))                    # doctest: +SKIP
 
 What stands in them: `evaluation.rows`, `evaluation.curve`, `evaluation.completeness`, `evaluation.hypotheses`,
 `evaluation.stability`; several curves side by side:

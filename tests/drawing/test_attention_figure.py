@@ -22,7 +22,7 @@ def ioi() -> tuple[Patterns, IOIDataModule]:
     data = IOIDataModule("tiny-ioi", n_train=4, n_val=4, n_test=4, batch_size=4, padding_side="left")
     model = wrap(load_model("tiny-ioi"))
     circuit = Circuit.random(model.layout, 200, seed=0)
-    return attention_patterns(model, circuit, next(iter(data.val_dataloader())), heads=HEADS), data
+    return attention_patterns(model, next(iter(data.val_dataloader())), circuit, heads=HEADS), data
 
 
 def test_the_figure_has_a_pair_of_panels_for_each_head(ioi: tuple[Patterns, IOIDataModule], tmp_path: Path) -> None:
