@@ -83,7 +83,7 @@ def log_table(trainer: pl.Trainer, key: str, rows: Sequence[Mapping[str, Any]]) 
 
 
 def log_histogram(trainer: pl.Trainer, key: str, values: Tensor, step: int) -> None:
-    """How values are spread: Weights & Biases and TensorBoard."""
+    """How values ``[n]`` are spread: Weights & Biases and TensorBoard."""
 
     def tell(logger: Any) -> None:
         if _is_wandb(logger):

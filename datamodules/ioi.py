@@ -100,8 +100,12 @@ class IOIDataModule(PairDataModule):
 
     Args:
         tokenizer: a tokenizer, or the name of one for `load_tokenizer`.
-        n_train, n_val, n_test: prompts per split.
-        batch_size, padding_side, seed: see `PairDataModule`. The seed decides every prompt.
+        n_train: prompts to train on.
+        n_val: prompts for validation.
+        n_test: prompts for the test.
+        batch_size: pairs per step and process.
+        padding_side: `right` or `left`. Results do not depend on it.
+        seed: decides every prompt, and the order of training.
         corruption: `third-name`, `s2-io-flip` or `abc` (see the module's docstring). The three names that `abc` puts
             in are none of the prompt's own, and as a triple are used nowhere else.
         held_out_templates: so many templates, chosen by `seed`, are kept for validation and test, which then use no

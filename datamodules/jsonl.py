@@ -31,9 +31,13 @@ class PromptPairDataModule(PairDataModule):
     Args:
         tokenizer: a tokenizer, or the name of one for `load_tokenizer`.
         train: the file to train on.
-        val, test: files of their own for validation and test.
-        batch_size, padding_side, seed: see `PairDataModule`.
-        val_fraction, test_fraction: how much of `train` to cut off where there is no `val` or `test`.
+        val: a file of its own for validation.
+        test: a file of its own for the test.
+        batch_size: pairs per step and process.
+        padding_side: `right` or `left`. Results do not depend on it.
+        seed: decides the splits and the order of training.
+        val_fraction: how much of `train` to cut off where there is no `val`.
+        test_fraction: how much of `train` to cut off where there is no `test`.
 
     Raises (when set up, so before any training):
         FileNotFoundError: a file is not there.

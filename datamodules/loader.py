@@ -32,7 +32,8 @@ class PairLoader:
         pad_id: what fills up short rows (masked, so any valid id will do).
         padding_side: `right` or `left`.
         seed: of the order; None keeps the order of `pairs`, every epoch.
-        replicas, rank: number of processes, and which of them this is (see `batch.SharedLoader`).
+        replicas: number of processes (see `batch.SharedLoader`).
+        rank: which of them this is.
     """
 
     def __init__(

@@ -229,7 +229,11 @@ class Layout:
         return matrix[self.edge_reader.to(matrix.device), self.edge_writer.to(matrix.device)]
 
     def check(self, values: Tensor) -> Tensor:
-        """``values`` if it is a flat vector of this layout's edges, else a ValueError."""
+        """``values`` if it is a flat vector ``[n_edges]`` of this layout.
+
+        Raises:
+            ValueError: it has another shape.
+        """
         if values.shape != (self.n_edges,):
             raise ValueError(
                 f"expected one value for each of the {self.n_edges:,} edges of {self}, "
@@ -259,7 +263,7 @@ class Layout:
         return [*names, "logits"]
 
     def edge_names(self, edges: Tensor | Iterable[int]) -> list[str]:
-        """Names such as ``a0.h1->m2`` of the edges at the given flat positions."""
+        """Names such as ``a0.h1->m2`` of the edges at the given flat positions, int64 ``[n]``."""
         index = torch.as_tensor(list(edges) if not isinstance(edges, Tensor) else edges, dtype=torch.int64).cpu()
         writers, readers = self.edge_writer[index].tolist(), self.edge_reader[index].tolist()
         return [f"{self.writer_names[w]}->{self.reader_names[r]}" for w, r in zip(writers, readers, strict=True)]
@@ -325,7 +329,7 @@ class Layout:
 
 
 def reader_nodes(layout: Layout) -> tuple[Tensor, Tensor]:
-    """Which node each reader belongs to, as pairs ``(readers, nodes)``, two int64 vectors of the same length.
+    """Which node each reader belongs to, as pairs ``(readers, nodes)``, two int64 vectors ``[n_pairs]``.
 
     Nodes are the writers in their order and, last, the logits. A reader stands in one pair, but the key and value
     readers of a K/V group in one for every query head of the group.

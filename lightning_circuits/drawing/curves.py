@@ -92,7 +92,8 @@ def pareto_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Measure,
         panels: for each panel, by its title, the circuits: ``edges`` (before pruning), ``distance`` (in what ``y``
             says), ``front`` (whether it is on the front) and ``label`` (the run).
         y: what the distance is: |1 - f|, KL, or 1 - accuracy.
-        model, n_edges: what it is called, and how many edges it has.
+        model: what the model is called.
+        n_edges: how many edges it has.
 
     Raises:
         ValueError: nothing to draw.

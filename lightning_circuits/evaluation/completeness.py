@@ -178,7 +178,9 @@ def greedy_knockout(
     smaller. A step costs two masked forwards a candidate and batch.
 
     Args:
-        model, circuit, ablation: as for `measure_knockouts`.
+        model: the frozen model.
+        circuit: the circuit that is taken apart.
+        ablation: what a cut edge carries.
         batches: a loader that can be gone through once a step.
         steps: how many parts K has in the end; fewer if the circuit has fewer.
         of: whether parts are ``nodes`` or ``edges``.
@@ -233,7 +235,10 @@ def measure_contributions(
     contribute 0 each. One masked forward a part and batch.
 
     Args:
-        model, batches, circuit, ablation: as for `measure_knockouts`.
+        model: the frozen model.
+        batches: a loader that can be gone through again.
+        circuit: the circuit whose parts are cut.
+        ablation: what a cut edge carries.
         of: whether parts are ``edges`` or ``nodes``.
     """
     names = circuit_parts(circuit, of)

@@ -74,7 +74,8 @@ class Curve:
         Args:
             rows: of one split.
             places: of the circuits, by the name they were evaluated under; at least two sizes for each ranking.
-            method, model: what they are called.
+            method: what the method is called.
+            model: what the model is called.
             metadata: plain JSON data on where the circuits come from.
         """
         placed = []

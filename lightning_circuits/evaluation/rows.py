@@ -111,8 +111,9 @@ def evaluate(
         split: what the batches are called in the rows.
         seed: of the random circuits. They are nested: a smaller one is part of a larger one.
         controls: whether each circuit comes with a random one and its complement, which take most of the time.
-        rank, world_size: with several processes of one `torch.distributed` group, each takes every ``world_size``-th
-            batch, none is repeated, and all get the same result.
+        rank: which process of a `torch.distributed` group this is. Each takes every ``world_size``-th batch, none is
+            repeated, and all get the same result.
+        world_size: how many processes there are.
 
     Returns:
         For each ablation: full, empty, and each circuit with its controls (see the module).

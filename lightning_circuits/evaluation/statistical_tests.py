@@ -37,7 +37,8 @@ def equivalence(circuit: Tensor, full: Tensor, epsilon: float = 0.1) -> Signific
     in a sign test; without any other prompt p is 1.
 
     Args:
-        circuit, full: ``[n_prompts]``, logit differences of the circuit and of the model.
+        circuit: ``[n_prompts]``, logit differences of the circuit.
+        full: ``[n_prompts]``, those of the model.
         epsilon: how far from 1/2 still counts as equal, in [0, 1/2).
 
     Raises:
@@ -67,8 +68,8 @@ def independence(complement: Tensor, full: Tensor, permutations: int = 1000, see
     for all prompts are independent of everything: p is 1.
 
     Args:
-        complement, full: ``[n_prompts]``, logit differences of the complement and of the model. Memory grows with the
-            square of the prompts.
+        complement: ``[n_prompts]``, logit differences of the complement. Memory grows with the square of the prompts.
+        full: ``[n_prompts]``, those of the model.
         permutations: m. No p-value is below ``1 / (1 + m)``.
         seed: of the shuffles.
 
@@ -150,7 +151,7 @@ def partial_necessity(distance: float, random_distances: Tensor, quantile: float
 
 
 def bonferroni(p_values: Tensor) -> float:
-    """One p-value for many tests: that all their null hypotheses hold. ``min(1, number * smallest)``; 1 for none."""
+    """One p-value for many tests ``[n]``: that all their null hypotheses hold. ``min(1, n * smallest)``; 1 for none."""
     return min(1.0, len(p_values) * float(p_values.min())) if len(p_values) else 1.0
 
 

@@ -78,7 +78,8 @@ def write_importances(
 
     Args:
         folder: of the submission; made if it is not there.
-        task, model: by MIB's names, see `TASKS`; ``arc_easy`` is taken for ``arc-easy``.
+        task: by MIB's name, see `TASKS`; ``arc_easy`` is taken for ``arc-easy``.
+        model: by MIB's name, see `TASKS`.
         circuit: with scores.
         suffix: ``.json`` or ``.pt``.
 
@@ -101,7 +102,10 @@ def write_circuits(
     """Write the nine files of ``{task}_{model}``, the smallest circuit first: ``0.001.json`` to ``0.5.json``.
 
     Args:
-        folder, task, model, suffix: as for `write_importances`.
+        folder: of the submission; made if it is not there.
+        task: as for `write_importances`.
+        model: as for `write_importances`.
+        suffix: ``.json`` or ``.pt``.
         circuits: nine, in any order; sorted by size, each with no more edges than `counts` has for its place.
 
     Raises:

@@ -65,7 +65,7 @@ class Gate(nn.Module):
         return None
 
     def report(self) -> dict[str, Tensor]:
-        """Numbers worth a curve, by name."""
+        """Numbers worth a curve, scalars by name."""
         return {}
 
     def trained_size(self) -> float | None:
@@ -74,7 +74,7 @@ class Gate(nn.Module):
 
 
 def ranks(scores: Tensor) -> Tensor:
-    """Ranks from 0 (worst) to 1 (best)."""
+    """Scores ``[n]`` to their ranks ``[n]``, from 0 (worst) to 1 (best), in the same dtype."""
     order = torch.empty_like(scores)
     order[scores.argsort(stable=True)] = torch.arange(len(scores), dtype=scores.dtype, device=scores.device)
     return order / max(len(scores) - 1, 1)

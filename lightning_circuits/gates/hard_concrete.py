@@ -50,7 +50,7 @@ class HardConcrete(Gate):
         return True
 
     def openness(self) -> Tensor:
-        """The expected share of open gates (expected L0 / edges), in closed form, with gradient."""
+        """The expected share of open gates (expected L0 / edges), a scalar in closed form, with gradient."""
         shift = self.TEMPERATURE * math.log(-self.LOW / self.HIGH)  # -1.5986: P(z = 0) = sigmoid(shift - logit)
         return torch.sigmoid(self.logits - shift).mean()
 

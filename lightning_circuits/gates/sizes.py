@@ -26,7 +26,8 @@ class SizeRange:
     `benchmarks/ioi_smollm2.py`), those of 0.5 to 2 % alike.
 
     Args:
-        low, high: the smallest and the largest share of the edges.
+        low: the smallest share of the edges.
+        high: the largest share of the edges.
         law: ``log-uniform``, as many steps between 1 and 2 % as between 10 and 20 %, or ``uniform``, which leaves the
             sparse end almost untrained.
         warmup: the part of training in which the range opens; 0 for all sizes from the start.

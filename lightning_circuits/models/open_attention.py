@@ -23,7 +23,7 @@ from lightning_circuits.models.norms import Norm
 
 
 def attention_output(model: CircuitModel, layer: int, x: Tensor, context: Context) -> Tensor:
-    """What the attention of a layer adds to the stream ``x`` ``[B, T, d]`` that it reads, output bias included."""
+    """What a layer's attention adds to the stream ``x`` that it reads, both ``[B, T, d]``, with the output bias."""
     norm = model.read_norm(model.attention_norm(layer))
     q, k, v = (each.output for each in _projected(model, layer, norm, norm.standardised(x)[0]))
     z = model.mix(layer, q, k, v, context)
@@ -38,6 +38,8 @@ def attention_gradients(
     """Gradients at the readers of one layer's attention, all of which see the same stream.
 
     Args:
+        model: the frozen model.
+        layer: which layer.
         x: ``[steps * B, T, d]``, the stream before the layer; the steps of an integral one behind the other.
         dout: the gradient at what the heads write, the same for each of them, like ``x``.
         context: of all ``steps * B`` prompts.
@@ -78,7 +80,7 @@ def attention_gradients(
 
 
 def mlp_gradient(model: CircuitModel, layer: int, x: Tensor, dout: Tensor) -> Tensor:
-    """The gradient at the stream ``x`` that the MLP of a layer reads, ``dout`` being that at what it writes."""
+    """The gradient ``[B, T, d]`` at the stream ``x`` that an MLP reads, ``dout`` being that at what it writes."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         return torch.autograd.grad(model.mlp(layer, x), x, dout)[0]

@@ -63,12 +63,15 @@ def cpr(sizes: Numbers, f: Numbers) -> Tensor:
 
 
 def cmd(sizes: Numbers, f: Numbers) -> Tensor:
-    """Circuit-model distance, as MIB has it: the area under ``|1 - f|``, 0 if no size is off the model."""
+    """Circuit-model distance, as MIB has it: the area under ``|1 - f|`` for ``f [n]`` at ``sizes [n]``, a scalar.
+
+    It is 0 if no size is off the model.
+    """
     return area_under(sizes, (1 - torch.as_tensor(f, dtype=torch.float64)).abs())
 
 
 def log_area(sizes: Numbers, f: Numbers) -> Tensor:
-    """The mean of faithfulness over the logarithm of the size: 1 if f is 1 everywhere.
+    """The mean of faithfulness ``f [n]`` over the logarithm of ``sizes [n]``, a scalar: 1 if f is 1 everywhere.
 
     Raises:
         ValueError: as `area_under`, or a size that is not above 0.
@@ -120,6 +123,7 @@ class CPR(Metric):
         self.add_state("prompts", default=zeros[:, 0].clone(), dist_reduce_fx="sum")
 
     def area(self, f: Numbers) -> Tensor:
+        """The scalar that faithfulness ``f [n_sizes]`` comes to."""
         return cpr(self.sizes, f)
 
     def update(
@@ -135,8 +139,11 @@ class CPR(Metric):
 
         Args:
             size: one of ``sizes``.
-            circuit_logits, full_logits, empty_logits: ``[B, V]`` at the answer position.
-            answers, distractors: token ids ``[B, K]``, padded with -100.
+            circuit_logits: ``[B, V]`` at the answer position, of the circuit.
+            full_logits: the same of the full model.
+            empty_logits: the same of the empty circuit under the same ablation.
+            answers: token ids ``[B, K]``, padded with -100.
+            distractors: the same of the wrong answers.
 
         Raises:
             ValueError: a size that was not announced.
@@ -149,6 +156,11 @@ class CPR(Metric):
         self.prompts[row] += len(answers)
 
     def compute(self) -> Tensor:
+        """The area over all prompts seen, a float64 scalar.
+
+        Raises:
+            ValueError: a size of which no prompt was seen.
+        """
         if missing := [size for size, n in zip(self.sizes, self.prompts.tolist(), strict=True) if not n]:
             raise ValueError(f"{type(self).__name__}: no process has seen a prompt for the sizes {missing}")
         return self.area(faithfulness(*(self.sums / self.prompts[:, None]).cpu().unbind(1)))

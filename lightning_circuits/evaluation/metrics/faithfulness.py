@@ -91,9 +91,11 @@ class CircuitFaithfulness(Metric):
         """Take in a batch.
 
         Args:
-            circuit_logits, full_logits, empty_logits: ``[B, V]`` at the answer position, of the circuit, of the full
-                model, and of the empty circuit under the same ablation.
-            answers, distractors: token ids ``[B, K]``, padded with -100.
+            circuit_logits: ``[B, V]`` at the answer position, of the circuit.
+            full_logits: the same of the full model.
+            empty_logits: the same of the empty circuit under the same ablation.
+            answers: token ids ``[B, K]``, padded with -100.
+            distractors: the same of the wrong answers.
         """
         right, full_right = (correct(logits, answers, distractors) for logits in (circuit_logits, full_logits))
         same_token = circuit_logits.argmax(-1) == full_logits.argmax(-1)
@@ -111,6 +113,11 @@ class CircuitFaithfulness(Metric):
             getattr(self, name).append(values[name].float())
 
     def compute(self) -> dict[str, Tensor]:
+        """All numbers over the prompts seen, float64 scalars by name.
+
+        Raises:
+            ValueError: no prompt was seen.
+        """
         # In float64, and so on the CPU: the order in which processes were gathered then leaves no trace in the means.
         circuit, full, empty, kl, right, full_right, agrees = (
             dim_zero_cat(getattr(self, name)).cpu().double() for name in PER_PROMPT
@@ -139,7 +146,9 @@ def faithfulness(circuit: Tensor, full: Tensor, empty: Tensor) -> Tensor:
     """The share of the way from empty to full; NaN where there is no way.
 
     Args:
-        circuit, full, empty: logit differences of any one shape: of prompts, or their means.
+        circuit: logit differences of the circuit, of any shape: of prompts, or their means.
+        full: those of the model, of the same shape.
+        empty: those of the empty circuit, of the same shape.
     """
     way = full - empty
     return torch.where(way.abs() < RESOLUTION, torch.nan, (circuit - empty) / way)
@@ -154,7 +163,9 @@ def faithfulness_interval(circuit: Tensor, full: Tensor, empty: Tensor, seed: in
     which full and empty do not differ have no f and are left out; if none has one, the interval is NaN.
 
     Args:
-        circuit, full, empty: logit differences of prompts ``[n]``, n at least 1.
+        circuit: logit differences of the circuit on n >= 1 prompts, ``[n]``.
+        full: ``[n]``, those of the model.
+        empty: ``[n]``, those of the empty circuit.
         seed: of the draws.
     """
     # Columns: what the circuit keeps, what there was to keep. Sorted, so that equal prompts draw equal numbers.

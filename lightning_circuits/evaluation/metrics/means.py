@@ -47,11 +47,17 @@ class Mean(Metric):
         self.add_state("count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def add(self, values: Tensor | float) -> None:
+        """Take in numbers, a scalar or a tensor of any shape."""
         values = torch.as_tensor(values, dtype=torch.float64, device=self.total.device)
         self.total += values.sum()
         self.count += values.numel()
 
     def compute(self) -> Tensor:
+        """The mean of all numbers, a float64 scalar.
+
+        Raises:
+            ValueError: nothing was seen.
+        """
         if not self.count:
             raise ValueError(f"{type(self).__name__}: no process has seen anything, so there is nothing to measure")
         return self.total / self.count
