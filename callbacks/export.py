@@ -57,16 +57,8 @@ MONITORS: dict[Monitor, Callable[[Row], float]] = {
 """What may be monitored, as numbers of which the smallest is the best: faithfulness is best at 1, not above."""
 
 
-def _save_data(circuit: Circuit, path: Path) -> None:
-    circuit.save(path)
-
-
-WRITERS: dict[str, Callable[[Circuit, Path], Any]] = {
-    **dict.fromkeys(FORMATS.names(), _save_data),
-    **dict.fromkeys(SUFFIXES, save_figure),
-    ".html": save_page,
-}
-"""What writes a circuit, by suffix: data, figures for papers, the interactive page."""
+PICTURES: dict[str, Callable[[Circuit, Path], Any]] = {**dict.fromkeys(SUFFIXES, save_figure), ".html": save_page}
+"""What draws a circuit, by suffix: figures for papers, the interactive page. All other formats are data."""
 
 
 class CircuitExport(pl.Callback):
@@ -103,7 +95,7 @@ class CircuitExport(pl.Callback):
         save_top_k: int = 1,
         monitor: Monitor = "kl",
     ) -> None:
-        known = [suffix.removeprefix(".") for suffix in WRITERS]
+        known = [suffix.removeprefix(".") for suffix in (*FORMATS.names(), *PICTURES)]
         self.formats = require_several("formats", formats, (str,), f"names of formats ({', '.join(known)})")
         if not self.formats or (unknown := [name for name in self.formats if name not in known]):
             asked = f"unknown format {unknown[0]!r}" if self.formats else "no format to write circuits in"
@@ -229,7 +221,7 @@ class CircuitExport(pl.Callback):
         staged = {path: path.with_name(f".writing-{path.name}") for path in paths}
         try:
             for path, temporary in staged.items():
-                WRITERS[path.suffix](circuit, temporary)
+                PICTURES.get(path.suffix, Circuit.save)(circuit, temporary)
             for path, temporary in staged.items():
                 os.replace(temporary, path)
         finally:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from tests.house.test_import_contract import HOUSE
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,6 +23,14 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
 def test_the_readme_begins_with_the_two_commands() -> None:
     [first, *_] = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     assert [line.split("#")[0].strip() for line in first.splitlines()] == ["make quickstart", "make test"]
+
+
+def test_contributing_has_every_room_and_floor() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rooms = {folder.name for folder in (ROOT / "lightning_circuits").iterdir() if (folder / "__init__.py").is_file()}
+    assert rooms | {"callbacks", "datamodules", "configs"} <= set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE))
+    said = {name: int(floor) for floor, names in re.findall(r"^(\d)\. (.+)$", text, re.M) for name in names.split(", ")}
+    assert said == {name: room.floor for name, room in HOUSE.items() if name not in ("", "configs")}
 
 
 def test_the_changelog_names_places_that_exist() -> None:
