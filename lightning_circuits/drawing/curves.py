@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lightning_circuits.drawing.style import N_COLOURS, RANDOM_STYLE, RC, line_style
+from lightning_circuits.drawing.style import N_COLOURS, RANDOM_STYLE, RC, line_style, model_title
 from lightning_circuits.evaluation.comparison import CurveLine, Measure, lines_of
 from lightning_circuits.evaluation.curve import RANDOM, Curve
 
@@ -69,7 +69,7 @@ def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Measure] = ("faithful
         legend_rows = math.ceil((len(lines) + 2) / legend_columns)
         size = (PANEL[0] * n_columns + 0.2, PANEL[1] * n_rows + 0.45 + LINE * legend_rows)
         figure = Figure(figsize=size, layout="constrained")
-        figure.suptitle(first.model, fontsize=9)
+        figure.suptitle(model_title(first.model), fontsize=9)
         panels = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True)
         handles: dict[str, Any] = {}
         references: dict[str, Any] = {}
@@ -112,7 +112,7 @@ def pareto_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Measure,
         legend_rows = math.ceil((len(labels) + 1) / (2 * len(panels))) if few else 1
         size = (1.2 * PANEL[0] * len(panels) + 0.2, 1.2 * PANEL[1] + 0.45 + LINE * legend_rows)
         figure = Figure(figsize=size, layout="constrained")
-        figure.suptitle(model, fontsize=9)
+        figure.suptitle(model_title(model), fontsize=9)
         handles: dict[str, Any] = {}
         for axes, (title, points) in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True

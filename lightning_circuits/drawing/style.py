@@ -90,6 +90,11 @@ def line_style(number: int) -> dict[str, Any]:
     }
 
 
+def model_title(name: str) -> str:
+    """A model as a title has it: an id as it is, a folder by its last part: paths are wider than figures."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
 def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".png", ".svg")) -> list[Path]:
     """Write a figure into ``stem.png`` (200 dots an inch) and ``stem.svg``, each whole and then moved into its place.
 

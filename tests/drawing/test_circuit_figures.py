@@ -94,6 +94,7 @@ def test_without_scores_all_lines_are_alike(tmp_path: Path) -> None:
 def test_it_says_what_it_shows(tmp_path: Path) -> None:
     svg = drawn(circuit(method="EAPIG", model="gpt2", ablation="zero"), tmp_path)
     assert "EAPIG, gpt2, zero ablation" in svg.texts
+    assert "smollm2" in drawn(circuit(model="/home/me/.cache/models/smollm2"), tmp_path).texts
     assert any(f"5 of {LAYOUT.n_edges} edges" in (text or "") for text in svg.texts)
 
 
