@@ -37,8 +37,8 @@ LINE = 0.17
 """Height of a line of the legend in inches."""
 SHORT = 18
 """Characters of a name of which the legend has two beside each other below a panel."""
-EDGE = 0.03
-"""How far inside the border stands the triangle of a point that lies outside, as a share of the axis."""
+BORDER = 0.03
+"""How far inside the border stands the triangle of a point that lies outside, as a part of the axis."""
 
 
 def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Measure] = ("faithfulness",), x: X = "share") -> Figure:
@@ -194,7 +194,7 @@ def _keep_in_view(axes: Axes, low: float, high: float) -> None:
             if not bottom <= value <= top:
                 axes.plot(
                     size,
-                    1 - EDGE if value > top else EDGE,
+                    1 - BORDER if value > top else BORDER,
                     marker="^" if value > top else "v",
                     color=line.get_color(),
                     markerfacecolor="white",
