@@ -2,7 +2,7 @@
 
     python benchmarks/readme_pictures.py --write
 
-Indirect object identification with SmolLM2-135M. EAP-IG and EAP, from 16 training pairs, are judged by exact ablation on
+Indirect object identification with SmolLM2-135M: EAP-IG and EAP from 16 training pairs, judged by exact ablation on
 16 held-out prompts, beside random edges. The circuit drawn is EAP-IG's, grown from the logits downwards, and pruned.
 ``--write`` puts both pictures into docs/, else they are left here.
 """
