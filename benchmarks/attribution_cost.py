@@ -19,7 +19,8 @@ from shapes import build, random_batch
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.models import wrap
 from lightning_circuits.objectives import LogitDifference
-from lightning_circuits.scoring.gradients import attribute, integral
+from lightning_circuits.scoring.gradients import gradient_scores
+from lightning_circuits.scoring.paths import integral
 
 QUICK = {"model": "tiny", "batch": 2, "length": 8, "repeats": 1}
 
@@ -35,8 +36,8 @@ def main() -> None:
     points = integral("left", args.steps)
     calls = {
         "stock": lambda: stock_step(stock, batch),
-        "EAP": lambda: attribute(model, batch, objective, ablation),
-        f"EAP-IG, {args.steps} steps": lambda: attribute(model, batch, objective, ablation, points),
+        "EAP": lambda: gradient_scores(model, batch, ablation, objective),
+        f"EAP-IG, {args.steps} steps": lambda: gradient_scores(model, batch, ablation, objective, points),
     }
     costs = Clock(args.device).alternate(calls, args.repeats)
     rows = step_rows(costs, model, batch)

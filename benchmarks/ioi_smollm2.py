@@ -26,7 +26,7 @@ from lightning_circuits.gates import HardConcrete, TargetSparsity, TopK
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import LogitDifference, MatchLogitDifference
-from lightning_circuits.scoring.gradients import attribute
+from lightning_circuits.scoring.gradients import gradient_scores
 from lightning_circuits.selection import size_to_count, top_n
 
 SIZES = [0.0025, 0.005, 0.01, 0.02, 0.05, 0.1]
@@ -63,7 +63,7 @@ def one_seed(hf_model: Any, data: IOIDataModule, seed: int, gates: list[str], st
     model = EdgePruning(hf_model).circuit_model
     attributed = list(data.train_dataloader())[:20]
     ablation = ABLATIONS.make("interchange")
-    attribution = sum(attribute(model, batch, LogitDifference(), ablation).edges for batch in attributed).abs()
+    attribution = sum(gradient_scores(model, batch, ablation, LogitDifference()).edges for batch in attributed).abs()
     scores, seconds = {"EAP": attribution}, {"EAP": time.perf_counter() - start}
     for kind in gates:
         gate = TopK() if kind == "top-k" else HardConcrete(TargetSparsity(0.99))

@@ -10,41 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_circuits.circuit import Circuit as Circuit
-    from lightning_circuits.search.activation_patching import ActivationPatching as ActivationPatching
-    from lightning_circuits.search.base import CircuitSearch as CircuitSearch
-    from lightning_circuits.search.eap import EAP as EAP
-    from lightning_circuits.search.eap_ig import EAPIG as EAPIG
-    from lightning_circuits.search.eap_ig import CleanCorrupted as CleanCorrupted
-    from lightning_circuits.search.eap_ig_activations import EAPIGActivations as EAPIGActivations
-    from lightning_circuits.search.edge_pruning import EdgePruning as EdgePruning
-    from lightning_circuits.search.information_flow import InformationFlowRoutes as InformationFlowRoutes
-    from lightning_circuits.search.one_pass import Attribution as Attribution
-    from lightning_circuits.search.plug_in import from_lightning_module as from_lightning_module
-    from lightning_circuits.search.random_scores import RandomScores as RandomScores
-    from lightning_circuits.search.saved import SavedCircuit as SavedCircuit
-
-_HOMES = {
-    "ActivationPatching": "lightning_circuits.search.activation_patching",
-    "Attribution": "lightning_circuits.search.one_pass",
-    "Circuit": "lightning_circuits.circuit",
-    "CircuitSearch": "lightning_circuits.search.base",
-    "CleanCorrupted": "lightning_circuits.search.eap_ig",
-    "EAP": "lightning_circuits.search.eap",
-    "EAPIG": "lightning_circuits.search.eap_ig",
-    "EAPIGActivations": "lightning_circuits.search.eap_ig_activations",
-    "EdgePruning": "lightning_circuits.search.edge_pruning",
-    "InformationFlowRoutes": "lightning_circuits.search.information_flow",
-    "RandomScores": "lightning_circuits.search.random_scores",
-    "SavedCircuit": "lightning_circuits.search.saved",
-    "from_lightning_module": "lightning_circuits.search.plug_in",
-}
+    from lightning_circuits.search import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name == "Circuit":
+        return import_module("lightning_circuits.circuit").Circuit
+    # A module, which is in lower case, is asked for here before it is imported: that must not bring Lightning.
+    if name == "from_lightning_module" or name[:1].isupper():
+        search = import_module("lightning_circuits.search")
+        if hasattr(search, name):
+            return getattr(search, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    of_search = [name for name in vars(import_module("lightning_circuits.search")) if name[:1].isupper()]
+    return sorted([*globals(), "Circuit", "from_lightning_module", *of_search])

@@ -26,6 +26,7 @@ An ablation of one's own is a subclass of `Ablation` that says `reference`; regi
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,8 @@ class Ablation:
 
 
 ABLATIONS = Registry("ablation", Ablation)
+AblationName = Literal["interchange", "zero", "mean", "mean-positional"]
+"""Those of this package, for signatures and their help."""
 
 
 @ABLATIONS.register

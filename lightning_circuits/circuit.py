@@ -19,6 +19,7 @@ the choice. Circuits are compared, combined, pruned and saved here; nothing in t
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -267,3 +268,9 @@ class Circuit:
 def _fraction(part: Tensor, whole: Tensor) -> float:
     total = int(whole.sum())
     return int(part.sum()) / total if total else 1.0
+
+
+def scores_are(metadata: Mapping[str, Any]) -> Literal["effects", "ranks"]:
+    """Whether the sign of a circuit's scores means something (effects) or not (ranks), as its search said it."""
+    # Of files from before searches said it, only those of learned gates hold ranks.
+    return metadata.get("scores_are", "ranks" if "gate" in metadata else "effects")

@@ -68,6 +68,10 @@ class LayerView(NamedTuple):
     own: Tensor
 
 
+KV = Literal["head", "group"]
+"""Key and value readers: one for every query head, or one for every K/V group."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Writers, readers and edges of a model.
@@ -101,7 +105,7 @@ class Layout:
     # ---- sizes -------------------------------------------------------------------------------------------------
 
     @property
-    def kv(self) -> str:
+    def kv(self) -> KV:
         """``"head"``: one key and one value reader per query head; ``"group"``: one per K/V group."""
         return "head" if self.n_kv_readers == self.n_heads else "group"
 

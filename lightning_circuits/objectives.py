@@ -12,11 +12,17 @@ circuit that answers more surely than the model does: it overshoots.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
 import torch
 from torch import Tensor
 
+from lightning_circuits.arguments import require_choice, require_numbers
 from lightning_circuits.batch import Batch
 from lightning_circuits.registry import Registry
+
+Reduction = Literal["sum", "mean"]
 
 
 class Objective:
@@ -31,6 +37,8 @@ class Objective:
 
 OBJECTIVES = Registry("objective", Objective, accepts=callable)
 """By name; any function of the same arguments will do as an objective too."""
+AnyObjective: TypeAlias = Objective | Callable[..., Any] | str
+"""What `OBJECTIVES.make` takes."""
 
 
 def losses(objective: Objective, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
@@ -108,9 +116,8 @@ class ProbabilityDifference(Objective):
         ValueError: another reduction.
     """
 
-    def __init__(self, reduction: str = "sum") -> None:
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"the probabilities of a set of tokens have a 'sum' or a 'mean', not a {reduction!r}")
+    def __init__(self, reduction: Reduction = "sum") -> None:
+        require_choice("reduction", reduction, Reduction)
         self.reduction = reduction
 
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
@@ -134,9 +141,11 @@ class MatchLogitDifference(Objective):
 
     Raises:
         ValueError: a negative weight.
+        TypeError: a weight that is not a number.
     """
 
     def __init__(self, weight: float = 0.1) -> None:
+        require_numbers(weight=weight)
         if not weight >= 0:
             raise ValueError(f"the weight of the logit difference must not be negative, got {weight}")
         self.weight = weight

@@ -31,31 +31,25 @@ training has begun is always shown in full.
 
 from __future__ import annotations
 
+import argparse
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile
+from jsonargparse import ActionConfigFile, DefaultHelpFormatter
 
 # Imported for their classes: a bare name in a config can mean only what has been imported.
-from lightning_circuits import callbacks, configs, datamodules, gates, objectives  # noqa: F401
+from lightning_circuits import ablation, callbacks, configs, datamodules, gates, objectives, search  # noqa: F401
 from lightning_circuits.callbacks import FaithfulnessCurve
 from lightning_circuits.commands import compare, view
 from lightning_circuits.commands.errors import LightningParser, debugging, in_one_line
 from lightning_circuits.models.loading import load_without_bars
 from lightning_circuits.namespace import LightningArgumentParser, LightningCLI, pl
-from lightning_circuits.search.activation_patching import ActivationPatching  # noqa: F401
-from lightning_circuits.search.base import CircuitSearch
-from lightning_circuits.search.eap import EAP  # noqa: F401
-from lightning_circuits.search.eap_ig import EAPIG, CleanCorrupted  # noqa: F401
-from lightning_circuits.search.eap_ig_activations import EAPIGActivations  # noqa: F401
-from lightning_circuits.search.edge_pruning import EdgePruning  # noqa: F401
-from lightning_circuits.search.information_flow import InformationFlowRoutes  # noqa: F401
-from lightning_circuits.search.random_scores import RandomScores  # noqa: F401
-from lightning_circuits.search.saved import SavedCircuit  # noqa: F401
+from lightning_circuits.search import CircuitSearch
 
 CONFIGS = Path(configs.__file__).parent
 
@@ -88,7 +82,7 @@ def main(args: Sequence[str] | None = None) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=CircuitTrainer,
-            parser_class=LightningParser,
+            parser_class=_Parser,
             seed_everything_default=0,
             # Each method has its own optimizer, which --optimizer would replace.
             auto_configure_optimizers=False,
@@ -204,6 +198,19 @@ class FindConfig(ActionConfigFile):
                 parser.error(f"there is no config {value}: neither such a file nor packaged ({', '.join(packaged)})")
             value = str(packaged[value.removesuffix(".yaml")])
         super().__call__(parser, namespace, value, option_string)
+
+
+class _BareNames(DefaultHelpFormatter):
+    """Help that calls our classes by the bare names by which configs know them, and leaves out their base class."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        bare = re.sub(r"\blightning_circuits\.[\w.]*\b([A-Z]\w*)", r"\1", super()._expand_help(action))
+        return re.sub(r"(?<=, known subclasses: )\w+, ", "", bare)
+
+
+class _Parser(LightningParser):
+    def __init__(self, *args: Any, formatter_class: type[argparse.HelpFormatter] = _BareNames, **kwargs: Any) -> None:
+        super().__init__(*args, formatter_class=formatter_class, **kwargs)
 
 
 class _Begun(pl.Callback):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_circuits.circuit import Circuit
+from lightning_circuits.circuit import Circuit, scores_are
 from lightning_circuits.drawing.style import RC, SUFFIXES, model_title, save
 
 if TYPE_CHECKING:
@@ -77,16 +77,11 @@ def circuit_figure(circuit: Circuit) -> Figure:
         figure = Figure(figsize=(INCH * (right - left), INCH * (top - bottom)))
         axes = figure.add_axes((0, 0, 1, 1), xlim=(left, right), ylim=(bottom, top))
         axes.set_axis_off()
-        _draw_edges(axes, graph, places, _learned(circuit))
+        _draw_edges(axes, graph, places, signed=scores_are(circuit.metadata) == "effects")
         _draw_nodes(axes, graph, places, left + 0.2)
         axes.text(middle, top - 0.15, _title(circuit), ha="center", va="top", fontsize=8)
         axes.text(middle, bottom + 0.1, _caption(circuit, drawn), ha="center", va="bottom", fontsize=6)
     return figure
-
-
-def _learned(circuit: Circuit) -> bool:
-    """Whether the scores are those of learned gates, whose sign means nothing."""
-    return "gate" in circuit.metadata
 
 
 def _strongest(circuit: Circuit) -> Circuit:
@@ -95,7 +90,7 @@ def _strongest(circuit: Circuit) -> Circuit:
         return circuit
     edges = circuit.members.nonzero()[:, 0]
     if circuit.scores is not None:
-        strength = circuit.scores[edges] if _learned(circuit) else circuit.scores[edges].abs()
+        strength = circuit.scores[edges] if scores_are(circuit.metadata) == "ranks" else circuit.scores[edges].abs()
         edges = edges[strength.argsort(descending=True, stable=True)]
     members = torch.zeros_like(circuit.members)
     members[edges[:MAX_EDGES]] = True
@@ -161,18 +156,18 @@ def _draw_nodes(axes: Axes, graph: Any, places: dict[str, tuple[float, float]], 
             axes.text(left, y, f"layer {layer}", ha="left", va="center", fontsize=6, color="0.4")
 
 
-def _draw_edges(axes: Axes, graph: Any, places: dict[str, tuple[float, float]], learned: bool) -> None:
+def _draw_edges(axes: Axes, graph: Any, places: dict[str, tuple[float, float]], signed: bool) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Curve
 
     edges = list(graph.edges(data=True))
     values = [edge.get("score", 1.0) for *_, edge in edges]
-    low, high = (min(values), max(values)) if learned and values else (0.0, max(map(abs, values), default=0.0))
+    low, high = (0.0, max(map(abs, values), default=0.0)) if signed or not values else (min(values), max(values))
     # The strongest are drawn last, above the others.
     for i in sorted(range(len(edges)), key=lambda i: abs(values[i] - low)):
         writer, reader, edge = edges[i]
         strength = abs(values[i] - low) / (high - low) if high > low else 1.0
-        negative = values[i] < 0 and not learned
+        negative = values[i] < 0 and signed
         (x0, y0), (x1, y1) = places[writer], places[reader]
         start, end = (x0, y0 + HEIGHT / 2), (x1 + PORTS.get(edge["reader"], 0.0), y1 - HEIGHT / 2)
         # A long line straight upward would run through the boxes between its ends: it bows out.
@@ -206,7 +201,7 @@ def _caption(circuit: Circuit, drawn: Circuit) -> str:
     if drawn.n_edges < circuit.n_edges:
         which = "without scores: the lowest" if circuit.scores is None else "drawn: the strongest"
         parts[0] += f", {which} {drawn.n_edges:,}"
-    if circuit.scores is not None and _learned(circuit):
+    if circuit.scores is not None and scores_are(circuit.metadata) == "ranks":
         parts.append("line width: score, from the lowest to the highest")
     elif circuit.scores is not None:
         negative = bool((circuit.scores[drawn.members] < 0).any())

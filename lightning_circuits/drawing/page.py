@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-from lightning_circuits.circuit import Circuit
+from lightning_circuits.circuit import Circuit, scores_are
 from lightning_circuits.files.atomic import write_atomically
 from lightning_circuits.pages import see_page
 
@@ -149,7 +149,7 @@ def _packed(circuit: Circuit, name: str, curve: CurveSource | None) -> dict[str,
         "name": name,
         "n_edges": n_edges,
         "ranking": ranking,
-        "gates": "gate" in circuit.metadata,
+        "scores_are": scores_are(circuit.metadata),
         "edges": _base64(edges.numpy().astype("<u4").tobytes()),
         "scores": None if scores is None else _base64(scores.numpy().astype("<f4").tobytes()),
         "node_scores": None if circuit.node_scores is None else [_known(x) for x in circuit.node_scores.tolist()],

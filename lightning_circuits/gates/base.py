@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_circuits.registry import Registry
+
 
 class Gate(nn.Module):
     """One learned number per edge; subclasses say what value a gate has."""
@@ -28,22 +30,27 @@ class Gate(nn.Module):
     """float32 ``[n_edges]``: what is learned. The larger, the more open."""
 
     def start(self, n_edges: int, generator: torch.Generator) -> None:
-        """Make the parameters, all edges alike."""
+        """Make the parameters, all edges alike.
+
+        Args:
+            n_edges: how many gates there are.
+            generator: random numbers, for gates that begin at random.
+        """
         self.logits = nn.Parameter(torch.zeros(n_edges, dtype=torch.float32))
 
     def start_from(self, scores: Tensor) -> None:
-        """Begin from the ranks of some edge scores ``[n_edges]``: the best edges open, the worst closed."""
-        raise NotImplementedError
+        """Begin from the ranks of some edge scores, float32 ``[n_edges]``: the best edges open, the worst closed."""
+        raise NotImplementedError(f"{type(self).__name__} does not say start_from(scores)")
 
     def forward(self, generator: torch.Generator, number: int, progress: float) -> Tensor:
-        """The values ``[n_edges]`` in [0, 1] for one batch.
+        """The values for one batch, float32 ``[n_edges]`` in [0, 1].
 
         Args:
             generator: random numbers of this batch's own.
             number: of the batch, counted over the whole training and over all processes.
             progress: how far training is, from 0 to 1.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say forward(generator, number, progress)")
 
     def after_step(self, progress: float) -> None:
         """Called when the optimizer has moved the logits, ``progress`` in (0, 1] of the way."""
@@ -73,8 +80,11 @@ class Gate(nn.Module):
         return None
 
 
-def ranks(scores: Tensor) -> Tensor:
-    """Scores ``[n]`` to their ranks ``[n]``, from 0 (worst) to 1 (best), in the same dtype."""
+GATES = Registry("gate", Gate)
+
+
+def normalised_ranks(scores: Tensor) -> Tensor:
+    """Ranks from 0 (worst) to 1 (best), of the shape ``[n_edges]`` and dtype of the scores; of equals, in order."""
     order = torch.empty_like(scores)
     order[scores.argsort(stable=True)] = torch.arange(len(scores), dtype=scores.dtype, device=scores.device)
     return order / max(len(scores) - 1, 1)

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_circuits.gates.base import Gate, ranks
-from lightning_circuits.gates.penalties import Sparsity, TargetSparsity
+from lightning_circuits.arguments import require_numbers
+from lightning_circuits.gates.base import GATES, Gate, normalised_ranks
+from lightning_circuits.gates.penalties import SPARSITIES, Sparsity
 
 
+@GATES.register
 class HardConcrete(Gate):
     """Gates that are exactly 0 or 1 most of the time, with a gradient in between (Louizos et al. 2018).
 
@@ -19,17 +21,21 @@ class HardConcrete(Gate):
     to [0, 1]. The probability of being open is known in closed form, so the penalty has no noise.
 
     Args:
-        sparsity: `TargetSparsity` or `L0Penalty`.
+        sparsity: what closes gates, `TargetSparsity`, `L0Penalty` or one of your own; an object or its name.
         start_at: where the logits begin. 2 leaves 3 % of the gates closed and most with a gradient; the 10 of Edge
             Pruning leaves 99.98 % of the gates clamped.
+
+    Raises:
+        ValueError, TypeError: an unknown sparsity, or an argument of a wrong type.
     """
 
     TEMPERATURE = 2 / 3
     LOW, HIGH = -0.1, 1.1
 
-    def __init__(self, sparsity: Sparsity | None = None, start_at: float = 2.0) -> None:
+    def __init__(self, sparsity: Sparsity | str = "TargetSparsity", start_at: float = 2.0) -> None:
         super().__init__()
-        self.sparsity = TargetSparsity() if sparsity is None else sparsity
+        self.sparsity = SPARSITIES.make(sparsity)
+        require_numbers(start_at=start_at)
         self.start_at = start_at
 
     def start(self, n_edges: int, generator: torch.Generator) -> None:
@@ -38,7 +44,9 @@ class HardConcrete(Gate):
 
     def start_from(self, scores: Tensor) -> None:
         with torch.no_grad():
-            self.logits.copy_(8 * (ranks(scores) - 0.8))  # from all but closed to open: some 40 % open in expectation
+            self.logits.copy_(
+                8 * (normalised_ranks(scores) - 0.8)
+            )  # from all but closed to open: some 40 % open in expectation
 
     def forward(self, generator: torch.Generator, number: int, progress: float) -> Tensor:
         u = torch.rand(len(self.logits), generator=generator, dtype=torch.float32).clamp(1e-6, 1 - 1e-6)

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_circuits.arguments import require_numbers
+from lightning_circuits.registry import Registry
+
 
 class Sparsity(nn.Module):
     """A term of the loss that closes gates."""
 
     def forward(self, openness: Tensor, progress: float) -> Tensor:
         """The penalty for an expected share of open gates (expected L0 / edges, a scalar)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say forward(openness, progress)")
 
     def target_size(self) -> float | None:
         """The share of the edges that is asked for, if one is."""
@@ -27,6 +30,10 @@ class Sparsity(nn.Module):
         return []
 
 
+SPARSITIES = Registry("sparsity", Sparsity)
+
+
+@SPARSITIES.register
 class TargetSparsity(Sparsity):
     """Ask for a given sparsity: ``l1 * excess + l2 * excess^2``, with multipliers that grow while it is not reached.
 
@@ -43,10 +50,12 @@ class TargetSparsity(Sparsity):
 
     Raises:
         ValueError: a target outside [0, 1), a warmup outside [0, 1], or a learning rate that is not positive.
+        TypeError: an argument that is not a number.
     """
 
     def __init__(self, target: float = 0.99, warmup: float = 0.6, multiplier_lr: float = 10.0) -> None:
         super().__init__()
+        require_numbers(target=target, warmup=warmup, multiplier_lr=multiplier_lr)
         if not 0 <= target < 1:
             raise ValueError(
                 f"target sparsity must be in [0, 1), got {target}: it is the share of edges that are cut, "
@@ -71,15 +80,18 @@ class TargetSparsity(Sparsity):
         return [{"params": [self.multipliers], "lr": self.multiplier_lr, "maximize": True}]
 
 
+@SPARSITIES.register
 class L0Penalty(Sparsity):
     """A price on every open gate: ``weight * expected L0 / edges``.
 
     Raises:
         ValueError: a negative weight.
+        TypeError: a weight that is not a number.
     """
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
+        require_numbers(weight=weight)
         if not weight >= 0:
             raise ValueError(f"the weight of the L0 penalty must not be negative, got {weight}")
         self.weight = weight

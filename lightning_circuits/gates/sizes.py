@@ -9,6 +9,12 @@ Sizes are shares of all edges. `progress` is how far training is, from 0 to 1.
 
 from __future__ import annotations
 
+from typing import Literal
+
+from lightning_circuits.arguments import require_choice, require_numbers
+
+Law = Literal["log-uniform", "uniform"]
+
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 """Its multiples modulo 1 fill [0, 1) more evenly than those of any other number, however many one takes."""
 
@@ -34,13 +40,14 @@ class SizeRange:
 
     Raises:
         ValueError: not ``0 < low <= high <= 1``, an unknown law, or a warmup outside [0, 1].
+        TypeError: an argument that is not a number.
     """
 
-    def __init__(self, low: float = 0.003, high: float = 0.2, law: str = "log-uniform", warmup: float = 0.5) -> None:
+    def __init__(self, low: float = 0.003, high: float = 0.2, law: Law = "log-uniform", warmup: float = 0.5) -> None:
+        require_numbers(low=low, high=high, warmup=warmup)
         if not 0 < low <= high <= 1:
             raise ValueError(f"sizes are shares of the edges with 0 < low <= high <= 1, got low={low}, high={high}")
-        if law not in ("log-uniform", "uniform"):
-            raise ValueError(f"law must be 'log-uniform' or 'uniform', got {law!r}")
+        require_choice("law", law, Law)
         if not 0 <= warmup <= 1:
             raise ValueError(f"warmup is a share of training in [0, 1], got {warmup}")
         self.low, self.high, self.law, self.warmup = low, high, law, warmup

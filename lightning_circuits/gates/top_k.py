@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_circuits.gates.base import Gate, ranks
+from lightning_circuits.arguments import require_instance, require_numbers
+from lightning_circuits.gates.base import GATES, Gate, normalised_ranks
 from lightning_circuits.gates.sizes import SizeRange
 
 
+@GATES.register
 class TopK(Gate):
     """A soft top-k of which every step asks another size, so that one run ranks the edges for circuits of all sizes.
 
@@ -24,7 +26,7 @@ class TopK(Gate):
     KL .067 for .091 in `benchmarks/ioi_smollm2.py`, seed 2.
 
     Args:
-        sizes: which k are asked for.
+        sizes: which k are asked for. Default: those of `SizeRange`.
         temperature: T at the beginning.
         final_temperature: T at the end.
         anneal_from: how far training is, from 0 to 1, when T begins to fall, geometrically.
@@ -33,6 +35,7 @@ class TopK(Gate):
 
     Raises:
         ValueError: a temperature that is not positive, or a part of training that is not in [0, 1].
+        TypeError: an argument of a wrong type.
     """
 
     def __init__(
@@ -45,16 +48,14 @@ class TopK(Gate):
         average_from: float = 2 / 3,
     ) -> None:
         super().__init__()
+        require_numbers(temperature=temperature, final_temperature=final_temperature)
+        require_numbers(anneal_from=anneal_from, hard_from=hard_from, average_from=average_from)
         if not (temperature > 0 and final_temperature > 0):
             raise ValueError(f"temperatures must be positive, got {temperature} and {final_temperature}")
-        for name, value in (
-            ("anneal_from", anneal_from),
-            ("hard_from", hard_from),
-            ("average_from", average_from),
-        ):
+        for name, value in (("anneal_from", anneal_from), ("hard_from", hard_from), ("average_from", average_from)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is a part of training in [0, 1], got {value}")
-        self.sizes = SizeRange() if sizes is None else sizes
+        self.sizes = SizeRange() if sizes is None else require_instance("sizes", sizes, SizeRange)
         self.temperature, self.final_temperature = temperature, final_temperature
         self.anneal_from, self.hard_from, self.average_from = anneal_from, hard_from, average_from
 
@@ -70,7 +71,7 @@ class TopK(Gate):
 
     def start_from(self, scores: Tensor) -> None:
         with torch.no_grad():
-            self.logits.copy_(4 * (ranks(scores) - 0.9))
+            self.logits.copy_(4 * (normalised_ranks(scores) - 0.9))
             self.averaged.zero_()
 
     def forward(self, generator: torch.Generator, number: int, progress: float) -> Tensor:

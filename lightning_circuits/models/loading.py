@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import transformers
@@ -30,14 +30,14 @@ from huggingface_hub import HfApi
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-__all__ = ["EMBEDDED", "load_model", "load_tokenizer"]
+__all__ = ["EMBEDDED", "DType", "load_model", "load_tokenizer"]
 
 #: The name of the model that is shipped inside this package.
 EMBEDDED = "tiny-ioi"
 
 _ASSETS = Path(__file__).parent / "assets"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_DTYPES = ("float32", "float64", "bfloat16", "float16")
+DType = Literal["float32", "float64", "bfloat16", "float16"]
 
 
 def load_model(name: str | Path, dtype: str | torch.dtype = "float32", attention: str = "sdpa") -> PreTrainedModel:
@@ -59,8 +59,10 @@ def load_model(name: str | Path, dtype: str | torch.dtype = "float32", attention
         ImportError: a GGUF file, but `gguf` or `accelerate` (which read it) is not installed.
     """
     wanted = str(dtype).removeprefix("torch.")
-    if wanted not in _DTYPES:
-        raise ValueError(f"dtype {dtype!r} is not one a model can be loaded in: choose one of {', '.join(_DTYPES)}")
+    if wanted not in get_args(DType):
+        raise ValueError(
+            f"dtype {dtype!r} is not one a model can be loaded in: choose one of {', '.join(get_args(DType))}"
+        )
     model = _load(AutoModelForCausalLM, name, dtype=getattr(torch, wanted), attn_implementation=attention)
     model.config.use_cache = False
     return model.eval().requires_grad_(False)

@@ -15,7 +15,7 @@ a forward for each edge, but a small one:
 
 So an edge costs the part of a stock forward that lies above it: on average a third, as most edges are high up.
 
-    >>> patching = Patching(model, batch, ABLATIONS.make("interchange"), LogitDifference())       # doctest: +SKIP
+    >>> patching = ExactPatching(model, batch, ZeroAblation(), LogitDifference())                    # doctest: +SKIP
     >>> for chunk in chunks(model.layout, edges_per_batch=64):                                   # doctest: +SKIP
     ...     scores[chunk] = patching.scores(chunk).mean(-1)
 """
@@ -64,7 +64,7 @@ def _place(layout: Layout, readers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return layer, kind, place - first[kind]
 
 
-class Patching:
+class ExactPatching:
     """A batch of prompts on which edges can be cut, one at a time.
 
     Args:

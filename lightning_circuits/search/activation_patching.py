@@ -20,13 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.batch import Batch
 from lightning_circuits.namespace import pl
-from lightning_circuits.objectives import Objective
-from lightning_circuits.scoring.exact_patching import Patching, chunks
+from lightning_circuits.scoring.exact_patching import ExactPatching, chunks
+from lightning_circuits.search.base import METHODS, LanguageModel
 from lightning_circuits.search.one_pass import Attribution
 
 
+@METHODS.register
 class ActivationPatching(Attribution):
     """Cut every edge, one at a time: its score is the loss without it minus the loss of the full model, on average.
 
@@ -34,38 +36,30 @@ class ActivationPatching(Attribution):
     then are circuits validated; a killed run goes on in the middle of an epoch. Until an edge is cut it scores 0.
 
     Args:
+        model: see `Attribution`.
         edges_per_batch: how many edges a step cuts, each in a copy of the batch of prompts. Memory grows with it; the
             two stock forwards of a step are shared by all of them.
-        model, ablation, objective, absolute, kv, dtype, seed: see `Attribution`.
+        options: ``objective``, ``absolute``, ``ablation``, ``kv``, ``dtype``, see `Attribution`.
 
     Raises, beside what `Attribution` does:
         ValueError: ``edges_per_batch`` below 1.
     """
 
-    def __init__(
-        self,
-        model: str | nn.Module | None = None,
-        ablation: str = "interchange",
-        objective: Objective | Callable[..., Tensor] | None = None,
-        absolute: bool = True,
-        edges_per_batch: int = 64,
-        kv: str = "head",
-        dtype: str = "float32",
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, model: LanguageModel | None = None, *, edges_per_batch: int = 64, **options: Any) -> None:
+        require_whole_numbers(edges_per_batch=edges_per_batch)
         if edges_per_batch < 1:
             raise ValueError(f"edges_per_batch is {edges_per_batch}: at least one edge has to be cut at a time")
-        super().__init__(model, ablation, objective, absolute, kv, dtype, seed)
+        super().__init__(model, **options)
         self.edges_per_batch = edges_per_batch
         self._part = 0
 
     @cached_property
     def parts(self) -> list[Tensor]:
-        """The edges of each epoch, as `patching.chunks` has them."""
+        """The edges of each epoch, as `exact_patching.chunks` has them."""
         return chunks(self.layout, self.edges_per_batch)
 
     def attribute(self, batch: Batch) -> tuple[Tensor, None]:
-        patching = Patching(self.circuit_model, batch, self.ablation, self.objective)
+        patching = ExactPatching(self.circuit_model, batch, self.ablation, self.objective)
         scores = torch.zeros_like(self.edge_sums, requires_grad=False)
         edges = self.parts[self._part]
         scores[edges.to(scores.device)] = patching.scores(edges).sum(-1, dtype=scores.dtype)

@@ -5,9 +5,13 @@ the score of every edge now?* The rest it inherits: which model and which ablati
 by exact ablation (callbacks.FaithfulnessValidation), checkpoints without the frozen weights, files that say how they
 were made. A method of one's own:
 
-    class RandomSearch(CircuitSearch):
+    @METHODS.register
+    class LowestFirst(CircuitSearch):
         def edge_scores(self):
-            return torch.rand(self.layout.n_edges, generator=torch.Generator().manual_seed(self.seed))
+            return -torch.arange(self.layout.n_edges, dtype=torch.float32)
+
+Registered, it goes by its name in configs and as a warm start. One of this package is a file beside this one, and a
+line in `search/__init__.py`.
 """
 
 from __future__ import annotations
@@ -17,20 +21,28 @@ import json
 import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
 from lightning_circuits import selection
-from lightning_circuits.ablation import ABLATIONS
+from lightning_circuits.ablation import ABLATIONS, Ablation, AblationName
+from lightning_circuits.arguments import require_choice
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.layout import Layout
+from lightning_circuits.layout import KV, Layout
 from lightning_circuits.models import CircuitModel, wrap
-from lightning_circuits.models.loading import load_model
+from lightning_circuits.models.loading import DType, load_model
 from lightning_circuits.namespace import pl, refuse_mixture
-from lightning_circuits.objectives import KL, Objective
+from lightning_circuits.objectives import OBJECTIVES, AnyObjective
+from lightning_circuits.registry import Registry
 from lightning_circuits.search.splits import whole_split
+
+if TYPE_CHECKING:
+    LanguageModel: TypeAlias = str | nn.Module
+else:
+    # All that a command line can say of a model is its name; for `nn.Module` its help would list every class of torch.
+    LanguageModel = str
 
 
 class CircuitSearch(pl.LightningModule):
@@ -38,36 +50,41 @@ class CircuitSearch(pl.LightningModule):
 
     Args:
         model: a Hugging Face id, a local folder (GGUF included), ``tiny-ioi``, or a model in memory.
-        ablation: what a cut edge carries: ``interchange``, ``zero``, ``mean`` or ``mean-positional``.
-        objective: what is asked of the circuit, ``(logits, batch, full_logits) -> loss [B]``. Default: `KL`.
-        kv: key and value readers per query ``head`` (as EAP-IG and MIB count edges) or per K/V ``group``.
-        dtype: of a model that is loaded by name; gates and scores are float32 whatever it is.
-        seed: of everything that is drawn.
+        ablation: what a cut edge carries: an `Ablation` or its name.
+        objective: what is asked of the circuit: an `Objective`, its name, or a function ``(logits, batch, full_logits)
+            -> loss [B]``.
+        kv: key and value readers per query ``head``, as in MIB, or per K/V ``group``.
+        dtype: of a model that is loaded by name; gates and scores are always float32.
 
     Raises:
-        FileNotFoundError, ValueError, TypeError: no such model, a family that is not supported, unknown options.
+        FileNotFoundError: no such model.
+        ValueError: an unknown name or choice; a model of a family that is not supported.
+        TypeError: an argument of a wrong type, or that there is not.
     """
 
     def __init__(
         self,
-        model: str | nn.Module,
-        ablation: str = "interchange",
-        objective: Objective | None = None,
-        kv: str = "head",
-        dtype: str = "float32",
-        seed: int = 0,
+        model: LanguageModel,
+        *,
+        ablation: Ablation | AblationName | str = "interchange",
+        objective: AnyObjective = "KL",
+        kv: KV = "head",
+        dtype: DType = "float32",
     ) -> None:
         refuse_mixture(self)
         super().__init__()
-        self.ablation = ABLATIONS.make(ablation)
-        self.objective = KL() if objective is None else objective
-        self.seed = seed
+        self.ablation = ABLATIONS.make(ablation, "ablation")
+        self.objective = OBJECTIVES.make(objective, "objective")
+        require_choice("kv", kv, KV)
+        require_choice("dtype", dtype, DType)
         self.read_model(model, kv, dtype)
         # A checkpoint holds what was learned. The frozen model is hundreds of times larger, and is where it was.
         self.strict_loading = False
 
-    def read_model(self, model: str | nn.Module, kv: str, dtype: str) -> None:
+    def read_model(self, model: LanguageModel, kv: KV, dtype: DType) -> None:
         """Load the language model if it is given by name, and read it as writers and readers."""
+        if not isinstance(model, (str, nn.Module)):
+            raise TypeError(f"model takes a name, a folder or a module in memory, got {model!r}")
         language_model: Any = load_model(model, dtype) if isinstance(model, str) else model
         self.circuit_model: CircuitModel = wrap(language_model, kv)
         self.model = self.circuit_model.model
@@ -78,6 +95,9 @@ class CircuitSearch(pl.LightningModule):
 
     absolute: bool = False
     """Whether an edge is kept for its |score|: attribution finds edges that work against the behaviour too."""
+    scores_are: Literal["effects", "ranks"] = "ranks"
+    """Of effects the sign means something, and figures show it: what works against the behaviour is below 0. Ranks only
+    say which edge goes before which."""
 
     def edge_scores(self) -> Tensor:
         """float32 ``[n_edges]``: the higher (with `absolute`, the farther from 0), the sooner an edge is kept."""
@@ -139,7 +159,7 @@ class CircuitSearch(pl.LightningModule):
             "kv": self.layout.kv,
             "n_edges": self.layout.n_edges,
             "ranking": "absolute" if self.absolute else "signed",
-            "seed": self.seed,
+            "scores_are": self.scores_are,
             "step": self.global_step,
             "versions": _versions(),
         }
@@ -200,6 +220,9 @@ class CircuitSearch(pl.LightningModule):
 
     def _identity(self) -> dict[str, Any]:
         return {"method": type(self).__name__, "model_hash": fingerprint(self.model), **self.layout.to_dict()}
+
+
+METHODS = Registry("method", CircuitSearch)
 
 
 def fingerprint(model: Any) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from lightning_circuits.batch import Batch
-from lightning_circuits.scoring.gradients import attribute
+from lightning_circuits.scoring.gradients import gradient_scores
+from lightning_circuits.search.base import METHODS
 from lightning_circuits.search.one_pass import Attribution
 
 
+@METHODS.register
 class EAP(Attribution):
     """Edge attribution patching: gradients on the clean prompts. Arguments are those of `Attribution`.
 
@@ -20,4 +22,4 @@ class EAP(Attribution):
     """
 
     def attribute(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return attribute(self.circuit_model, batch, self.objective, self.ablation)
+        return gradient_scores(self.circuit_model, batch, self.ablation, self.objective)

@@ -6,16 +6,19 @@ the two prompts it is not (Hanna et al. 2024, "Have Faith in Faithfulness").
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.batch import Batch
-from lightning_circuits.objectives import Objective
-from lightning_circuits.scoring.gradients import Point, attribute, integral
+from lightning_circuits.scoring.gradients import gradient_scores
+from lightning_circuits.scoring.paths import Rule, integral
+from lightning_circuits.search.base import METHODS, LanguageModel
 from lightning_circuits.search.one_pass import Attribution
 
 
+@METHODS.register
 class EAPIG(Attribution):
     """EAP-IG over inputs.
 
@@ -28,44 +31,25 @@ class EAPIG(Attribution):
         rule: where they are, with k = 0 .. steps - 1: ``left``, k / steps, from the reference on (as in the paper and
             in MIB); ``midpoint``, (k + 1/2) / steps; ``gauss-legendre``, exact for polynomials up to degree
             2 steps - 1.
-        ablation, objective, absolute, kv, dtype, seed: see `Attribution`.
+        options: ``objective``, ``absolute``, ``ablation``, ``kv``, ``dtype``, see `Attribution`.
 
-    Raises:
-        ValueError: besides those of `Attribution`, less than one step, or an unknown rule.
+    Raises, beside what `Attribution` does:
+        ValueError: less than one step, or an unknown rule.
 
     Edge scores are those of the library EAP-IG, which divides them once more by its batch size. Node scores come from
     the same points; the library takes the right ends, (k + 1) / steps, for nodes.
     """
 
     def __init__(
-        self,
-        model: str | nn.Module | None = None,
-        steps: int = 5,
-        rule: str = "left",
-        ablation: str = "interchange",
-        objective: Objective | Callable[..., Tensor] | None = None,
-        absolute: bool = True,
-        kv: str = "head",
-        dtype: str = "float32",
-        seed: int = 0,
+        self, model: LanguageModel | None = None, *, steps: int = 5, rule: Rule = "left", **options: Any
     ) -> None:
+        require_whole_numbers(steps=steps)
         self.points = integral(rule, steps)
-        super().__init__(model, ablation, objective, absolute, kv, dtype, seed)
+        super().__init__(model, **options)
         self.steps, self.rule = steps, rule
 
     def attribute(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return attribute(self.circuit_model, batch, self.objective, self.ablation, self.points)
+        return gradient_scores(self.circuit_model, batch, self.ablation, self.objective, self.points)
 
     def describe(self) -> dict[str, object]:
         return {**super().describe(), "steps": self.steps, "rule": self.rule}
-
-
-class CleanCorrupted(Attribution):
-    """The mean of the gradients at the two ends of the line: on the clean prompt and at the reference.
-
-    Arguments are those of `Attribution`. Under interchange ablation this is the library EAP-IG's "clean-corrupted".
-    """
-
-    def attribute(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        ends = (Point(0.0, 0.5), Point(1.0, 0.5))
-        return attribute(self.circuit_model, batch, self.objective, self.ablation, ends)

@@ -6,16 +6,18 @@ the reference, while everything else computes as ever (Hanna et al. 2024, "Have 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_circuits.arguments import require_flags, require_whole_numbers
 from lightning_circuits.batch import Batch
-from lightning_circuits.objectives import Objective
-from lightning_circuits.scoring.gradients import attribute_activations
+from lightning_circuits.scoring.one_component import one_component_scores
+from lightning_circuits.search.base import METHODS, LanguageModel
 from lightning_circuits.search.one_pass import Attribution
 
 
+@METHODS.register
 class EAPIGActivations(Attribution):
     """EAP-IG over activations, in its two definitions.
 
@@ -30,10 +32,10 @@ class EAPIGActivations(Attribution):
         model: see `Attribution`.
         steps: runs of each component, at k / steps of the way to the clean output, k = 1 .. steps.
         pooled: which of the two.
-        ablation, objective, absolute, kv, dtype, seed: see `Attribution`.
+        options: ``objective``, ``absolute``, ``ablation``, ``kv``, ``dtype``, see `Attribution`.
 
-    Raises:
-        ValueError: besides those of `Attribution`, less than one step.
+    Raises, beside what `Attribution` does:
+        ValueError: less than one step.
 
     It costs ``steps`` forward and backward passes for each of the 2 L + 1 components, half of them saved because a run
     differs from the clean one above its component only. Under zero and mean ablation outputs move towards what the
@@ -41,24 +43,17 @@ class EAPIGActivations(Attribution):
     """
 
     def __init__(
-        self,
-        model: str | nn.Module | None = None,
-        steps: int = 5,
-        pooled: bool = True,
-        ablation: str = "interchange",
-        objective: Objective | Callable[..., Tensor] | None = None,
-        absolute: bool = True,
-        kv: str = "head",
-        dtype: str = "float32",
-        seed: int = 0,
+        self, model: LanguageModel | None = None, *, steps: int = 5, pooled: bool = True, **options: Any
     ) -> None:
+        require_whole_numbers(steps=steps)
+        require_flags(pooled=pooled)
         if steps < 1:
             raise ValueError(f"an integral takes at least 1 step, got {steps}")
-        super().__init__(model, ablation, objective, absolute, kv, dtype, seed)
+        super().__init__(model, **options)
         self.steps, self.pooled = steps, pooled
 
     def attribute(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return attribute_activations(self.circuit_model, batch, self.objective, self.ablation, self.steps, self.pooled)
+        return one_component_scores(self.circuit_model, batch, self.ablation, self.objective, self.steps, self.pooled)
 
     def describe(self) -> dict[str, object]:
         return {**super().describe(), "steps": self.steps, "pooled": self.pooled}

@@ -15,63 +15,64 @@ After "Finding Transformer Circuits with Edge Pruning" (Bhaskar et al. 2024), wh
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_circuits.arguments import require_numbers, require_whole_numbers
 from lightning_circuits.batch import Batch
-from lightning_circuits.circuit import Circuit
-from lightning_circuits.gates import Gate, TopK
+from lightning_circuits.gates import GATES, Gate
 from lightning_circuits.masked import masked_logits
-from lightning_circuits.objectives import Objective
-from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.search.base import METHODS, CircuitSearch, LanguageModel
 from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.search.splits import whole_split
+from lightning_circuits.search.warm_start import WarmStart, describe_start, read_warm_start, start_scores
 
 
+@METHODS.register
 class EdgePruning(CircuitSearch):
     """Train a gate on every edge.
 
     Args:
         model: a Hugging Face id, a local folder (GGUF included), ``tiny-ioi``, or a model in memory.
-        gate: the gates. Default: `TopK`.
-        lr: learning rate of Adam for the gates; it falls linearly to zero in the last 60 % of training.
-        warm_start: where the gates begin: edge scores ``[n_edges]`` or a `Circuit`, or the file of one. Only the ranks
-            of the scores count. Or an attribution method, such as ``EAPIG(steps=5)``, its model left out: when fitting
-            begins, it goes over the training prompts first, and by |score| if it says so. Default: all gates alike.
-        ablation, objective, kv, dtype, seed: see `CircuitSearch`.
+        gate: the gates: a `Gate` or its name.
+        lr: learning rate of Adam, linearly to zero in the last 60 % of training.
+        warm_start: where the gates begin: at the ranks of edge scores ``[n_edges]``, of a `Circuit` or its file, or of
+            an attribution method (its model left out) or its name, which goes over the training prompts first. Default:
+            all alike.
+        seed: of where the gates begin, and of their noise.
+        options: ``ablation``, ``objective``, ``kv``, ``dtype``, see `CircuitSearch`.
 
-    Raises:
-        ValueError: besides those of `CircuitSearch`, a warm start for another layout or without finite scores.
+    Raises, beside what `CircuitSearch` does:
+        ValueError: a learning rate that is not positive; a warm start of another layout or without finite scores.
     """
 
     def __init__(
         self,
-        model: str | nn.Module,
-        gate: Gate | None = None,
-        ablation: str = "interchange",
-        objective: Objective | None = None,
+        model: LanguageModel,
+        *,
+        gate: Gate | str = "TopK",
         lr: float = 0.2,
-        warm_start: Attribution | str | Path | Circuit | Tensor | None = None,
-        kv: str = "head",
-        dtype: str = "float32",
+        warm_start: WarmStart | None = None,
         seed: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(model, ablation=ablation, objective=objective, kv=kv, dtype=dtype, seed=seed)
+        require_numbers(lr=lr)
+        require_whole_numbers(seed=seed)
         if not lr > 0:
-            raise ValueError(f"the learning rate must be positive, got {lr}")
-        self.lr = lr
-        self.gate = TopK() if gate is None else gate
+            raise ValueError(f"the learning rate lr must be positive, got {lr}")
+        made, start = GATES.make(gate, "gate"), read_warm_start(warm_start)
+        super().__init__(model, **options)
+        self.lr, self.seed, self.gate = lr, seed, made
         self.gate.start(self.layout.n_edges, self._generator(0))
         self._attribute_first: list[Attribution] = []  # in a list it is no submodule: nothing of it is trained or saved
-        if isinstance(warm_start, Attribution):
-            warm_start.borrow_model(self.circuit_model, self.model_name)
-            self._attribute_first.append(warm_start)
-        elif warm_start is not None:
-            self.gate.start_from(self._start_scores(warm_start))
-        self._started_from = _described(warm_start)
+        if isinstance(start, Attribution):
+            start.borrow_model(self.circuit_model, self.model_name)
+            self._attribute_first.append(start)
+        elif start is not None:
+            self.gate.start_from(start_scores(start, self.layout))
+        self._started_from = describe_start(start)
 
     def edge_scores(self) -> Tensor:
         return self.gate.edge_scores()
@@ -80,7 +81,7 @@ class EdgePruning(CircuitSearch):
         return self.gate.trained_size()
 
     def describe(self) -> dict[str, Any]:
-        made = {"gate": type(self.gate).__name__, "lr": self.lr, "warm_start": self._started_from}
+        made = {"gate": type(self.gate).__name__, "lr": self.lr, "seed": self.seed, "warm_start": self._started_from}
         return {**super().describe(), **made}
 
     def on_fit_start(self) -> None:
@@ -92,7 +93,7 @@ class EdgePruning(CircuitSearch):
             with torch.random.fork_rng(devices=[]):
                 scores = method.scores_over(lambda: whole_split(self.trainer, "train"))
             scores = self.trainer.strategy.broadcast(scores.abs() if method.absolute else scores)
-            self.gate.start_from(self._start_scores(scores))
+            self.gate.start_from(start_scores(scores, self.layout))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         full_logits, corrupt = self.circuit_model.run_pair(batch)
@@ -149,28 +150,3 @@ class EdgePruning(CircuitSearch):
         """Random numbers that depend on the seed, the draw and the rank alone, so that a resumed run draws the same."""
         rank = self.global_rank if self._trainer is not None else 0
         return torch.Generator().manual_seed((self.seed * 1_000_003 + draw) * 4_099 + rank)
-
-    def _start_scores(self, start: str | Path | Circuit | Tensor) -> Tensor:
-        if isinstance(start, (str, Path)):
-            start = Circuit.load(start, self.layout)
-        if isinstance(start, Circuit):
-            self.layout.require(start.layout, "the circuit to start from")
-            start = start.members.float() if start.scores is None else start.scores
-        scores = self.layout.check(start).float()
-        if not scores.isfinite().all():
-            edge = int((~scores.isfinite()).nonzero()[0])
-            raise ValueError(f"the warm start has no finite score for edge {self.layout.edge_names([edge])[0]}")
-        return scores
-
-
-def _described(start: Attribution | str | Path | Circuit | Tensor | None) -> dict[str, Any] | None:
-    """A warm start as plain JSON data: of which kind it is; of a method, its settings too."""
-    if isinstance(start, Attribution):
-        # What is said of the model is that of the search, and no prompt has been attributed yet.
-        left_out = {"model", "model_hash", "dtype", "kv", "n_edges", "step", "versions", "examples", "edges_cut"}
-        return {"kind": "method", **{key: value for key, value in start.describe().items() if key not in left_out}}
-    if isinstance(start, (str, Path)):
-        return {"kind": "file", "path": str(start)}
-    if isinstance(start, Circuit):
-        return {"kind": "circuit", "made_by": start.metadata.get("method")}
-    return None if start is None else {"kind": "scores"}

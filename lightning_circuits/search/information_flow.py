@@ -10,21 +10,35 @@ nothing of the task: neither the corrupt prompt nor an answer is looked at.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lightning_circuits.batch import Batch
-from lightning_circuits.scoring.gradients import information_flow
+from lightning_circuits.layout import KV
+from lightning_circuits.models.loading import DType
+from lightning_circuits.scoring.information_flow import information_flow_scores
+from lightning_circuits.search.base import METHODS, LanguageModel
 from lightning_circuits.search.one_pass import Attribution
 
 
+@METHODS.register
 class InformationFlowRoutes(Attribution):
-    """Scores in [0, 1], averaged over a prompt's real tokens and over prompts. Arguments are those of `Attribution`.
+    """Scores in [0, 1], averaged over a prompt's real tokens and over prompts.
 
     As in the library EAP-IG, save that a token at which no writer comes near a reader counts as 0 there, not NaN.
-    Ablation and objective play no part in the scores.
+
+    Args:
+        model, kv, dtype: see `Attribution`. What edges are cut for, and what then takes their place, plays no part.
     """
+
+    def __init__(self, model: LanguageModel | None = None, *, kv: KV = "head", dtype: DType = "float32") -> None:
+        super().__init__(model, kv=kv, dtype=dtype)
 
     def attribute(self, batch: Batch) -> tuple[Tensor, None]:
         with torch.no_grad():
-            return information_flow(self.circuit_model, batch), None
+            return information_flow_scores(self.circuit_model, batch), None
+
+    def describe(self) -> dict[str, Any]:
+        return {key: value for key, value in super().describe().items() if key not in ("ablation", "objective")}

@@ -19,7 +19,7 @@ A method of one's own:
 
     class GradientNorm(Attribution):
         def attribute(self, batch):
-            scores = gradients.attribute(self.circuit_model, batch, self.objective, self.ablation)
+            scores = gradient_scores(self.circuit_model, batch, self.ablation, self.objective)
             return scores.edges.abs(), None
 """
 
@@ -32,11 +32,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_circuits.arguments import require_flags
 from lightning_circuits.batch import Batch, first_rows, on_device
+from lightning_circuits.layout import KV
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.models.loading import DType
 from lightning_circuits.namespace import pl
-from lightning_circuits.objectives import LogitDifference, Objective
-from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.objectives import AnyObjective
+from lightning_circuits.search.base import CircuitSearch, LanguageModel
 from lightning_circuits.search.splits import Share, share_of
 
 
@@ -49,10 +52,10 @@ class Attribution(CircuitSearch):
     Args:
         model: a Hugging Face id, a local folder (GGUF included), ``tiny-ioi``, or a model in memory. Left out only for
             the warm start of an `EdgePruning`, which lends its own.
-        objective: the loss that scores are about, ``(logits, batch, full_logits) -> loss [B]``: an `Objective` or any
-            such function. Default: `LogitDifference`.
+        objective: the loss that scores are about: an `Objective`, its name, or a function ``(logits, batch,
+            full_logits) -> loss [B]``.
         absolute: rank edges by |score|: what works against the behaviour is part of its mechanism too.
-        ablation, kv, dtype, seed: see `CircuitSearch`.
+        options: ``ablation``, ``kv``, ``dtype``, see `CircuitSearch`.
 
     Raises, beside what `CircuitSearch` does:
         ValueError: when fitted: no model; a Trainer in mixed precision; a loader of unknown length and several
@@ -63,21 +66,20 @@ class Attribution(CircuitSearch):
 
     def __init__(
         self,
-        model: str | nn.Module | None = None,
-        ablation: str = "interchange",
-        objective: Objective | Callable[..., Tensor] | None = None,
+        model: LanguageModel | None = None,
+        *,
+        objective: AnyObjective = "LogitDifference",
         absolute: bool = True,
-        kv: str = "head",
-        dtype: str = "float32",
-        seed: int = 0,
+        **options: Any,
     ) -> None:
-        objective = LogitDifference() if objective is None else objective
-        super().__init__(model, ablation=ablation, objective=objective, kv=kv, dtype=dtype, seed=seed)  # type: ignore[arg-type]
+        require_flags(absolute=absolute)
+        super().__init__(model, objective=objective, **options)  # type: ignore[arg-type]  # no model is one's own affair
         self.absolute = absolute
         self.automatic_optimization = False
         self._share = Share()
         self._loader_goes_on = False
 
+    scores_are = "effects"
     edge_sums: nn.Parameter
     writer_sums: nn.Parameter
     examples: nn.Parameter
@@ -132,7 +134,7 @@ class Attribution(CircuitSearch):
 
     # ---- the sums ----------------------------------------------------------------------------------------------
 
-    def read_model(self, model: str | nn.Module | None, kv: str, dtype: str) -> None:
+    def read_model(self, model: LanguageModel | None, kv: KV, dtype: DType) -> None:
         if model is not None:
             super().read_model(model, kv, dtype)
             self._make_sums()

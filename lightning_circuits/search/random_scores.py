@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.batch import Batch
+from lightning_circuits.layout import KV
+from lightning_circuits.models.loading import DType
+from lightning_circuits.search.base import METHODS, LanguageModel
 from lightning_circuits.search.one_pass import Attribution
 
 
+@METHODS.register
 class RandomScores(Attribution):
-    """Every edge's score is uniform in [0, 1), and depends on the seed alone. Arguments are those of `Attribution`."""
+    """Every edge's score is uniform in [0, 1), and depends on the seed alone.
+
+    Args:
+        seed: of the scores.
+        model, kv, dtype: see `Attribution`.
+    """
+
+    def __init__(
+        self, model: LanguageModel | None = None, *, seed: int = 0, kv: KV = "head", dtype: DType = "float32"
+    ) -> None:
+        require_whole_numbers(seed=seed)
+        super().__init__(model, kv=kv, dtype=dtype)
+        self.seed = seed
 
     def attribute(self, batch: Batch) -> tuple[Tensor, None]:
         generator = torch.Generator().manual_seed(self.seed)
         scores = torch.rand(self.layout.n_edges, generator=generator, dtype=torch.float64)
         return scores.to(self.circuit_model.device) * len(batch["clean_ids"]), None
+
+    def describe(self) -> dict[str, Any]:
+        said = {key: value for key, value in super().describe().items() if key not in ("ablation", "objective")}
+        return {**said, "seed": self.seed}

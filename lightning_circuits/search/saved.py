@@ -9,14 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_circuits.ablation import Ablation, AblationName
+from lightning_circuits.arguments import require_flags
 from lightning_circuits.batch import Batch
-from lightning_circuits.circuit import Circuit
-from lightning_circuits.objectives import Objective
-from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.circuit import Circuit, scores_are
+from lightning_circuits.layout import KV
+from lightning_circuits.models.loading import DType
+from lightning_circuits.search.base import METHODS, CircuitSearch, LanguageModel
 
 
+@METHODS.register
 class SavedCircuit(CircuitSearch):
     """The circuit of a file; it is judged as it is, and cannot be trained.
 
@@ -25,27 +29,33 @@ class SavedCircuit(CircuitSearch):
         path: a circuit file: ``.json``, ``.pt`` or ``.safetensors``, from here or from EAP-IG and MIB.
         absolute: whether circuits of other sizes take edges by |score|. Default: as the file says; the files of other
             tools do not say it, and are taken by score.
-        ablation, objective, kv, dtype, seed: see `CircuitSearch`.
+        ablation: what it was found under: under interchange, it is exported without the edges that lead nowhere.
+        kv, dtype: see `CircuitSearch`.
 
-    Raises:
-        FileNotFoundError, ValueError: no such file, or a circuit of another layout.
+    Raises, beside what `CircuitSearch` does:
+        FileNotFoundError: no such file.
+        ValueError: a circuit of another layout.
     """
 
     def __init__(
         self,
-        model: str | nn.Module,
+        model: LanguageModel,
+        *,
         path: str | Path,
         absolute: bool | None = None,
-        ablation: str = "interchange",
-        objective: Objective | None = None,
-        kv: str = "head",
-        dtype: str = "float32",
-        seed: int = 0,
+        ablation: Ablation | AblationName | str = "interchange",
+        kv: KV = "head",
+        dtype: DType = "float32",
     ) -> None:
-        super().__init__(model, ablation=ablation, objective=objective, kv=kv, dtype=dtype, seed=seed)
+        if not isinstance(path, (str, Path)):
+            raise TypeError(f"path takes that of a circuit file, got {path!r}")
+        if absolute is not None:
+            require_flags(absolute=absolute)
+        super().__init__(model, ablation=ablation, kv=kv, dtype=dtype)
         self.path = str(path)
         self.saved = Circuit.load(path, self.layout)
         self.absolute = self.saved.metadata.get("ranking") == "absolute" if absolute is None else absolute
+        self.scores_are = scores_are(self.saved.metadata)
 
     def edge_scores(self) -> Tensor:
         return self.saved.members.float() if self.saved.scores is None else self.saved.scores

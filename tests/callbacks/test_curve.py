@@ -24,8 +24,7 @@ from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
-from lightning_circuits.search.base import CircuitSearch
-from lightning_circuits.search.saved import SavedCircuit
+from lightning_circuits.search import CircuitSearch, SavedCircuit
 
 MODEL = load_model("tiny-ioi")
 
@@ -348,14 +347,14 @@ def test_a_file_that_ranks_nothing_has_no_curve(data: IOIDataModule, tmp_path: P
     path = Waves().circuit(0.1).complement().save(tmp_path / "members.json")  # without scores
     callback = FaithfulnessCurve(sizes=[0.1, 0.5], dirpath=tmp_path / "out")
     with pytest.raises(ValueError, match="SavedCircuit has no ranking of edges"):
-        make_trainer(callback).test(SavedCircuit(MODEL, path), data, verbose=False)
+        make_trainer(callback).test(SavedCircuit(MODEL, path=path), data, verbose=False)
 
 
 def test_a_curve_of_a_saved_ranking_is_its_method_s(data: IOIDataModule, tmp_path: Path) -> None:
     search = Waves(absolute=True)
     path = search.circuit(0.1).save(tmp_path / "scores.json")
     curves = []
-    for judged in (search, SavedCircuit(MODEL, path)):
+    for judged in (search, SavedCircuit(MODEL, path=path)):
         callback = FaithfulnessCurve(sizes=[0.1, 0.5], dirpath=tmp_path)
         make_trainer(callback).test(judged, data, verbose=False)
         curves.append(callback.curve)

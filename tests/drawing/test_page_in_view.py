@@ -167,10 +167,17 @@ def test_20000_edges_are_drawn(shown: Page) -> None:
     assert len(shown.edges()) < 20_000
 
 
-def test_the_sign_of_a_learned_gate_is_no_colour(shown: Page) -> None:
-    legends = []
-    for metadata in ({"gate": "TopK"}, {}):
-        shown.open(scored(PER_HEAD, 40, **metadata))
-        legends.append(shown.text("#legend"))
-    assert "least open gate" in legends[0] and "negative" not in legends[0]
-    assert "negative score" in legends[1]
+@pytest.mark.parametrize(
+    ("metadata", "ranks"),
+    [
+        ({"scores_are": "ranks"}, True),
+        ({"gate": "TopK"}, True),
+        ({"scores_are": "effects", "gate": "TopK"}, False),
+        ({}, False),
+    ],
+)
+def test_the_sign_of_a_rank_is_no_colour(shown: Page, metadata: dict[str, str], ranks: bool) -> None:
+    """Files from before searches said which of the two their scores are hold ranks if they are of learned gates."""
+    shown.open(scored(PER_HEAD, 40, **metadata))
+    legend = shown.text("#legend")
+    assert ("lowest score" in legend) is ranks and ("negative score" in legend) is not ranks

@@ -66,7 +66,7 @@ def test_a_warmup_that_is_no_part_of_training_is_refused(warmup: float) -> None:
 
 
 def test_an_unknown_law_is_refused_with_those_known() -> None:
-    with pytest.raises(ValueError, match=r"'log-uniform' or 'uniform', got 'normal'"):
+    with pytest.raises(ValueError, match=r"law is one of 'log-uniform', 'uniform', got 'normal'"):
         SizeRange(law="normal")
 
 

@@ -158,7 +158,8 @@ def test_attribution_runs_on_an_own_model_too(own_model: Any) -> None:
     from lightning_circuits.masked import masked_logits
     from lightning_circuits.models import wrap
     from lightning_circuits.objectives import LogitDifference
-    from lightning_circuits.scoring.gradients import attribute, integral
+    from lightning_circuits.scoring.gradients import gradient_scores
+    from lightning_circuits.scoring.paths import integral
 
     model = wrap(own_model.TinyTransformer(own_model.LETTERS).double())
     [batch] = own_model.induction(1, seed=0)
@@ -167,9 +168,9 @@ def test_attribution_runs_on_an_own_model_too(own_model: Any) -> None:
     full, corrupt = model.run_pair(batch)
     logits = masked_logits(model, gates, batch["clean_ids"], batch["attention_mask"], batch["positions"], corrupt)
     objective(logits, batch, full).sum().backward()
-    torch.testing.assert_close(attribute(model, batch, objective, ablation).edges.double(), -gates.grad)
+    torch.testing.assert_close(gradient_scores(model, batch, ablation, objective).edges.double(), -gates.grad)
     # Between the ends it is other runs, of a mixture that no token is embedded as.
-    between = attribute(model, batch, objective, ablation, integral("midpoint", 3)).edges
+    between = gradient_scores(model, batch, ablation, objective, integral("midpoint", 3)).edges
     assert between.isfinite().all() and not torch.allclose(between, -gates.grad.to(between))
 
 

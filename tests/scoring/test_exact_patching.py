@@ -21,7 +21,7 @@ from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.loading import EMBEDDED
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import KL, LogitDifference, Objective
-from lightning_circuits.scoring.exact_patching import Patching, chunks
+from lightning_circuits.scoring.exact_patching import ExactPatching, chunks
 from tests.support.oracle import ALL_OPEN, Pairs, oracle, pairs, tiny_model
 
 CASES = [
@@ -47,7 +47,7 @@ def batch_of(prompts: Pairs) -> dict[str, Tensor]:
     return vars(prompts) | answers
 
 
-def all_scores(patching: Patching, layout: Layout, edges_per_batch: int) -> Tensor:
+def all_scores(patching: ExactPatching, layout: Layout, edges_per_batch: int) -> Tensor:
     """``[n_edges, B]``."""
     found = torch.full((layout.n_edges, len(patching.full_loss)), torch.nan, dtype=torch.float64)
     for part in chunks(layout, edges_per_batch):
@@ -81,7 +81,7 @@ def test_a_score_is_what_cutting_the_edge_does(
 ) -> None:
     model, batch = wrapped(family, kv, dtype), batch_of(pairs(padding))
     expected = one_by_one(model, batch, ABLATIONS.make("interchange"), LogitDifference())
-    patching = Patching(model, batch, ABLATIONS.make("interchange"), LogitDifference())
+    patching = ExactPatching(model, batch, ABLATIONS.make("interchange"), LogitDifference())
     found = all_scores(patching, model.layout, edges_per_batch=7)
     torch.testing.assert_close(found, expected, atol=tolerance * max(1, float(expected.abs().max())), rtol=0)
     assert (expected.abs() > 100 * tolerance).float().mean() > 0.7, "hardly an edge matters: a test of nothing"
@@ -93,7 +93,7 @@ def test_every_ablation(family: str, kv: str, ablation: str) -> None:
     model, batch, made = wrapped(family, kv), batch_of(pairs("ragged")), ABLATIONS.make(ablation)
     made.fit(model, [batch, batch_of(pairs("ragged", seed=1))])
     expected = one_by_one(model, batch, made, KL())
-    found = all_scores(Patching(model, batch, made, KL()), model.layout, edges_per_batch=50)
+    found = all_scores(ExactPatching(model, batch, made, KL()), model.layout, edges_per_batch=50)
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
     assert found.min() > -1e-9, "no circuit is nearer to the full model than itself"
 
@@ -103,7 +103,7 @@ def test_the_oracle_agrees(family: str, kv: str) -> None:
     model, prompts = wrapped(family, kv), pairs("left")
     batch, layout = batch_of(prompts), model.layout
     corrupt = oracle(model.model, ALL_OPEN, prompts.corrupt_ids, prompts, kv=kv).writers
-    patching = Patching(model, batch, ABLATIONS.make("interchange"), KL())
+    patching = ExactPatching(model, batch, ABLATIONS.make("interchange"), KL())
     draw = torch.Generator().manual_seed(0)
     for part in chunks(layout, 8):
         logits, index = patching.logits(part), int(torch.randint(len(part), (), generator=draw))
@@ -116,7 +116,7 @@ def test_the_oracle_agrees(family: str, kv: str) -> None:
 @pytest.mark.parametrize("edges_per_batch", [1, 5, 1000])
 def test_how_many_are_cut_at_a_time_changes_nothing(edges_per_batch: int) -> None:
     model, batch = wrapped("llama-gqa", "head"), batch_of(pairs("right"))
-    patching = Patching(model, batch, ABLATIONS.make("interchange"), KL())
+    patching = ExactPatching(model, batch, ABLATIONS.make("interchange"), KL())
     expected = all_scores(patching, model.layout, 64)
     torch.testing.assert_close(all_scores(patching, model.layout, edges_per_batch), expected, atol=1e-12, rtol=1e-12)
 
@@ -124,10 +124,10 @@ def test_how_many_are_cut_at_a_time_changes_nothing(edges_per_batch: int) -> Non
 def test_one_prompt_alone() -> None:
     """A batch of one is where a row for each prompt and a row for all of them look alike."""
     model, both = wrapped("llama-gqa", "head"), batch_of(pairs("none"))
-    expected = all_scores(Patching(model, both, ABLATIONS.make("interchange"), KL()), model.layout, 64)
+    expected = all_scores(ExactPatching(model, both, ABLATIONS.make("interchange"), KL()), model.layout, 64)
     for i in range(2):
         alone = {key: value[i : i + 1] for key, value in both.items()}
-        found = all_scores(Patching(model, alone, ABLATIONS.make("interchange"), KL()), model.layout, 64)
+        found = all_scores(ExactPatching(model, alone, ABLATIONS.make("interchange"), KL()), model.layout, 64)
         torch.testing.assert_close(found, expected[:, i : i + 1], atol=1e-12, rtol=1e-12)
 
 
@@ -170,7 +170,7 @@ def scores() -> Tensor:
 def test_a_fit_is_the_mean_over_all_prompts_ragged_batches_and_padding_or_not(scores: Tensor) -> None:
     model = ActivationPatching(EMBEDDED).circuit_model
     (batch,) = data(batch_size=10).train_dataloader()
-    patching = Patching(model, batch, ABLATIONS.make("interchange"), LogitDifference())
+    patching = ExactPatching(model, batch, ABLATIONS.make("interchange"), LogitDifference())
     expected = all_scores(patching, model.layout, 479).mean(-1).float()
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
     again = ActivationPatching(EMBEDDED, objective=LogitDifference(), edges_per_batch=200)

@@ -18,7 +18,10 @@ from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import wrap
 from lightning_circuits.objectives import KL, LogitDifference
-from lightning_circuits.scoring.gradients import Point, attribute, attribute_activations, information_flow, integral
+from lightning_circuits.scoring.gradients import gradient_scores
+from lightning_circuits.scoring.information_flow import information_flow_scores
+from lightning_circuits.scoring.one_component import one_component_scores
+from lightning_circuits.scoring.paths import PathPoint, integral
 from tests.support.oracle import ALL_OPEN, PADDINGS, Pairs, _Prompt, oracle, pairs, tiny_model
 
 CASES = [
@@ -152,7 +155,7 @@ def test_eap_is_minus_the_gradient_of_open_gates(family: str, kv: str, padding: 
     logits = masked_logits(model, gates, *arguments)
     for objective in (LogitDifference(), lambda logits, batch, full: logits.log_softmax(-1)[:, 3]):
         (gradient,) = torch.autograd.grad(objective(logits, batch, full).sum(), gates, retain_graph=True)
-        close(attribute(model, batch, objective, cut).edges, -gradient)
+        close(gradient_scores(model, batch, cut, objective).edges, -gradient)
 
 
 def test_eap_is_minus_the_gradient_through_the_oracle() -> None:
@@ -166,7 +169,7 @@ def test_eap_is_minus_the_gradient_through_the_oracle() -> None:
     logits = oracle(model, gates, prompts.clean_ids, prompts, reference).logits
     loss = LogitDifference()(logits, batch, logits).sum()
     theirs = -torch.stack(torch.autograd.grad(loss, list(gates.values())))
-    close(attribute(ours, batch, LogitDifference(), ABLATIONS.make("interchange")).edges, theirs)
+    close(gradient_scores(ours, batch, ABLATIONS.make("interchange"), LogitDifference()).edges, theirs)
 
 
 # The runs over activations take seconds in loops.
@@ -186,14 +189,14 @@ def test_scores_are_those_of_the_definition(family: str, kv: str, padding: str, 
     model, prompts, steps = wrap(stock, kv), pairs(padding), 3
     batch, cut, objective = batch_of(prompts), ABLATIONS.make("interchange"), LogitDifference()
     if method in ("pooled", "per-writer"):
-        ours = attribute_activations(model, batch, objective, cut, steps, pooled=method == "pooled")
+        ours = one_component_scores(model, batch, cut, objective, steps, pooled=method == "pooled")
     else:
         points = {
-            "eap": integral("left", 1)[:0] or [Point(1.0, 1.0)],
+            "eap": integral("left", 1)[:0] or [PathPoint(1.0, 1.0)],
             "inputs": integral("left", steps),
-            "clean-corrupted": [Point(0.0, 0.5), Point(1.0, 0.5)],
+            "clean-corrupted": [PathPoint(0.0, 0.5), PathPoint(1.0, 0.5)],
         }[method]
-        ours = attribute(model, batch, objective, cut, points)
+        ours = gradient_scores(model, batch, cut, objective, points)
     close(ours.edges, reference_scores(stock, model, prompts, kv, method, steps))
 
 
@@ -203,9 +206,9 @@ def test_a_writer_is_worth_all_edges_out_of_it(family: str, pooled: bool | None)
     """Its output reaches the loss only through its readers, so at M = 1 the edges add up to it."""
     model, batch, cut = wrap(tiny_model(family, torch.float64)), batch_of(pairs("ragged")), ABLATIONS.make("zero")
     if pooled is None:
-        scores = attribute(model, batch, LogitDifference(), cut, integral("midpoint", 2))
+        scores = gradient_scores(model, batch, cut, LogitDifference(), integral("midpoint", 2))
     else:
-        scores = attribute_activations(model, batch, LogitDifference(), cut, 2, pooled)
+        scores = one_component_scores(model, batch, cut, LogitDifference(), 2, pooled)
     out_of = torch.zeros_like(scores.writers).index_add_(0, model.layout.edge_writer, scores.edges)
     close(scores.writers, out_of)
 
@@ -219,7 +222,7 @@ def test_an_integral_of_the_input_converges_to_the_effect_of_the_input(rule: str
     change = (LogitDifference()(at_corrupt, batch, full) - LogitDifference()(full, batch, full)).sum()
 
     def error(steps: int) -> float:
-        scores = attribute(model, batch, LogitDifference(), cut, integral(rule, steps))
+        scores = gradient_scores(model, batch, cut, LogitDifference(), integral(rule, steps))
         return abs((scores.writers[0] - change).item())
 
     coarse, fine = error(8), error(64)
@@ -247,7 +250,7 @@ def test_information_flow_is_the_proximity_of_writers_to_what_is_read(family: st
                 ]
                 for w, value in enumerate(near):
                     theirs[first + w] += value / (sum(near) or 1.0) / row.clean_ids.shape[1]
-    close(information_flow(model, batch_of(prompts)), theirs)
+    close(information_flow_scores(model, batch_of(prompts)), theirs)
 
 
 @settings(max_examples=15)
@@ -255,43 +258,43 @@ def test_information_flow_is_the_proximity_of_writers_to_what_is_read(family: st
 def test_padding_and_company_change_nothing(padding: str, seed: int, family: str) -> None:
     model, prompts = wrap(tiny_model(family, torch.float64)), pairs(padding, seed)
     batch, cut, points = batch_of(prompts), ABLATIONS.make("interchange"), integral("left", 2)
-    together = attribute(model, batch, KL(), cut, points)
+    together = gradient_scores(model, batch, cut, KL(), points)
     alone = []
     for i in range(len(prompts.positions)):
         row = prompts.row(i)
         own = batch_of(row) | {name: batch[name][i : i + 1] for name in ("answers", "distractors")}
-        alone.append(attribute(model, own, KL(), cut, points).edges)
+        alone.append(gradient_scores(model, own, cut, KL(), points).edges)
     # KL has no gradient on the clean prompt, but on the way there it has.
     close(together.edges, sum(alone), 1e-6)
 
 
 def test_within_inference_mode_it_is_the_same() -> None:
     model, batch, cut = wrap(tiny_model("gpt2", torch.float64)), batch_of(pairs("left")), ABLATIONS.make("interchange")
-    outside = attribute(model, batch, LogitDifference(), cut).edges
+    outside = gradient_scores(model, batch, cut, LogitDifference()).edges
     with torch.inference_mode():
         made_inside = {key: value + 0 for key, value in batch.items()}
-        inside = attribute(model, made_inside, LogitDifference(), cut).edges
+        inside = gradient_scores(model, made_inside, cut, LogitDifference()).edges
     assert torch.equal(inside, outside)
 
 
 def test_bfloat16_models_have_float32_scores() -> None:
     batch, cut = batch_of(pairs("left")), ABLATIONS.make("interchange")
-    wide = attribute(wrap(tiny_model("llama-gqa")), batch, LogitDifference(), cut).edges
-    narrow = attribute(wrap(tiny_model("llama-gqa", torch.bfloat16)), batch, LogitDifference(), cut).edges
+    wide = gradient_scores(wrap(tiny_model("llama-gqa")), batch, cut, LogitDifference()).edges
+    narrow = gradient_scores(wrap(tiny_model("llama-gqa", torch.bfloat16)), batch, cut, LogitDifference()).edges
     assert narrow.dtype == wide.dtype == torch.float32
     assert torch.corrcoef(torch.stack([wide, narrow]))[0, 1] > 0.98
 
 
 def test_nothing_of_the_language_model_has_a_gradient() -> None:
     model = tiny_model("gpt2", torch.float64)
-    attribute(wrap(model), batch_of(pairs("left")), LogitDifference(), ABLATIONS.make("zero"))
+    gradient_scores(wrap(model), batch_of(pairs("left")), ABLATIONS.make("zero"), LogitDifference())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_less_than_one_step_and_unknown_rules_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 step, got 0"):
         integral("left", 0)
-    with pytest.raises(ValueError, match="unknown rule 'right'; choose one of left, midpoint, gauss-legendre"):
+    with pytest.raises(ValueError, match="rule is one of 'left', 'midpoint', 'gauss-legendre', got 'right'"):
         integral("right", 5)
 
 
@@ -306,4 +309,4 @@ def test_less_than_one_step_and_unknown_rules_are_refused() -> None:
 )
 def test_an_objective_has_to_give_one_loss_per_prompt(objective: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        attribute(wrap(tiny_model("gpt2")), batch_of(pairs("left")), objective, ABLATIONS.make("zero"))
+        gradient_scores(wrap(tiny_model("gpt2")), batch_of(pairs("left")), ABLATIONS.make("zero"), objective)

@@ -448,7 +448,7 @@ def test_a_circuit_without_scores_starts_with_its_members_first(some_scores: Ten
 def test_a_circuit_says_where_its_gates_began(some_scores: Tensor, tmp_path: Path) -> None:
     circuit = Circuit(EdgePruning(EMBEDDED).layout, some_scores > 1, some_scores, {"method": "EAP"})
     path = circuit.save(tmp_path / "start.json")
-    method = {"method": "EAPIG", "steps": 3, "rule": "left", "ranking": "absolute", "seed": 0}
+    method = {"method": "EAPIG", "steps": 3, "rule": "left", "ranking": "absolute", "scores_are": "effects"}
     method |= {"ablation": "zero", "objective": "LogitDifference"}
     starts: list[tuple[Any, Any]] = [
         (None, None),
@@ -584,10 +584,10 @@ def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": 0.0}, "learning rate must be positive"),
-        ({"lr": math.nan}, "learning rate must be positive"),
+        ({"lr": 0.0}, "lr must be positive"),
+        ({"lr": math.nan}, "lr must be positive"),
         ({"ablation": "resample"}, "unknown ablation 'resample'"),
-        ({"kv": "pair"}, "'head' or 'group'"),
+        ({"kv": "pair"}, "kv is one of 'head', 'group'"),
         ({"dtype": "int8"}, "int8"),
     ],
 )
@@ -636,7 +636,7 @@ def _files(directory: Path, circuit: Circuit) -> Iterator[Path]:
 def test_a_saved_circuit_is_a_method_and_says_what_it_was_made_by(trained: Trained, tmp_path: Path) -> None:
     circuit = trained.search.circuit(0.05)
     for path in _files(tmp_path, circuit):
-        search = SavedCircuit(EMBEDDED, path)
+        search = SavedCircuit(EMBEDDED, path=path)
         assert search.circuit() == circuit
         assert search.trained_size() == circuit.n_edges
         assert search.circuit(10) == trained.search.circuit(10)
@@ -644,6 +644,6 @@ def test_a_saved_circuit_is_a_method_and_says_what_it_was_made_by(trained: Train
         with pytest.raises(TypeError, match="a saved circuit is not trained"):
             fit(search, 1)
     with pytest.raises(ValueError, match="another layout"):
-        SavedCircuit(fresh("gpt2"), tmp_path / "circuit.json")
+        SavedCircuit(fresh("gpt2"), path=tmp_path / "circuit.json")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pt"):
-        SavedCircuit(EMBEDDED, tmp_path / "nowhere.pt")
+        SavedCircuit(EMBEDDED, path=tmp_path / "nowhere.pt")

@@ -107,7 +107,7 @@
   const keys = circuits.map((circuit, c) => {
     const own = circuit.scores === null ? null : decoded(circuit.scores, Float32Array);
     // Of a learned gate's score the sign means nothing, only how far it stands above the others.
-    const floor = circuit.gates && own !== null ? own.reduce((a, b) => Math.min(a, b), Infinity) : 0;
+    const floor = circuit.scores_are === "ranks" && own !== null ? own.reduce((a, b) => Math.min(a, b), Infinity) : 0;
     // The strongest percent are drawn alike: by the very largest alone, all others would look like nothing.
     const sizes = own === null ? [1] : Array.from(own, (x) => Math.abs(x - floor)).sort((a, b) => b - a);
     const largest = sizes[Math.floor(0.01 * sizes.length)] || 1;
@@ -473,7 +473,7 @@
     hue(i, bits) {
       if (this.overlaid) return bits === (LEFT | RIGHT) ? 2 : bits === LEFT ? 3 : 4;
       const c = this.bits === RIGHT ? 1 : 0;
-      return !circuits[c].gates && scores[c][lineEdge[i]] < 0 ? 1 : 0;
+      return circuits[c].scores_are === "effects" && scores[c][lineEdge[i]] < 0 ? 1 : 0;
     }
 
     drawGround() {
@@ -990,11 +990,11 @@
       element("p", "There are no scores: every edge is drawn alike.", place, { class: "quiet" });
       return;
     }
-    const gates = circuits.every((circuit) => circuit.gates);
-    const ramp = gates ? colours.ramp.positive : [...colours.ramp.negative].reverse().concat(colours.ramp.positive);
+    const ranks = circuits.every((circuit) => circuit.scores_are === "ranks");
+    const ramp = ranks ? colours.ramp.positive : [...colours.ramp.negative].reverse().concat(colours.ramp.positive);
     element("div", null, place, { class: "ramp" }).style.background = `linear-gradient(to right, ${ramp.join(", ")})`;
     const ends = element("div", null, place, { class: "ends" });
-    for (const text of gates ? ["least open gate", "most open"] : ["negative score", "0", "positive"])
+    for (const text of ranks ? ["lowest score", "highest"] : ["negative score", "0", "positive"])
       element("span", text, ends);
     element("p", "Width: like colour. At a head from the left: query, key, value.", place, { class: "quiet" });
   }

@@ -1,0 +1,71 @@
+"""Where learned gates begin, if not all alike: at the ranks of scores that are there, or that a method is to find."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor
+
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.layout import Layout
+from lightning_circuits.search.base import METHODS
+from lightning_circuits.search.one_pass import Attribution
+
+if TYPE_CHECKING:
+    WarmStart: TypeAlias = Attribution | str | Path | Circuit | Tensor
+else:
+    # What a command line can say; for tensors its help would list every class of them.
+    WarmStart = Attribution | str | Path
+
+
+def read_warm_start(given: WarmStart | None) -> Attribution | Path | Circuit | Tensor | None:
+    """A warm start as it was meant: a name is that of an attribution method, unless it has the suffix of a file.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: neither scores nor anything that has some.
+    """
+    if isinstance(given, str):
+        if not Path(given).suffix and given not in METHODS:
+            methods = ", ".join(METHODS)
+            raise ValueError(f"warm_start is neither a method ({methods}) nor a file with its suffix: {given!r}")
+        given = Path(given) if Path(given).suffix else METHODS.make(given)  # type: ignore[assignment]
+    if given is None or isinstance(given, (Attribution, Path, Circuit, Tensor)):
+        return given
+    raise TypeError(
+        "warm_start takes an attribution method or its name, a circuit or its file, or edge scores as a tensor, got "
+        f"{given!r}"
+    )
+
+
+def start_scores(start: Path | Circuit | Tensor, layout: Layout) -> Tensor:
+    """The edge scores to begin from, float32 ``[n_edges]``; of a circuit without any, its membership.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: they are of another layout, or not finite.
+    """
+    if isinstance(start, Path):
+        start = Circuit.load(start, layout)
+    if isinstance(start, Circuit):
+        layout.require(start.layout, "the warm start")
+        start = start.members.float() if start.scores is None else start.scores
+    scores = layout.check(start).float()
+    if not scores.isfinite().all():
+        edge = int((~scores.isfinite()).nonzero()[0])
+        raise ValueError(f"the warm start has no finite score for edge {layout.edge_names([edge])[0]}")
+    return scores
+
+
+def describe_start(start: Attribution | Path | Circuit | Tensor | None) -> dict[str, Any] | None:
+    """A warm start as plain JSON data: of which kind it is; of a method, its settings too."""
+    if isinstance(start, Attribution):
+        # What is said of the model is that of the search, and no prompt has been attributed yet.
+        left_out = {"model", "model_hash", "dtype", "kv", "n_edges", "step", "versions", "examples", "edges_cut"}
+        return {"kind": "method", **{key: value for key, value in start.describe().items() if key not in left_out}}
+    if isinstance(start, Path):
+        return {"kind": "file", "path": str(start)}
+    if isinstance(start, Circuit):
+        return {"kind": "circuit", "made_by": start.metadata.get("method")}
+    return None if start is None else {"kind": "scores"}

@@ -1,0 +1,63 @@
+"""The registry of methods: what the package, its pages and the command line know of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import lightning_circuits
+from lightning_circuits import METHODS, CircuitSearch
+from lightning_circuits.ablation import ABLATIONS, Ablation, AblationName
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_method_is_a_name_of_the_package() -> None:
+    for cls in ours():
+        assert getattr(lightning_circuits, cls.__name__) is cls
+    assert {"EAP", "EdgePruning", "SavedCircuit", "Circuit", "CircuitSearch"} <= set(dir(lightning_circuits))
+    with pytest.raises(AttributeError, match="has no attribute 'EAPX'"):
+        lightning_circuits.EAPX  # noqa: B018
+
+
+def ours() -> list[type[CircuitSearch]]:
+    return [
+        cls for cls in map(METHODS.__getitem__, METHODS.names()) if cls.__module__.startswith("lightning_circuits.")
+    ]
+
+
+@pytest.mark.parametrize("page", ["docs/api/searches.md", "docs/choosing-a-method.md"])
+def test_every_method_stands_on_the_pages(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert [cls.__name__ for cls in ours() if not re.search(rf"\b{cls.__name__}\b", text)] == []
+
+
+def test_the_api_page_names_each_module() -> None:
+    text = (ROOT / "docs/api/searches.md").read_text()
+    assert [cls.__name__ for cls in ours() if f"::: {cls.__module__}.{cls.__name__}\n" not in text] == []
+
+
+def test_the_ablations_of_signatures_are_those_of_the_registry() -> None:
+    assert list(get_args(AblationName)) == [
+        name for name in ABLATIONS.names() if ABLATIONS[name].__module__ == Ablation.__module__
+    ]
+
+
+def test_help_begins_with_the_methods_own_options_and_is_short() -> None:
+    """In a process of its own: in this one there are classes of tests, which would be listed too."""
+    program = "from lightning_circuits.commands.main import main; main()"
+    command = [sys.executable, "-W", "ignore", "-c", program, "fit", "--model.help", "EdgePruning"]
+    lines = subprocess.run(
+        command, env={**os.environ, "COLUMNS": "80"}, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.splitlines()
+    assert len(lines) <= 60
+    options = [line.split()[0].removeprefix("--model.") for line in lines if line.startswith("  --model.")]
+    options = [option for option in options if not option.endswith(".help")]
+    own = ["model", "gate", "lr", "warm_start", "seed"]
+    assert options == [*own, "ablation", "objective", "kv", "dtype"]
