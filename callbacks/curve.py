@@ -44,6 +44,7 @@ from lightning_circuits.drawing.tables import curve_table
 from lightning_circuits.evaluation.curve import RANDOM, Curve, Place
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.search.splits import describe_data
 from lightning_circuits.selection import size_to_count, top_n
 
 MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -170,8 +171,7 @@ class FaithfulnessCurve(ExactAblationCallback):
         described = search.describe()
         # A circuit from a file is of the method that made it.
         method = described.get("made_by", {}).get("method", described["method"])
-        data = getattr(getattr(trainer, "datamodule", None), "describe", None)
-        metadata = {**described, "data": None if data is None else data(), "seed_of_random": self.seed}
+        metadata = {**described, "data": describe_data(trainer), "seed_of_random": self.seed}
         metadata = json.loads(json.dumps(metadata))  # as it is read back: a tuple is a list
         self.curve = curve = Curve.of(rows, places, method, search.model_name, metadata)
         trouble = once(trainer, lambda: self._write(trainer, curve))

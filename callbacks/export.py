@@ -47,6 +47,7 @@ from lightning_circuits.evaluation.rows import Row
 from lightning_circuits.files import FORMATS
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.search.splits import describe_data
 
 Monitor = Literal["kl", "faithfulness", "accuracy"]
 MONITORS: dict[Monitor, Callable[[Row], float]] = {
@@ -173,8 +174,7 @@ class CircuitExport(pl.Callback):
             circuits = measured.circuits
         else:
             circuits = circuits_to_look_at(search, self.sizes)
-        describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
-        data = None if describe is None else describe()
+        data = describe_data(trainer)
         rows = {
             name: [row for row in measured.rows if row.circuit in (name, f"{name} pruned")] if measured else []
             for name in circuits

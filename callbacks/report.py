@@ -44,6 +44,7 @@ from lightning_circuits.drawing.page import save_page
 from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
 from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.search.splits import describe_data
 
 
 class CircuitReport(pl.Callback):
@@ -69,8 +70,7 @@ class CircuitReport(pl.Callback):
                 f"{see_page('sweeps', 'What is logged')}"
             )
         self._written = None
-        describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
-        settings = {**search.describe(), "data": None if describe is None else describe()}
+        settings = {**search.describe(), "data": describe_data(trainer)}
         del settings["step"]  # of no setting, and another one in a resumed run
         log_settings(trainer, settings)
 

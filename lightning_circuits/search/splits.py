@@ -1,4 +1,4 @@
-"""The whole of a split, on every process, whenever it is wanted.
+"""The data of a run: the whole of a split, on every process, whenever it is wanted, and what is said of them.
 
 Lightning hands out loaders when a loop runs, and shares them out among processes, repeating prompts until all have
 equally many. Means and measurements need each prompt once, and between two training steps.
@@ -48,6 +48,12 @@ def whole_split(trainer: pl.Trainer, split: str) -> Any:
             "out, the prompts are shared out here, each once"
         )
     return unshared(loader)
+
+
+def describe_data(trainer: pl.Trainer) -> dict[str, Any] | None:
+    """What the Trainer's data module says of itself, in plain JSON values; None if it says nothing."""
+    describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
+    return None if describe is None else describe()
 
 
 @dataclass(frozen=True)
