@@ -15,6 +15,7 @@ needs hundreds of passes for a batch, sees one.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ from lightning_circuits.callbacks import CircuitExport, FaithfulnessCurve
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.drawing.curves import curve_figure
 from lightning_circuits.drawing.style import save
-from lightning_circuits.evaluation.curve import Curve
+from lightning_circuits.evaluation.curve import Curve, CurveRow
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import MatchLogitDifference
@@ -136,14 +137,14 @@ def table_rows(folders: dict[str, Path]) -> list[results_page.Row]:
     for method, folder in folders.items():
         curve = Curve.load(folder / "curve.json")
         ablation, best = curve.ablations[0], ranking_of(curve)
-        points = {point["share"]: point for point in curve.points(ablation, best)}
+        points = {row.share: row for row in curve.points(ablation, best)}
         cost = json.loads((folder / "cost.json").read_text())
         rows.append(
             {
                 "method": method,
                 **{results_page.percent(share): cell(points[share]) for share in SHOWN},
-                "CPR": f"{curve.areas(ablation, 'signed')['cpr']:.2f}",
-                "CMD": f"{curve.areas(ablation, best)['cmd']:.3f}",
+                "CPR": f"{curve.areas(ablation, 'signed').cpr:.2f}",
+                "CMD": f"{curve.areas(ablation, best).cmd:.3f}",
                 "seconds": f"{cost['seconds']:.0f}",
                 "stock steps": f"{cost['stock_steps']:.0f}",
             }
@@ -171,15 +172,14 @@ def ranking_of(curve: Curve) -> str:
 
 def by_absolute(curve: Curve, model: str) -> Curve:
     """A curve with the line of that ranking alone."""
-    rows = [row for row in curve.rows if row["ranking"] in (None, ranking_of(curve))]
-    summary = [entry for entry in curve.summary if entry["ranking"] == ranking_of(curve)]
+    rows = [row for row in curve.rows if row.ranking in (None, ranking_of(curve))]
+    summary = [areas for areas in curve.summary if areas.ranking == ranking_of(curve)]
     return replace(curve, model=model, rows=rows, summary=summary)
 
 
-def cell(point: dict[str, Any]) -> str:
-    wrong = point["agreement_when_wrong"]
-    agreement = "-" if wrong is None else f"{wrong:.0%}"
-    return f"{point['faithfulness']:.2f}, **{point['kl']:.2f}**, {point['accuracy']:.0%}, {agreement}"
+def cell(row: CurveRow) -> str:
+    agreement = "-" if math.isnan(row.agreement_when_wrong) else f"{row.agreement_when_wrong:.0%}"
+    return f"{row.faithfulness:.2f}, **{row.kl:.2f}**, {row.accuracy:.0%}, {agreement}"
 
 
 if __name__ == "__main__":

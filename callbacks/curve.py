@@ -7,7 +7,7 @@
     trainer = pl.Trainer(max_steps=300, callbacks=[curve])
     trainer.fit(search, datamodule)      # measured once, when training is done, on the validation split
     trainer.test(search, datamodule)     # the same on the test split
-    curve.curve.areas("interchange", "signed")["cmd"]
+    curve.curve.areas("interchange", "signed").cmd
 
 Each measurement leaves behind `curve.csv`, `curve.json`, `curve.png` and `curve.svg`, in the folder of the run's logger
 or in `dirpath`. A curve of one split never takes the place of another split's: beside a `curve.json` of the validation
@@ -21,7 +21,6 @@ Biases the file, from which `compare` reads it.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -41,7 +40,7 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing.curves import curve_figure
 from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.tables import curve_table
-from lightning_circuits.evaluation.curve import RANDOM, Curve, Place
+from lightning_circuits.evaluation.curve import RANDOM, Curve, CurvePlace
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.splits import describe_data
@@ -68,7 +67,7 @@ class FaithfulnessCurve(ExactAblationCallback):
         seed: of the random circuits.
 
     Attributes:
-        curve: the last measurement, a `curves.Curve`; None before the first.
+        curve: the last measurement, a `Curve`; None before the first.
         paths: the files of the last measurement.
 
     Raises:
@@ -193,7 +192,7 @@ class FaithfulnessCurve(ExactAblationCallback):
         }
         return dict(sorted(shares.items(), key=lambda item: item[1][1]))
 
-    def _line_up(self, search: CircuitSearch) -> tuple[dict[str, Circuit], dict[str, Place]]:
+    def _line_up(self, search: CircuitSearch) -> tuple[dict[str, Circuit], dict[str, CurvePlace]]:
         """The circuits to judge and their places on the curve, by name."""
         own = "absolute" if search.absolute else "signed"
         rankings = self.rankings or (RANKINGS if search.absolute else (own,))
@@ -203,11 +202,11 @@ class FaithfulnessCurve(ExactAblationCallback):
             for size, (n, share) in self._shares(search).items():
                 name = f"{size} {ranking}" if len(set(rankings)) > 1 else size
                 members = top_n(scores, n, search.layout, absolute=ranking == "absolute")
-                circuits[name], places[name] = Circuit(search.layout, members), Place(ranking, share)
+                circuits[name], places[name] = Circuit(search.layout, members), CurvePlace(ranking, share)
         if self.random:
             for size, (n, share) in self._shares(search).items():
                 name = f"{size} {RANDOM}"
-                circuits[name], places[name] = Circuit.random(search.layout, n, self.seed), Place(RANDOM, share)
+                circuits[name], places[name] = Circuit.random(search.layout, n, self.seed), CurvePlace(RANDOM, share)
         return circuits, places
 
     # ---- what is left behind -----------------------------------------------------------------------------------
@@ -216,7 +215,7 @@ class FaithfulnessCurve(ExactAblationCallback):
         stem = _stem(self._folder, curve.split)
         figure = curve_figure({curve.method: curve}, ("faithfulness", "kl", "accuracy"))
         key = f"{curve.split}/curve"
-        log_table(trainer, f"{key}_table", curve.rows)
+        log_table(trainer, f"{key}_table", [row.to_dict() for row in curve.rows])
         self.paths = []
         self.paths = [*curve.save(self._folder, stem), *save(figure, self._folder / stem)]
         png = self._folder / f"{stem}.png"
@@ -236,14 +235,14 @@ def _scalars(curve: Curve) -> dict[str, float]:
     """``val/curve/interchange/1%/kl``, ``val/curve/interchange/signed/cmd`` and so on."""
     key = f"{curve.split}/curve"
     at_sizes = {
-        f"{key}/{row['ablation']}/{in_key(row['circuit'])}/{name}": row[name]
+        f"{key}/{row.ablation}/{in_key(row.circuit)}/{name}": getattr(row, name)
         for row in curve.rows
         for name in ("faithfulness", "kl", "accuracy")
-        if row["ranking"] in RANKINGS and not row["pruned"]
+        if row.ranking in RANKINGS and not row.pruned
     }
     areas = {
-        f"{key}/{entry['ablation']}/{entry['ranking']}/{name}": entry[name]
+        f"{key}/{entry.ablation}/{entry.ranking}/{name}": getattr(entry, name)
         for entry in curve.summary
         for name in ("cpr", "cmd", "log_area")
     }
-    return {name: math.nan if value is None else value for name, value in (at_sizes | areas).items()}
+    return at_sizes | areas

@@ -77,7 +77,7 @@ def main(args: Sequence[str]) -> None:
     else:
         figure = curve_figure(curves, (options.y,), options.x)
         rows = [
-            {"line": name, "method": line.curve.method, **row}
+            {"line": name, "method": line.curve.method, **row.to_dict()}
             for name, line in lines_of(curves).items()
             for ablation in line.curve.ablations
             for row in line.curve.points(ablation, line.ranking)

@@ -151,13 +151,13 @@ def pareto_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Measure,
 
 def _draw(axes: Axes, line: CurveLine, style: Mapping[str, Any], ablation: str, x: X, y: Measure) -> Any:
     """One line with its band; gives what stands for it in the legend."""
-    known = [point for point in line.curve.points(ablation, line.ranking) if point[y] is not None]
-    sizes = [point["size" if x == "share" else "edges"] for point in known]
+    known = [row for row in line.curve.points(ablation, line.ranking) if not math.isnan(getattr(row, y))]
+    sizes = [row.size if x == "share" else row.edges for row in known]
     if y == "faithfulness" and line.ranking != RANDOM:
-        low, high = ([point[f"faithfulness_{end}"] for point in known] for end in ("low", "high"))
-        if None not in low + high:
+        low, high = [row.faithfulness_low for row in known], [row.faithfulness_high for row in known]
+        if not any(map(math.isnan, low + high)):
             axes.fill_between(sizes, low, high, color=style["color"], alpha=0.15, linewidth=0)
-    [drawn] = axes.plot(sizes, [point[y] for point in known], **style)
+    [drawn] = axes.plot(sizes, [getattr(row, y) for row in known], **style)
     return drawn
 
 
@@ -177,8 +177,8 @@ def _finish(axes: Axes, curve: Curve, ablation: str, x: X, y: Measure) -> dict[s
         _keep_in_view(axes, *((-0.5, 2.0) if y == "faithfulness" else (0.0, 1.0)))
     references = {}
     for circuit, name, dashes in (("full", "full model", "-"), ("empty", "empty circuit", (0, (1, 2)))):
-        value = curve.reference(ablation, circuit)[y]
-        if value is not None:
+        value = getattr(curve.reference(ablation, circuit), y)
+        if not math.isnan(value):
             style: dict[str, Any] = {"color": "#444444", "linewidth": 0.7, "linestyle": dashes}
             references[name] = axes.axhline(value, zorder=1, **style)
     return references

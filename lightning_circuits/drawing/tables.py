@@ -20,7 +20,7 @@ from rich.text import Text
 
 from lightning_circuits.evaluation.comparison import Measure, lines_of, measured_on
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
-from lightning_circuits.evaluation.curve import RANDOM, Curve
+from lightning_circuits.evaluation.curve import RANDOM, Curve, CurveAreas, CurveRow
 from lightning_circuits.evaluation.hypotheses import HypothesisReport
 from lightning_circuits.evaluation.rows import OVERSHOOT, Row
 from lightning_circuits.evaluation.stability import Stability
@@ -73,28 +73,28 @@ def curve_table(curve: Curve) -> Table:
     _add_numbers(view, "edges", "pruned", "f", "95 % of f", "random f", "KL", "accuracy", "agreement")
     for ablation in curve.ablations:
         _begin_section(view, ablation)
-        rows = [row for row in curve.rows if row["ablation"] == ablation]
-        chance = {row["edges"]: row["faithfulness"] for row in rows if row["ranking"] == RANDOM}
-        for row in (row for row in rows if row["ranking"] != RANDOM):
+        rows = [row for row in curve.rows if row.ablation == ablation]
+        chance = {row.edges: row.faithfulness for row in rows if row.ranking == RANDOM}
+        for row in (row for row in rows if row.ranking != RANDOM):
             view.add_row(
-                Text(row["circuit"]),
-                f"{row['edges']:,}",
-                f"{row['edges_pruned']:,}",
-                _faithfulness(row["faithfulness"], row["overshoot"]),
-                f"{_number(row['faithfulness_low'], '.2f')}..{_number(row['faithfulness_high'], '.2f')}",
-                "" if row["pruned"] else _number(chance.get(row["edges"]), ".2f"),
-                _number(row["kl"], ".3f"),
-                _number(row["accuracy"], ".1%"),
-                _agreement(row["agreement_when_right"], row["agreement_when_wrong"]),
+                Text(row.circuit),
+                f"{row.edges:,}",
+                f"{row.edges_pruned:,}",
+                _faithfulness(row.faithfulness, row.overshoot),
+                f"{_number(row.faithfulness_low, '.2f')}..{_number(row.faithfulness_high, '.2f')}",
+                "" if row.pruned else _number(chance.get(row.edges), ".2f"),
+                _number(row.kl, ".3f"),
+                _number(row.accuracy, ".1%"),
+                _agreement(row.agreement_when_right, row.agreement_when_wrong),
             )
     return view
 
 
-def _areas_in_words(areas: Mapping[str, Any]) -> str:
+def _areas_in_words(areas: CurveAreas) -> str:
     return (
-        f"{areas['ablation']}, {areas['ranking']}: CPR {_number(areas['cpr'], '.3f')}, CMD "
-        f"{_number(areas['cmd'], '.3f')}, log-x area {_number(areas['log_area'], '.3f')}"
-        + (", overshoots" if areas["overshoot"] else "")
+        f"{areas.ablation}, {areas.ranking}: CPR {_number(areas.cpr, '.3f')}, CMD "
+        f"{_number(areas.cmd, '.3f')}, log-x area {_number(areas.log_area, '.3f')}"
+        + (", overshoots" if areas.overshoot else "")
     )
 
 
@@ -116,7 +116,7 @@ def curves_table(curves: Mapping[str, Curve]) -> RenderableType:
         for key, title in (("faithfulness", "faithfulness f"), ("kl", "KL"), ("accuracy", "accuracy")):
             _begin_section(view, title)
             for name, line in lines.items():
-                points = {point["share"]: point for point in line.curve.points(ablation, line.ranking)}
+                points = {row.share: row for row in line.curve.points(ablation, line.ranking)}
                 view.add_row(name, *(_cell(points[share], key) if share in points else "" for share in shares))
         parts.append(view)
     areas = _view("Areas")
@@ -127,8 +127,8 @@ def curves_table(curves: Mapping[str, Curve]) -> RenderableType:
         areas.add_section()
         for name, line in lines.items():
             entry = line.curve.areas(ablation, line.ranking)
-            values = [_number(entry[key], ".3f") for key in ("cpr", "cmd", "log_area")]
-            areas.add_row(name, ablation, *values, "yes!" if entry["overshoot"] else "no")
+            values = [_number(value, ".3f") for value in (entry.cpr, entry.cmd, entry.log_area)]
+            areas.add_row(name, ablation, *values, "yes!" if entry.overshoot else "no")
     parts.append(areas)
     parts.append(
         Text(
@@ -139,14 +139,13 @@ def curves_table(curves: Mapping[str, Curve]) -> RenderableType:
     return Group(*parts)
 
 
-def _cell(point: Mapping[str, Any], key: str) -> str:
+def _cell(row: CurveRow, key: str) -> str:
     """At most six letters."""
-    value = point[key]
     if key == "faithfulness":
-        return _faithfulness(value, point["overshoot"])
+        return _faithfulness(row.faithfulness, row.overshoot)
     if key == "kl":
-        return _number(value, ".3f" if value is None or value < 10 else ".1f")
-    return _number(value, ".0%")
+        return _number(row.kl, ".3f" if row.kl < 10 else ".1f")
+    return _number(row.accuracy, ".0%")
 
 
 def pareto_table(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Measure) -> RenderableType:

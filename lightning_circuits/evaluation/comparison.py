@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from lightning_circuits.evaluation.curve import RANDOM, Curve
+from lightning_circuits.evaluation.curve import RANDOM, Curve, CurveRow
 from lightning_circuits.pages import see_page
 
 Measure = Literal["faithfulness", "kl", "accuracy"]
@@ -85,8 +85,8 @@ def shared_part(curves: Mapping[str, Curve]) -> dict[str, Curve]:
     return {
         name: replace(
             curve,
-            rows=[row for row in curve.rows if row["ablation"] in shared],
-            summary=[entry for entry in curve.summary if entry["ablation"] in shared],
+            rows=[row for row in curve.rows if row.ablation in shared],
+            summary=[areas for areas in curve.summary if areas.ablation in shared],
         )
         for name, curve in curves.items()
     }
@@ -122,19 +122,19 @@ def pareto_points(curves: Mapping[str, Curve], ablation: str, y: Measure) -> lis
     the empty one included. Random circuits are left out.
     """
     points = [
-        {"label": name, "method": line.curve.method, "distance": _distance(point, y), "front": False, **point}
+        {"label": name, "method": line.curve.method, "distance": _distance(row, y), "front": False, **row.to_dict()}
         for name, line in lines_of(curves).items()
         if line.ranking != RANDOM
-        for point in line.curve.points(ablation, line.ranking)
-        if point[y] is not None
+        for row in line.curve.points(ablation, line.ranking)
+        if not math.isnan(getattr(row, y))
     ]
     empty = [curve.reference(ablation, "empty") for curve in curves.values()]
-    nearest = min((_distance(row, y) for row in empty if row[y] is not None), default=math.inf)
+    nearest = min((_distance(row, y) for row in empty if not math.isnan(getattr(row, y))), default=math.inf)
     for point in sorted(points, key=lambda point: (point["edges"], point["distance"])):
         if point["distance"] < nearest:
             nearest, point["front"] = point["distance"], True
     return points
 
 
-def _distance(point: Mapping[str, Any], y: Measure) -> float:
-    return float(point["kl"] if y == "kl" else abs(1 - point[y]))
+def _distance(row: CurveRow, y: Measure) -> float:
+    return row.kl if y == "kl" else abs(1 - float(getattr(row, y)))

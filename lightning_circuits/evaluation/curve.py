@@ -17,7 +17,7 @@ scores for the first and by |score| for the second, hence a line for each rankin
 A curve is saved as `curve.csv` (a line per circuit) and `curve.json`, which is read back and compared:
 
     >>> curve = Curve.load("runs/eap/curve.json")                                                # doctest: +SKIP
-    >>> [(point["edges"], point["faithfulness"]) for point in curve.points("interchange", "signed")]  # doctest: +SKIP
+    >>> [(row.edges, row.faithfulness) for row in curve.points("interchange", "signed")]         # doctest: +SKIP
     [(32, 0.11), (65, 0.35), ...]
 """
 
@@ -33,14 +33,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_circuits.evaluation.metrics import cmd, cpr, log_area
-from lightning_circuits.evaluation.rows import Row
+from lightning_circuits.evaluation.rows import Row, from_json, to_json
 from lightning_circuits.files.atomic import write_atomically
 
 RANDOM = "random"
 """The ranking of random circuits."""
 
 
-class Place(NamedTuple):
+class CurvePlace(NamedTuple):
     """Where a circuit stands on a curve: by which ranking its edges were taken, and the share of edges asked for."""
 
     ranking: str
@@ -48,26 +48,55 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
+class CurveRow(Row):
+    """A `Row`, and where it stands on a curve.
+
+    ``ranking``: ``signed``, ``absolute`` or ``random``; None for the full model and the empty circuit. ``share``: the
+    share of the edges that was asked for; NaN for these two. ``pruned``: whether it is the row of a circuit after
+    pruning, under an ablation where that makes it another.
+    """
+
+    ranking: str | None
+    share: float
+    pruned: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = super().to_dict()
+        place = {name: fields.pop(name) for name in ("ranking", "share", "pruned")}
+        return fields | place  # which stands last in the files
+
+
+@dataclass(frozen=True)
+class CurveAreas:
+    """One line of a curve in three numbers, NaN if f is undefined somewhere, and whether it overshoots at any size
+    (see `Row.overshoot`)."""
+
+    ablation: str
+    ranking: str
+    cpr: float
+    cmd: float
+    log_area: float
+    overshoot: bool
+
+
+@dataclass(frozen=True)
 class Curve:
     """Circuits of many sizes of one method, model and split.
 
-    ``rows`` are those of `evaluation.Row.to_dict` (None where a number does not exist) with three keys more:
-    ``ranking`` (``signed``, ``absolute``, ``random``; None for the full model and the empty circuit), ``share`` (the
-    share of the edges that was asked for, None likewise) and ``pruned`` (the row of a circuit after pruning, under an
-    ablation where that makes it another). ``summary`` has an entry for each ablation and ranking: ``cpr``, ``cmd``,
-    ``log_area`` (None if f is undefined somewhere) and ``overshoot`` (f above `evaluation.OVERSHOOT` at any size).
+    ``rows``: one for each circuit and ablation. ``summary``: the areas, for each ablation and ranking. ``metadata``:
+    plain JSON data on where the circuits come from.
     """
 
     method: str
     model: str
     split: str
-    rows: list[dict[str, Any]]
-    summary: list[dict[str, Any]]
+    rows: list[CurveRow]
+    summary: list[CurveAreas]
     metadata: dict[str, Any]
 
     @classmethod
     def of(
-        cls, rows: Sequence[Row], places: Mapping[str, Place], method: str, model: str, metadata: Mapping[str, Any]
+        cls, rows: Sequence[Row], places: Mapping[str, CurvePlace], method: str, model: str, metadata: Mapping[str, Any]
     ) -> Curve:
         """The curve of what `evaluation.evaluate` measured.
 
@@ -84,67 +113,70 @@ class Curve:
             place = places.get(row.circuit.removesuffix(" pruned") if pruned else row.circuit)
             if pruned and place is not None and place.ranking == RANDOM:
                 continue  # random circuits are there for their size
-            where = {"ranking": place and place.ranking, "share": place and place.share, "pruned": pruned}
-            placed.append({**row.to_dict(), **where})
+            ranking, share = (None, math.nan) if place is None else place
+            placed.append(CurveRow(**vars(row), ranking=ranking, share=share, pruned=pruned))
         bare = cls(method, model, rows[0].split, placed, [], dict(metadata))
         summary = [bare._sum_up(ablation, ranking) for ablation in bare.ablations for ranking in bare.rankings]
         return cls(method, model, rows[0].split, placed, summary, dict(metadata))
 
-    def _sum_up(self, ablation: str, ranking: str) -> dict[str, Any]:
+    def _sum_up(self, ablation: str, ranking: str) -> CurveAreas:
         points = self.points(ablation, ranking)
-        shares = [point["share"] for point in points]
-        f = [math.nan if point["faithfulness"] is None else point["faithfulness"] for point in points]
+        shares, f = [row.share for row in points], [row.faithfulness for row in points]
         areas = {area.__name__: float(area(shares, f)) for area in (cpr, cmd, log_area)}
-        return {
-            "ablation": ablation,
-            "ranking": ranking,
-            **{name: None if math.isnan(value) else value for name, value in areas.items()},
-            "overshoot": any(point["overshoot"] for point in points),
-        }
+        return CurveAreas(ablation, ranking, **areas, overshoot=any(row.overshoot for row in points))
 
     # ---- what is in it -----------------------------------------------------------------------------------------
 
     @property
     def ablations(self) -> list[str]:
-        return list(dict.fromkeys(row["ablation"] for row in self.rows))
+        return list(dict.fromkeys(row.ablation for row in self.rows))
 
     @property
     def rankings(self) -> list[str]:
         """The method's own, then `RANDOM` if there are random circuits."""
-        return list(dict.fromkeys(row["ranking"] for row in self.rows if row["ranking"] is not None))
+        return list(dict.fromkeys(row.ranking for row in self.rows if row.ranking is not None))
 
     @property
     def shares(self) -> list[float]:
         """The sizes that were asked for, as shares of the edges, smallest first."""
-        return sorted({row["share"] for row in self.rows if row["share"] is not None})
+        return sorted({row.share for row in self.rows if row.ranking is not None})
 
-    def points(self, ablation: str, ranking: str) -> list[dict[str, Any]]:
+    def points(self, ablation: str, ranking: str) -> list[CurveRow]:
         """The rows of one line, smallest circuit first, as they were before pruning."""
-        line = [row for row in self.rows if _is(row, ablation, ranking) and not row["pruned"]]
-        return sorted(line, key=lambda row: row["share"])
+        line = [row for row in self.rows if (row.ablation, row.ranking, row.pruned) == (ablation, ranking, False)]
+        return sorted(line, key=lambda row: row.share)
 
-    def reference(self, ablation: str, circuit: str) -> dict[str, Any]:
+    def reference(self, ablation: str, circuit: str) -> CurveRow:
         """The row of the ``full`` model or the ``empty`` circuit."""
-        return next(row for row in self.rows if (row["ablation"], row["circuit"]) == (ablation, circuit))
+        return next(row for row in self.rows if (row.ablation, row.circuit) == (ablation, circuit))
 
-    def areas(self, ablation: str, ranking: str) -> dict[str, Any]:
+    def areas(self, ablation: str, ranking: str) -> CurveAreas:
         """The entry of the summary for one line."""
-        return next(entry for entry in self.summary if (entry["ablation"], entry["ranking"]) == (ablation, ranking))
+        return next(areas for areas in self.summary if (areas.ablation, areas.ranking) == (ablation, ranking))
 
     @property
     def prompts(self) -> int:
-        return int(self.rows[0]["prompts"])
+        return self.rows[0].prompts
 
     @property
     def n_edges(self) -> int:
         """How many edges the model has."""
-        return int(self.reference(self.ablations[0], "full")["edges"])
+        return self.reference(self.ablations[0], "full").edges
 
     # ---- out and in --------------------------------------------------------------------------------------------
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data, as `load` reads it back; a number that does not exist becomes None."""
+        rows = [row.to_dict() for row in self.rows]
+        return {**vars(self), "rows": rows, "summary": [to_json(asdict(areas)) for areas in self.summary]}
+
     def save(self, folder: Path, stem: str = "curve") -> list[Path]:
-        """Write ``stem.csv`` and ``stem.json``, each whole and then moved into its place; gives their paths."""
-        content = {"csv": to_csv(self.rows), "json": json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"}
+        """Write ``stem.csv`` and ``stem.json``, each whole and then moved into its place; gives their paths.
+
+        A number that does not exist is left empty in the one, and null in the other.
+        """
+        fields = self.to_dict()
+        content = {"csv": to_csv(fields["rows"]), "json": json.dumps(fields, indent=1, allow_nan=False) + "\n"}
         paths = [folder / f"{stem}.{suffix}" for suffix in content]
         for path, text in zip(paths, content.values(), strict=True):
             write_atomically(path, text.encode())
@@ -167,22 +199,20 @@ class Curve:
         fields = list(cls.__dataclass_fields__)
         if missing := [name for name in fields if not isinstance(content, dict) or name not in content]:
             raise ValueError(f"{path} cannot be read as a curve: missing {', '.join(map(repr, missing))}")
-        curve = cls(**{name: content[name] for name in fields})
         try:
+            rows = [from_json(CurveRow, row) for row in content["rows"]]
+            summary = [from_json(CurveAreas, areas) for areas in content["summary"]]
+            curve = cls(**{name: content[name] for name in fields} | {"rows": rows, "summary": summary})
             for ablation in curve.ablations:
                 curve.reference(ablation, "full"), curve.reference(ablation, "empty")
                 for ranking in curve.rankings:
                     curve.areas(ablation, ranking), curve.points(ablation, ranking)[0]
-            if not curve.ablations:
+            if not rows:
                 raise KeyError("rows")
         except (KeyError, TypeError, IndexError, StopIteration) as error:
             what = repr(error) if str(error) else "rows of the full model and the empty circuit, or a summary"
             raise ValueError(f"{path} cannot be read as a curve, its rows are not complete: {what}") from error
         return curve
-
-
-def _is(row: Mapping[str, Any], ablation: str, ranking: str) -> bool:
-    return bool(row["ablation"] == ablation and row["ranking"] == ranking)
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -28,8 +28,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.exact import ExactAblation
 from lightning_circuits.evaluation.metrics import CircuitFaithfulness
 from lightning_circuits.models import CircuitModel
+
+Numbers = TypeVar("Numbers")
 
 OVERSHOOT = 1.005
 """Faithfulness above which a row is marked as overshooting: above 1 also as it is printed."""
@@ -85,8 +87,23 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data, ``overshoot`` included; NaN, which JSON does not have, becomes None."""
-        fields = {**asdict(self), "overshoot": self.overshoot}
-        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in fields.items()}
+        return to_json({**asdict(self), "overshoot": self.overshoot})
+
+
+def to_json(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass of numbers as JSON has them: NaN, which it does not know, becomes None."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in numbers.items()}
+
+
+def from_json(kind: type[Numbers], numbers: Mapping[str, Any]) -> Numbers:
+    """The dataclass that `to_json` was given the fields of: None is NaN again; fields that it does not have are left.
+
+    Raises:
+        KeyError: a field is missing.
+    """
+    values = {field.name: numbers[field.name] for field in fields(kind)}  # type: ignore[arg-type]
+    nan = {field.name: math.nan for field in fields(kind) if field.type == "float"}  # type: ignore[arg-type]
+    return kind(**{name: nan.get(name) if value is None else value for name, value in values.items()})
 
 
 @torch.no_grad()

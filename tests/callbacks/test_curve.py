@@ -101,18 +101,19 @@ def test_the_curve_is_exact_ablation_of_the_best_edges(data: IOIDataModule, tmp_
             for found, name in ((point, "it"), (random, "chance")):
                 for key, value in expected[name].to_dict().items():
                     if key not in ("circuit", "split"):
-                        assert found[key] == pytest.approx(value, abs=1e-6), key
-                assert found["share"] == pytest.approx(share)
-        x, f = ([point[key] for point in curve.points(ablation.name, "signed")] for key in ("share", "faithfulness"))
+                        assert found.to_dict()[key] == pytest.approx(value, abs=1e-6), key
+                assert found.share == pytest.approx(share)
+        line = curve.points(ablation.name, "signed")
+        x, f = [row.share for row in line], [row.faithfulness for row in line]
         areas = curve.areas(ablation.name, "signed")
         width = np.diff(x)
         heights = (np.array(f[:-1]) + np.array(f[1:])) / 2
-        assert areas["cpr"] == pytest.approx((width * heights).sum(), abs=1e-6)
+        assert areas.cpr == pytest.approx((width * heights).sum(), abs=1e-6)
         off = np.abs(1 - np.array(f))
-        assert areas["cmd"] == pytest.approx((width * (off[:-1] + off[1:]) / 2).sum(), abs=1e-6)
+        assert areas.cmd == pytest.approx((width * (off[:-1] + off[1:]) / 2).sum(), abs=1e-6)
         in_logs = np.diff(np.log(x))
-        assert areas["log_area"] == pytest.approx((in_logs * heights).sum() / in_logs.sum(), abs=1e-6)
-        assert areas["overshoot"] == any(value > 1.005 for value in f)
+        assert areas.log_area == pytest.approx((in_logs * heights).sum() / in_logs.sum(), abs=1e-6)
+        assert areas.overshoot == any(value > 1.005 for value in f)
 
 
 def test_absolute_scores_are_ranked_both_ways(data: IOIDataModule, tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_absolute_scores_are_ranked_both_ways(data: IOIDataModule, tmp_path: Pat
     trainer = make_trainer(callback)
     trainer.test(Waves(absolute=True), data, verbose=False)
     assert callback.curve is not None and callback.curve.rankings == ["signed", "absolute"]
-    names = [row["circuit"] for row in callback.curve.rows]
+    names = [row.circuit for row in callback.curve.rows]
     assert names == [
         "full",
         "empty",
@@ -133,7 +134,7 @@ def test_absolute_scores_are_ranked_both_ways(data: IOIDataModule, tmp_path: Pat
     make_trainer(only).test(Waves(absolute=False), data, verbose=False)
     assert only.curve is not None
     for key in ("faithfulness", "kl"):
-        one, both = ([row[key] for row in c.curve.points("interchange", "absolute")] for c in (only, callback))  # type: ignore[union-attr]
+        one, both = ([getattr(row, key) for row in c.curve.points("interchange", "absolute")] for c in (only, callback))  # type: ignore[union-attr]
         assert one == both
 
 
@@ -142,8 +143,8 @@ def test_the_default_sizes_are_mib_s_where_they_are_an_edge(data: IOIDataModule,
     make_trainer(callback).test(Waves(), data, verbose=False)
     assert callback.curve is not None
     points = callback.curve.points("interchange", "signed")
-    assert [point["share"] for point in points] == [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]  # of 479
-    assert points[-1]["edges"] == 479 and points[-1]["faithfulness"] == pytest.approx(1)
+    assert [row.share for row in points] == [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]  # of 479
+    assert points[-1].edges == 479 and points[-1].faithfulness == pytest.approx(1)
 
 
 def test_measuring_changes_nothing_about_training(data: IOIDataModule, tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_files_hold_the_curve_and_no_split_takes_another_s_place(
     folder = tmp_path / "new" / "folder"
     assert files(folder) == {f"curve.{suffix}" for suffix in FOUR} == {path.name for path in callback.paths}
     first = callback.curve
-    assert first is not None and Curve.load(folder / "curve.json") == first
+    assert first is not None and Curve.load(folder / "curve.json").to_dict() == first.to_dict()
     assert {"method", "model", "split", "rows", "summary", "metadata"} == set(
         json.loads((folder / "curve.json").read_text())
     )
@@ -178,7 +179,7 @@ def test_files_hold_the_curve_and_no_split_takes_another_s_place(
     with (folder / "curve.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["circuit"], float(row["faithfulness"])) for row in rows] == [
-        (row["circuit"], row["faithfulness"]) for row in first.rows
+        (row.circuit, row.faithfulness) for row in first.rows
     ]
     assert rows[0]["agreement_when_wrong"] == ""  # the model is never wrong
     printed = capsys.readouterr().out
@@ -187,11 +188,13 @@ def test_files_hold_the_curve_and_no_split_takes_another_s_place(
 
     trainer.test(search, data, verbose=False)
     assert files(folder) == {f"{stem}.{suffix}" for stem in ("curve", "curve-test") for suffix in FOUR}
-    assert Curve.load(folder / "curve-test.json") == callback.curve and callback.curve.split == "test"
-    assert Curve.load(folder / "curve.json") == first
+    assert callback.curve is not None and callback.curve.split == "test"
+    assert Curve.load(folder / "curve-test.json").to_dict() == callback.curve.to_dict()
+    assert Curve.load(folder / "curve.json").to_dict() == first.to_dict()
     pictures = [(folder / name).read_bytes() for name in ("curve.png", "curve.svg")]
     trainer.validate(search, data, verbose=False)
-    assert len(files(folder)) == 8 and Curve.load(folder / "curve.json").rows == first.rows
+    assert len(files(folder)) == 8
+    assert Curve.load(folder / "curve.json").to_dict()["rows"] == first.to_dict()["rows"]
     assert [(folder / name).read_bytes() for name in ("curve.png", "curve.svg")] == pictures
 
 
@@ -259,20 +262,20 @@ def test_loggers_get_numbers_table_picture_and_files(data: IOIDataModule, tmp_pa
     for logger in (wandb, board):
         for point, name in zip(curve.points("interchange", "signed"), ("10%", "50%"), strict=True):
             for key in ("faithfulness", "kl", "accuracy"):
-                assert logger.metrics[f"val/curve/interchange/{name}/{key}"] == point[key]
+                assert logger.metrics[f"val/curve/interchange/{name}/{key}"] == getattr(point, key)
         for key in ("cpr", "cmd", "log_area"):
-            value = curve.areas("interchange", "signed")[key]
+            value = getattr(curve.areas("interchange", "signed"), key)
             assert logger.metrics[f"val/curve/interchange/signed/{key}"] == value
             assert trainer.callback_metrics[f"val/curve/interchange/signed/{key}"] == pytest.approx(value)
     [(table, (columns, content)), (picture, images)] = wandb.seen
     assert (table, picture) == ("val/curve_table", "val/curve") and images == [str(tmp_path / "curve.png")]
-    assert [dict(zip(columns, line, strict=True)) for line in content] == curve.rows
+    assert [dict(zip(columns, line, strict=True)) for line in content] == curve.to_dict()["rows"]
     assert wandb.saved == [(str(path), str(tmp_path)) for path in callback.paths]
     [(key, (figure, step))] = board.seen
     assert key == "val/curve" and step == 2 and len(figure.axes) == 3
     [logged] = trainer.test(Waves(), data, verbose=False)
     assert logged["test/curve/interchange/signed/cmd"] == pytest.approx(
-        callback.curve.areas("interchange", "signed")["cmd"]  # type: ignore[union-attr]
+        callback.curve.areas("interchange", "signed").cmd  # type: ignore[union-attr]
     )
 
 
@@ -358,8 +361,9 @@ def test_a_curve_of_a_saved_ranking_is_its_method_s(data: IOIDataModule, tmp_pat
         callback = FaithfulnessCurve(sizes=[0.1, 0.5], dirpath=tmp_path)
         make_trainer(callback).test(judged, data, verbose=False)
         curves.append(callback.curve)
-    assert curves[0].rows == curves[1].rows and curves[1].method == "Waves"
-    assert not math.isnan(curves[1].summary[0]["cpr"])
+    one, other = (curve.to_dict() for curve in curves)
+    assert one["rows"] == other["rows"] and other["method"] == "Waves"
+    assert not math.isnan(curves[1].summary[0].cpr)
 
 
 # ---- two processes -------------------------------------------------------------------------------------------------
@@ -387,4 +391,4 @@ def test_two_processes_measure_what_one_does_and_write_once(tmp_path: Path) -> N
     one, two = (Curve.load(tmp_path / name / "curve.json") for name in ("one", "two"))
     assert two.prompts == 18
     for expected, found in zip(one.rows, two.rows, strict=True):
-        assert found == pytest.approx(expected, abs=1e-6)
+        assert found.to_dict() == pytest.approx(expected.to_dict(), abs=1e-6)

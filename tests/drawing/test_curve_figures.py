@@ -52,7 +52,7 @@ def test_size_may_be_counted_in_edges_and_several_numbers_have_panels() -> None:
     assert len(figure.axes) == 6
     faithfulness, kl = figure.axes[:2]
     assert ((10, 0.9), (100, 1.2), (1000, 1.0)) in xy(faithfulness, lambda line: True)
-    points = [point["kl"] for point in GATES.points("interchange", "signed")]
+    points = [row.kl for row in GATES.points("interchange", "signed")]
     assert tuple(zip((10, 100, 1000), points, strict=True)) in xy(kl, lambda line: True)
     assert figure.axes[-1].get_xlabel() == "edges kept (of 1,000)" and "nats" in kl.get_ylabel()
 
@@ -110,7 +110,7 @@ def test_what_lies_far_outside_is_marked_and_does_not_flatten_the_rest() -> None
 
 def test_a_number_that_does_not_exist_is_left_out() -> None:
     curve = make_curve({"signed": {0.01: math.nan, 0.1: 0.7, 1.0: 1.0}}, random=False)
-    assert curve.areas("interchange", "signed")["cpr"] is None
+    assert math.isnan(curve.areas("interchange", "signed").cpr)
     [axes] = curve_figure({"x": curve}).axes
     assert ((0.1, 0.7), (1.0, 1.0)) in xy(axes, lambda line: True)
 

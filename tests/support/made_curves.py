@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_circuits.evaluation.curve import RANDOM, Curve, Place
+from lightning_circuits.evaluation.curve import RANDOM, Curve, CurvePlace
 from lightning_circuits.evaluation.rows import Row
 
 TOTAL = 1000
@@ -58,7 +58,7 @@ def make_curve(
         for ranking, points in everything.items():
             for share, f in points.items():
                 name = f"{100 * share:g}% {ranking}"
-                places[name] = Place(ranking, share)
+                places[name] = CurvePlace(ranking, share)
                 rows.append(make_row(name, ablation, round(share * TOTAL), f, split, prompts))
     return Curve.of(rows, places, method, model, {"model_hash": model, **(metadata or {})})
 
