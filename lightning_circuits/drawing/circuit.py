@@ -120,7 +120,7 @@ def _places(graph: Any) -> dict[str, tuple[float, float]]:
     for layer in sorted({*rows, *mlps.values()}):
         heights[layer] = y
         # Lines that leave a wide row need room to turn.
-        y += 1.2 + 0.1 * min(len(rows.get(layer, ())), 12) + (0.4 if layer in mlps.values() else 0.0)
+        y += 0.9 + 0.1 * min(len(rows.get(layer, ())), 12) + (0.4 if layer in mlps.values() else 0.0)
     return {
         name: (x[name], heights[node["layer"]] + (0.7 if name in mlps else 0.0)) for name, node in graph.nodes.items()
     }
@@ -181,7 +181,7 @@ def _draw_edges(axes: Axes, graph: Any, places: dict[str, tuple[float, float]], 
                 edgecolor=NEGATIVE if negative else POSITIVE,
                 linestyle=(0, (4, 1.6)) if negative else "-",
                 linewidth=0.4 + 1.8 * strength,
-                alpha=0.3 + 0.6 * strength,
+                alpha=0.45 + 0.45 * strength,
                 gid=edge["edge"],  # the id of its element in an SVG
                 zorder=1,
             )
