@@ -83,8 +83,11 @@ def masked_stream(
 
     Args:
         gates: ``[n_edges]``.
+        model: the frozen model.
+        context: of the prompts.
         embedding: ``[B, T, d]``, what the clean prompts' tokens write.
-        bases: the `reference_streams`.
+        positions: ``[B]``.
+        bases: ``[n_streams, B, T, d]``, the `reference_streams`.
         reference: ``[n_writers, B, T, d]``.
         stack: of the same shape, filled with the differences ``out - reference``; it may be ``reference`` itself.
     """

@@ -64,7 +64,7 @@ def draw_paths(layout: Layout, count: int, generator: torch.Generator) -> list[l
 
 
 def superfluous_edges(circuit: Circuit, count: int, generator: torch.Generator) -> list[tuple[Tensor, int]]:
-    """``count`` pairs: the members of circuit and random path, and an edge of the path that is not the circuit's."""
+    """``count`` pairs: members ``[n_edges]`` of circuit and random path, and an edge of the path beside the circuit."""
     own = set(circuit.members.nonzero()[:, 0].tolist())
     drawn: list[tuple[Tensor, int]] = []
     while len(drawn) < count:

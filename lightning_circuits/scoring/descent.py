@@ -38,7 +38,7 @@ class EdgeAndWriterScores(NamedTuple):
 
 
 def no_scores(layout: Layout, like: Tensor) -> EdgeAndWriterScores:
-    """Zeros, of the dtype and on the device of ``like``."""
+    """Zeros ``[n_edges]`` and ``[n_writers]``, of the dtype and on the device of ``like``."""
     return EdgeAndWriterScores(like.new_zeros(layout.n_edges), like.new_zeros(layout.n_writers))
 
 

@@ -136,7 +136,8 @@ class ExactPatching:
 
         Args:
             kind: of the readers: 0, 1, 2 for queries, keys, values.
-            writers, places: of each edge ``[n]``, the writer, and which of the readers of its kind is the reader.
+            writers: of each edge, int64 ``[n]``.
+            places: of each edge, int64 ``[n]``: which of the readers of its kind its reader is.
 
         Returns:
             ``[n, B, T, d]``.

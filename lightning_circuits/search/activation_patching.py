@@ -55,7 +55,7 @@ class ActivationPatching(Attribution):
 
     @cached_property
     def parts(self) -> list[Tensor]:
-        """The edges of each epoch, as `exact_patching.chunks` has them."""
+        """The edges of each epoch, int64 ``[n]`` each, as `exact_patching.chunks` has them."""
         return chunks(self.layout, self.edges_per_batch)
 
     def attribute(self, batch: Batch) -> tuple[Tensor, None]:

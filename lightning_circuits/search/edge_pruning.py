@@ -96,6 +96,7 @@ class EdgePruning(CircuitSearch):
             self.gate.start_from(start_scores(scores, self.layout))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch, objective and penalty: a scalar."""
         full_logits, corrupt = self.circuit_model.run_pair(batch)
         progress = self._progress()
         done = self.trainer.fit_loop.total_batch_idx

@@ -30,7 +30,9 @@ class InformationFlowRoutes(Attribution):
     As in the library EAP-IG, save that a token at which no writer comes near a reader counts as 0 there, not NaN.
 
     Args:
-        model, kv, dtype: see `Attribution`. What edges are cut for, and what then takes their place, plays no part.
+        model: see `Attribution`. What edges are cut for, and what then takes their place, plays no part.
+        kv: see `CircuitSearch`.
+        dtype: see `CircuitSearch`.
     """
 
     def __init__(self, model: LanguageModel | None = None, *, kv: KV = "head", dtype: DType = "float32") -> None:

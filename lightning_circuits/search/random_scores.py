@@ -21,7 +21,9 @@ class RandomScores(Attribution):
 
     Args:
         seed: of the scores.
-        model, kv, dtype: see `Attribution`.
+        model: see `Attribution`.
+        kv: see `CircuitSearch`.
+        dtype: see `CircuitSearch`.
     """
 
     def __init__(

@@ -30,7 +30,8 @@ class SavedCircuit(CircuitSearch):
         absolute: whether circuits of other sizes take edges by |score|. Default: as the file says; the files of other
             tools do not say it, and are taken by score.
         ablation: what it was found under: under interchange, it is exported without the edges that lead nowhere.
-        kv, dtype: see `CircuitSearch`.
+        kv: see `CircuitSearch`.
+        dtype: see `CircuitSearch`.
 
     Raises, beside what `CircuitSearch` does:
         FileNotFoundError: no such file.

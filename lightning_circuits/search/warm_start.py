@@ -22,6 +22,9 @@ else:
 def read_warm_start(given: WarmStart | None) -> Attribution | Path | Circuit | Tensor | None:
     """A warm start as it was meant: a name is that of an attribution method, unless it has the suffix of a file.
 
+    Args:
+        given: what a user said; scores are ``[n_edges]``.
+
     Raises:
         ValueError: an unknown name.
         TypeError: neither scores nor anything that has some.
@@ -59,7 +62,11 @@ def start_scores(start: Path | Circuit | Tensor, layout: Layout) -> Tensor:
 
 
 def describe_start(start: Attribution | Path | Circuit | Tensor | None) -> dict[str, Any] | None:
-    """A warm start as plain JSON data: of which kind it is; of a method, its settings too."""
+    """A warm start as plain JSON data: of which kind it is; of a method, its settings too.
+
+    Args:
+        start: as `read_warm_start` gives it; scores are ``[n_edges]``.
+    """
     if isinstance(start, Attribution):
         # What is said of the model is that of the search, and no prompt has been attributed yet.
         left_out = {"model", "model_hash", "dtype", "kv", "n_edges", "step", "versions", "examples", "edges_cut"}
