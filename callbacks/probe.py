@@ -38,16 +38,10 @@ from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.models import wrap
 from lightning_circuits.models.inside import find_language_model, language_models
 from lightning_circuits.namespace import pl, refuse_mixture
-from lightning_circuits.objectives import OBJECTIVES, Objective
+from lightning_circuits.objectives import OBJECTIVES, AnyObjective
 from lightning_circuits.pages import see_page
-from lightning_circuits.registry import Registry
-from lightning_circuits.search.eap import EAP
-from lightning_circuits.search.eap_ig import EAPIG
-from lightning_circuits.search.one_pass import Attribution
+from lightning_circuits.search import METHODS, Attribution
 from lightning_circuits.selection import size_to_count, top_n
-
-METHODS = Registry("method", Attribution)
-METHODS.register(EAP), METHODS.register(EAPIG)
 
 
 class CircuitProbe(pl.Callback):
@@ -91,7 +85,7 @@ class CircuitProbe(pl.Callback):
         faithfulness: float = 0.85,
         method: str | Attribution = "EAPIG",
         model: str | None = None,
-        objective: Objective | str | None = None,
+        objective: AnyObjective | None = None,
         ablation: str | Ablation = "interchange",
     ) -> None:
         if not hasattr(data, "train_dataloader"):
@@ -232,7 +226,7 @@ LATER = ("setup", "configure_model")
 """Hooks in which a LightningModule may make its model."""
 
 
-def _method(given: str | Attribution, objective: Objective | str | None, ablation: Ablation) -> Attribution:
+def _method(given: str | Attribution, objective: AnyObjective | None, ablation: Ablation) -> Attribution:
     """The method of a probe, without a model.
 
     Raises:
@@ -251,9 +245,9 @@ def _method(given: str | Attribution, objective: Objective | str | None, ablatio
     names = [name for name in METHODS.names() if issubclass(METHODS[name], Attribution)]
     if not isinstance(given, str):
         raise TypeError(f"method takes an attribution method or its name ({', '.join(names)}), got {given!r}")
-    if given not in METHODS or not issubclass(METHODS[given], Attribution):
+    if given not in METHODS or not issubclass(kind := METHODS[given], Attribution):
         raise ValueError(f"unknown attribution method {given!r}; choose one of {', '.join(names)}")
-    method = METHODS.make(given)
+    method = kind()
     method.objective = OBJECTIVES.make("LogitDifference" if objective is None else objective, "objective")
     method.ablation, method.absolute = ablation, False
     return method
