@@ -5,7 +5,8 @@
 
 Two models, the embedded one and a Llama with grouped K/V and random weights; every method under every ablation that it
 takes; circuits of MIB's sizes by exact ablation. Only names that a user would write are used, so that it runs on both
-sides of a change of the inside. ``--quick`` leaves out the second model and most ablations.
+sides of a change of the inside. ``--one-model`` leaves out the second model and most ablations,
+``--quick`` nearly everything.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from lightning_circuits.callbacks import FaithfulnessCurve
 from lightning_circuits.datamodules import IOIDataModule
 
 ABLATIONS = ("interchange", "zero", "mean", "mean-positional")
-FAST = ("EAP", "EdgePruning")
+QUICK = ("EAP", "EdgePruning")
 CIRCUIT_FIELDS = ("nodes", "edges")
 
 
@@ -82,11 +83,11 @@ def methods(model: Any, ablation: str, kv: str) -> Iterator[tuple[str, Any]]:
         yield "RandomScores", lc.RandomScores(model=model, kv=kv, seed=5)
 
 
-def measure(search: Any, ablation: str, folder: Path, quick: bool) -> dict[str, Any]:
+def measure(search: Any, ablation: str, folder: Path, few: bool) -> dict[str, Any]:
     """One method: its scores, its circuits, and their rows."""
     data = IOIDataModule("tiny-ioi", n_train=32, n_val=24, n_test=16, batch_size=8)
-    sizes = [0.05, 0.2, 1.0] if quick else [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
-    curve = FaithfulnessCurve(sizes=sizes, ablations=list(ABLATIONS[: 1 if quick else None]), dirpath=folder)
+    sizes = [0.05, 0.2, 1.0] if few else [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
+    curve = FaithfulnessCurve(sizes=sizes, ablations=list(ABLATIONS[: 1 if few else None]), dirpath=folder)
     pl.seed_everything(0, verbose=False)
     trainer = pl.Trainer(
         max_epochs=4,
@@ -132,20 +133,20 @@ def quickstart(folder: Path) -> dict[str, Any]:
     return {"table": table, "files": files, "metrics": metrics}
 
 
-def measure_all(quick: bool, fast: bool) -> dict[str, Any]:
+def measure_all(one_model: bool, quick: bool) -> dict[str, Any]:
     models = {"tiny-ioi": ("tiny-ioi", "head")}
-    if not quick:
+    if not one_model:
         models |= {"llama per head": (llama(), "head"), "llama per group": (llama(), "group")}
     numbers = {}
     for name, (model, kv) in models.items():
-        for ablation in ABLATIONS[: 1 if quick else None]:
+        for ablation in ABLATIONS[: 1 if one_model else None]:
             for method, search in methods(model, ablation, kv):
-                if fast and method not in FAST:
+                if quick and method not in QUICK:
                     continue
                 with tempfile.TemporaryDirectory() as folder:
-                    numbers[f"{name}, {ablation}, {method}"] = measure(search, ablation, Path(folder), quick)
+                    numbers[f"{name}, {ablation}, {method}"] = measure(search, ablation, Path(folder), one_model)
                 print(".", end="", flush=True, file=sys.stderr)
-    if not fast:
+    if not quick:
         with tempfile.TemporaryDirectory() as folder:
             numbers["quickstart"] = quickstart(Path(folder))
     print(file=sys.stderr)
@@ -168,13 +169,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", type=Path, help="keep the numbers in this file")
     parser.add_argument("--against", type=Path, help="compare with this file")
-    parser.add_argument("--quick", action="store_true", help="one model, interchange ablation: half a minute")
-    parser.add_argument("--fast", action="store_true", help="two methods alone, to see that it runs")
+    parser.add_argument("--one-model", action="store_true", help="one model, interchange ablation: a minute or two")
+    parser.add_argument("--quick", action="store_true", help="only two methods of it, to see that it runs")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
 
-    numbers = measure_all(options.quick or options.fast, options.fast)
+    numbers = measure_all(options.one_model or options.quick, options.quick)
     if options.write:
         options.write.write_text(json.dumps(numbers))
     leaves = sum(len(entry.get("rows", [])) for entry in numbers.values())

@@ -32,9 +32,9 @@ from lightning_circuits.arguments import require_choice, require_flags
 from lightning_circuits.callbacks.disk import once, writable_folder
 from lightning_circuits.callbacks.exact_ablation import ExactAblationCallback
 from lightning_circuits.callbacks.loggers import in_key, log_files, log_picture, log_scalars, log_table
+from lightning_circuits.callbacks.looked_at import size_name
 from lightning_circuits.callbacks.options import require_folder, require_several, require_sizes
 from lightning_circuits.callbacks.requirements import require_search
-from lightning_circuits.callbacks.sizes import size_name
 from lightning_circuits.callbacks.terminal import close_progress_bar, console
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing.curves import curve_figure

@@ -35,9 +35,9 @@ from lightning_circuits.arguments import require_choice, require_whole_numbers
 from lightning_circuits.callbacks.announcing import Measured, Written, announce
 from lightning_circuits.callbacks.disk import once, writable_folder
 from lightning_circuits.callbacks.loggers import in_key
+from lightning_circuits.callbacks.looked_at import circuits_to_look_at, sizes_to_look_at
 from lightning_circuits.callbacks.options import require_folder, require_several, require_sizes
 from lightning_circuits.callbacks.requirements import require_search
-from lightning_circuits.callbacks.sizes import circuits_to_look_at, sizes_to_look_at
 from lightning_circuits.callbacks.terminal import close_progress_bar
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing.circuit import save_figure

@@ -28,9 +28,9 @@ from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.callbacks.announcing import Measured, announce
 from lightning_circuits.callbacks.exact_ablation import ExactAblationCallback
 from lightning_circuits.callbacks.loggers import in_key, log_scalars, log_table
+from lightning_circuits.callbacks.looked_at import circuits_to_look_at, sizes_to_look_at
 from lightning_circuits.callbacks.options import require_sizes
 from lightning_circuits.callbacks.requirements import require_search
-from lightning_circuits.callbacks.sizes import circuits_to_look_at, sizes_to_look_at
 from lightning_circuits.callbacks.terminal import close_progress_bar, console
 from lightning_circuits.drawing.tables import rows_table
 from lightning_circuits.evaluation.rows import Row

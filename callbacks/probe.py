@@ -32,8 +32,8 @@ from lightning_circuits.batch import Batch, unshared
 from lightning_circuits.callbacks.at_rest import at_rest
 from lightning_circuits.callbacks.history import Probe
 from lightning_circuits.callbacks.loggers import in_key, log_scalars
+from lightning_circuits.callbacks.looked_at import size_name
 from lightning_circuits.callbacks.options import require_sizes
-from lightning_circuits.callbacks.sizes import size_name
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.models import wrap
 from lightning_circuits.models.inside import find_language_model, language_models

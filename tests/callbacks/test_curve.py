@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +24,9 @@ from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
 from lightning_circuits.search import CircuitSearch, SavedCircuit
+from tests.support import processes
+from tests.support.drift import files
+from tests.support.training import quiet_trainer
 
 MODEL = load_model("tiny-ioi")
 
@@ -53,14 +55,7 @@ def data() -> IOIDataModule:
 
 
 def make_trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    return pl.Trainer(
-        **{"accelerator": "cpu", "max_steps": 2, "logger": False, **quiet, **options}, callbacks=[*callbacks]
-    )
-
-
-def files(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    return quiet_trainer(*callbacks, **{"max_steps": 2, **options})
 
 
 FOUR = {"csv", "json", "png", "svg"}
@@ -380,13 +375,9 @@ def fit_with(folder: Path, **options: Any) -> None:
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does_and_write_once(tmp_path: Path) -> None:
     fit_with(tmp_path / "one")
-    process = multiprocessing.get_context("spawn").Process(
-        target=fit_with, args=(tmp_path / "two",), kwargs={"strategy": "ddp_fork", "devices": 2}, daemon=False
-    )
-    process.start()
-    process.join(timeout=300)
-    process.kill()
-    assert process.exitcode == 0
+    both = processes.call(tmp_path / "log.txt", fit_with, tmp_path / "two", strategy="ddp_fork", devices=2)
+    status, printed = both.end()
+    assert status == 0, printed[-3000:]
     assert files(tmp_path / "two") == {f"curve.{suffix}" for suffix in FOUR}
     one, two = (Curve.load(tmp_path / name / "curve.json") for name in ("one", "two"))
     assert two.prompts == 18

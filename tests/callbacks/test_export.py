@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.namespace import pl
+from tests.support import processes
 from tests.support.drift import Drift, Memory, files, make_data, make_trainer, refused
 
 
@@ -240,13 +240,9 @@ def fit_with(folder: Path, **options: Any) -> None:
 def test_two_processes_measure_what_one_does_and_write_once(tmp_path: Path) -> None:
     fit_with(tmp_path / "one")
     # From a fresh process: this one may hold threads, which do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    both = {"strategy": "ddp_fork", "devices": 2}
-    process = context.Process(target=fit_with, args=(tmp_path / "two",), kwargs=both, daemon=False)
-    process.start()
-    process.join(timeout=300)
-    process.kill()
-    assert process.exitcode == 0
+    both = processes.call(tmp_path / "log.txt", fit_with, tmp_path / "two", strategy="ddp_fork", devices=2)
+    status, printed = both.end()
+    assert status == 0, printed[-3000:]
     written = {"circuit-last-30pct.json", "circuit-step000002-30pct.json"}
     assert files(tmp_path / "one") == {"told-0.json", *written}
     assert files(tmp_path / "two") == {"told-0.json", "told-1.json", *written}

@@ -24,17 +24,10 @@ from lightning_circuits.evaluation.completeness import (
 from lightning_circuits.evaluation.per_prompt import logit_differences
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.layout import Layout
-from lightning_circuits.models import CircuitModel, wrap
-from lightning_circuits.models.loading import load_model
-from tests.support.ioi_circuit import ioi_circuit
+from lightning_circuits.models import CircuitModel
 from tests.support.oracle import Pairs, oracle
 
 INTERCHANGE = ABLATIONS.make("interchange")
-
-
-@pytest.fixture(scope="module")
-def model() -> CircuitModel:
-    return wrap(load_model("tiny-ioi"))
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +35,6 @@ def data() -> IOIDataModule:
     data = IOIDataModule("tiny-ioi", n_train=16, n_val=12, n_test=8, batch_size=8)
     data.setup()
     return data
-
-
-@pytest.fixture(scope="module")
-def circuit(model: CircuitModel, data: IOIDataModule) -> Circuit:
-    return ioi_circuit(model, data.train_dataloader(), 30)
 
 
 def of_names(layout: Layout, *names: str) -> Circuit:

@@ -13,14 +13,7 @@ from lightning_circuits.evaluation.hypotheses import examine
 from lightning_circuits.evaluation.random_circuits import random_paths
 from lightning_circuits.evaluation.statistical_tests import bonferroni, holm
 from lightning_circuits.layout import Layout
-from lightning_circuits.models import CircuitModel, wrap
-from lightning_circuits.models.loading import load_model
-from tests.support.ioi_circuit import ioi_circuit
-
-
-@pytest.fixture(scope="module")
-def model() -> CircuitModel:
-    return wrap(load_model("tiny-ioi"))
+from lightning_circuits.models import CircuitModel
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +21,6 @@ def data() -> IOIDataModule:
     data = IOIDataModule("tiny-ioi", n_train=16, n_val=24, n_test=8, batch_size=24)
     data.setup()
     return data
-
-
-@pytest.fixture(scope="module")
-def circuit(model: CircuitModel, data: IOIDataModule) -> Circuit:
-    return ioi_circuit(model, data.train_dataloader(), 30)
 
 
 def test_a_good_circuit_of_the_embedded_model(model: CircuitModel, data: IOIDataModule, circuit: Circuit) -> None:

@@ -19,14 +19,8 @@ from lightning_circuits.evaluation import exact
 from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, wrap
-from lightning_circuits.models.loading import load_model
 
 Rows = dict[tuple[str, str], Row]
-
-
-@pytest.fixture(scope="module")
-def model() -> CircuitModel:
-    return wrap(load_model("tiny-ioi"))
 
 
 @pytest.fixture(scope="module")

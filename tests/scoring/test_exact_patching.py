@@ -23,6 +23,7 @@ from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import KL, LogitDifference, Objective
 from lightning_circuits.scoring.exact_patching import ExactPatching, chunks
 from tests.support.oracle import ALL_OPEN, Pairs, oracle, pairs, tiny_model
+from tests.support.training import QUIET
 
 CASES = [
     ("gpt2", "head"),
@@ -31,9 +32,6 @@ CASES = [
     ("mistral-window", "head"),
     ("qwen3", "group"),
 ]
-QUIET: dict[str, Any] = dict(
-    accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False
-)
 
 
 @cache

@@ -18,11 +18,11 @@ from torchmetrics.functional.classification import binary_auroc
 from lightning_circuits import EAP, EAPIG, ActivationPatching, EdgePruning
 from lightning_circuits.gates import HardConcrete, SizeRange, TargetSparsity, TopK
 from lightning_circuits.models import wrap
-from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import KL, LogitDifference
 from lightning_circuits.search.base import CircuitSearch
 from tests.support.ground_truth import SEEN, TASKS, UNSEEN, Fraction, grouped
 from tests.support.oracle import ALL_OPEN, Pairs, oracle
+from tests.support.training import quiet_trainer
 
 model_of = cache(lambda name: TASKS[name].model())
 SETTINGS = [
@@ -116,11 +116,7 @@ def test_what_is_claimed_of_the_two_ablations_differs() -> None:
 def fit(search: CircuitSearch, name: str, kind: str | None, n_batches: int, size: int = 8, **options: Any) -> None:
     batches = [TASKS[name].batch(size, kind, seed) for seed in range(n_batches)]
     loader: Any = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
-    trainer = pl.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, **options,
-    )  # fmt: skip
-    trainer.fit(search, loader)
+    quiet_trainer(**options).fit(search, loader)
 
 
 def is_true(search: CircuitSearch, name: str, kind: str | None) -> Tensor:

@@ -14,6 +14,7 @@ from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import CircuitSearch
+from tests.support.training import quiet_trainer
 
 MODEL = load_model("tiny-ioi")
 N_VAL, N_TEST = 12, 10
@@ -50,10 +51,7 @@ def make_data() -> IOIDataModule:
 
 
 def make_trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    return pl.Trainer(
-        **{"accelerator": "cpu", "max_steps": 5, "logger": False, **quiet, **options}, callbacks=[*callbacks]
-    )
+    return quiet_trainer(*callbacks, **{"max_steps": 5, **options})
 
 
 def refused(search: pl.LightningModule, data: Any, *callbacks: pl.Callback, **options: Any) -> str:

@@ -20,6 +20,11 @@ QUIET: dict[str, Any] = dict(
 )
 
 
+def quiet_trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    """A Trainer on the CPU that writes and prints nothing of its own; what is given goes before."""
+    return pl.Trainer(**QUIET | options, callbacks=[*callbacks])
+
+
 class Mine(pl.LightningModule):
     """A project's own module around a language model, trained to go on with the sentence."""
 
