@@ -41,6 +41,21 @@ def test_every_page_can_be_reached() -> None:
     assert [page for page in listed if "/" not in page and page != "index.md" and f"]({page})" not in start] == []
 
 
+def module_of(source: Path) -> str:
+    """`callbacks/export.py` is installed as `lightning_circuits.callbacks.export`."""
+    parts = source.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "lightning_circuits" else ("lightning_circuits", *parts))
+
+
+def test_the_reference_lists_every_module_once() -> None:
+    pages = {page.stem: page.read_text() for page in (DOCS / "api").glob("*.md")}
+    listed = {room: re.findall(r"^::: (\S+)$", text, re.MULTILINE) for room, text in pages.items()}
+    modules = [module_of(source) for source in SOURCES if not source.name.startswith("_")]
+    assert sorted(name for names in listed.values() for name in names) == sorted(modules)
+    for room, names in listed.items():  # a page for each room; `idea` has what stands at the top level
+        assert {name.split(".")[1] for name in names if name.count(".") > 1} <= {room}
+
+
 def places(source: Path) -> Iterator[tuple[str, str]]:
     """The page and heading of every `see_page("own-task", "Pairs that do not align")` in a file."""
     for node in ast.walk(ast.parse(source.read_text())):
