@@ -17,6 +17,6 @@ def require_search(callback: pl.Callback, trainer: pl.Trainer, module: pl.Lightn
     if not isinstance(module, CircuitSearch):
         raise TypeError(
             f"{type(callback).__name__} judges searches for circuits, and {type(module).__name__} is none: it has to "
-            f"be a subclass of lightning_circuits.CircuitSearch {see_page('choosing-a-method', 'A method of your own')}"
+            f"be a subclass of lightning_circuits.CircuitSearch {see_page('extending', 'A method')}"
         )
     return module

@@ -196,9 +196,9 @@ def test_a_browser_fetches_nothing_from_elsewhere(site: Path) -> None:
 
 @pytest.mark.slow
 def test_the_reference_has_what_the_package_offers(site: Path) -> None:
-    import lightning_circuits
-    from lightning_circuits import callbacks
+    from lightning_circuits import callbacks, datamodules, search
 
     reference = "".join(page.read_text() for page in (site / "api").glob("*.html"))
-    for name in [*lightning_circuits._HOMES, *callbacks.__all__]:
+    searches = [name for name, thing in vars(search).items() if isinstance(thing, type)]
+    for name in [*searches, "from_lightning_module", "Circuit", *callbacks.__all__, *datamodules.__all__]:
         assert re.search(rf'id="lightning_circuits\.[\w.]+\.{name}"', reference), name

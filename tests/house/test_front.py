@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 120
-    links = re.findall(r"\]\(([^)#]+)", text)
+    links = re.findall(r"\]\(([^)#]+)", text) + re.findall(r'src="([^"]+)"', text)
     assert len(links) > 10 and [link for link in links if not (ROOT / link).exists()] == []
 
 
