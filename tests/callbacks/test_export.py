@@ -12,33 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_circuits.callbacks import CircuitExport, FaithfulnessValidation, exact_ablation
+from lightning_circuits.callbacks import CircuitExport, FaithfulnessValidation
 from lightning_circuits.callbacks.announcing import Measured, Written
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
-from lightning_circuits.evaluation.rows import Row, evaluate
+from lightning_circuits.evaluation.rows import Row
 from lightning_circuits.namespace import pl
 from tests.support import processes
-from tests.support.drift import Drift, Memory, files, make_data, make_trainer, refused
-
-
-@pytest.fixture
-def data() -> IOIDataModule:
-    return make_data()
-
-
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The names of the circuits of each evaluation."""
-    calls: list[list[str]] = []
-
-    def spy(model: Any, batches: Any, circuits: dict[str, Circuit], *args: Any, **options: Any) -> list[Row]:
-        calls.append(list(circuits))
-        return evaluate(model, batches, circuits, *args, **options)
-
-    monkeypatch.setattr(exact_ablation, "evaluate", spy)
-    return calls
-
+from tests.support.drift import Drift, Memory, files, make_trainer, refused
 
 # ---- export --------------------------------------------------------------------------------------------------------
 
@@ -86,7 +67,7 @@ def test_the_file_says_how_it_was_made(data: IOIDataModule, tmp_path: Path) -> N
     make_trainer(validation, CircuitExport(tmp_path, formats=["json"]), max_steps=3).fit(search, data)
     circuit = Circuit.load(tmp_path / "circuit-last-30pct.json")
     assert circuit.metadata["data"] == json.loads(json.dumps(data.describe()))
-    for key in ("method", "model", "model_hash", "ablation", "objective", "kv", "seed", "versions"):
+    for key in ("method", "model", "model_hash", "ablation", "objective", "kv", "versions"):
         assert circuit.metadata[key] == search.describe()[key]
     n = round(0.3 * search.layout.n_edges)
     told = {key: circuit.metadata[key] for key in ("step", "edges", "edges_pruned", "size")}

@@ -10,35 +10,16 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_circuits.ablation import ABLATIONS
-from lightning_circuits.callbacks import CircuitExport, FaithfulnessValidation, exact_ablation
-from lightning_circuits.circuit import Circuit
+from lightning_circuits.callbacks import CircuitExport, FaithfulnessValidation
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.namespace import pl
-from tests.support.drift import N_TEST, N_VAL, Drift, Memory, make_data, make_trainer, refused
-
-
-@pytest.fixture
-def data() -> IOIDataModule:
-    return make_data()
+from tests.support.drift import N_TEST, N_VAL, Drift, Memory, make_trainer, refused
 
 
 def plain(rows: list[Row]) -> list[dict[str, Any]]:
     assert rows
     return [row.to_dict() for row in rows]
-
-
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The names of the circuits of each evaluation."""
-    calls: list[list[str]] = []
-
-    def spy(model: Any, batches: Any, circuits: dict[str, Circuit], *args: Any, **options: Any) -> list[Row]:
-        calls.append(list(circuits))
-        return evaluate(model, batches, circuits, *args, **options)
-
-    monkeypatch.setattr(exact_ablation, "evaluate", spy)
-    return calls
 
 
 # ---- when ----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,15 @@
-"""A name says which file is meant."""
+"""Names and lengths of files: a name says which file is meant, and a file is read in one go."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 
 from tests.house.test_import_contract import PACKAGE, package_sources
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = (PACKAGE, "callbacks", "datamodules", "benchmarks", "examples", "experiments", "tests")
+LONGEST = 400
 
 SHELLS = {
     "circuit": {"circuit", "drawing.circuit"},
@@ -24,5 +29,10 @@ def test_two_files_share_a_name_only_if_one_is_the_shell_of_the_other() -> None:
         inside = module.removeprefix(f"{PACKAGE}.")
         found[inside.rpartition(".")[-1]].add(inside)
     del found["__init__"], found["base"]  # every room may have one: it says what its files have in common
-    shared = {name: modules for name, modules in found.items() if len(modules) > 1}
-    assert {name: modules for name, modules in shared.items() if modules != SHELLS.get(name)} == {}
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == SHELLS
+
+
+def test_no_file_is_longer_than_one_reads_at_once() -> None:
+    files = [ROOT / "conftest.py", *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
+    long = {str(file.relative_to(ROOT)): n for file in files if (n := len(file.read_text().splitlines())) > LONGEST}
+    assert not long, f"more than {LONGEST} lines: {long}"

@@ -31,13 +31,13 @@ from lightning_circuits.masked import masked_logits
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import ProbabilityDifference
+from tests.support.training import QUIET
 
 METHODS = [EAP, EAPIG, CleanCorrupted, EAPIGActivations, InformationFlowRoutes, RandomScores]
 
 
 def trainer_of(**options: Any) -> pl.Trainer:
-    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
-    return pl.Trainer(accelerator="cpu", devices=1, **quiet | options)
+    return pl.Trainer(**QUIET | {"devices": 1} | options)
 
 
 def data_of(batch_size: int = 4, **options: Any) -> IOIDataModule:

@@ -16,7 +16,7 @@ from lightning_circuits.batch import Batch
 from lightning_circuits.callbacks import CircuitExport, FaithfulnessValidation
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation.rows import evaluate
-from lightning_circuits.namespace import pl
+from tests.support.training import quiet_trainer
 
 MODEL = "tiny-ioi"
 
@@ -39,10 +39,7 @@ def registered() -> Iterator[str]:
 
 def fitted(search: Any, folder: Path, ablations: list[Any], **options: Any) -> FaithfulnessValidation:
     validation = FaithfulnessValidation(sizes=[0.1], ablations=ablations)
-    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
-    trainer = pl.Trainer(
-        accelerator="cpu", callbacks=[validation, CircuitExport(folder, formats=["json"])], **quiet | options
-    )
+    trainer = quiet_trainer(validation, CircuitExport(folder, formats=["json"]), **options)
     trainer.fit(search, IOIDataModule(MODEL, n_train=8, n_val=8, n_test=2, batch_size=8))
     return validation
 

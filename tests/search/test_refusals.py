@@ -19,7 +19,8 @@ from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import (
     Objective,
 )
-from tests.support.edge_pruning import QUIET, Trained, data, fit, fresh
+from tests.support.edge_pruning import Trained, data, fit, fresh
+from tests.support.training import QUIET
 
 
 @pytest.fixture(scope="module")

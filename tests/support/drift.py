@@ -24,7 +24,7 @@ class Drift(CircuitSearch):
     """Scores that walk at random, by torch's global generator: cheap to train, and another circuit at each step."""
 
     def __init__(self, trained: float | None = None, ablation: str = "interchange") -> None:
-        super().__init__(MODEL, ablation)
+        super().__init__(MODEL, ablation=ablation)
         self.trained = trained
         self.seen: list[int] = []
         self.lr = 0.1

@@ -15,11 +15,9 @@ from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.models.loading import EMBEDDED
 from lightning_circuits.namespace import pl
 from tests.support.oracle import tiny_model
+from tests.support.training import QUIET
 
 STEPS = 150
-QUIET: dict[str, Any] = dict(
-    accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False
-)
 
 
 def data(n_train: int = 64, **options: Any) -> IOIDataModule:
