@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from lightning_circuits.datamodules.loader import PairLoader
+from lightning_circuits.arguments import require_choice, require_whole_numbers
+from lightning_circuits.datamodules.loader import PaddingSide, PairLoader
 from lightning_circuits.datamodules.tokenising import PromptPair, TokenPair, tokenise
 from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
 from lightning_circuits.namespace import pl
@@ -30,20 +31,26 @@ class PairDataModule(pl.LightningDataModule, ABC):
         batch_size: pairs per step and process.
         padding_side: `right` or `left`. Results do not depend on it.
         seed: decides the splits and the order of training.
+
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: a batch size below 1, another side.
     """
 
     def __init__(
         self,
         tokenizer: str | Path | PreTrainedTokenizerBase,
         batch_size: int = 8,
-        padding_side: Literal["right", "left"] = "right",
+        padding_side: PaddingSide = "right",
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not isinstance(tokenizer, (str, Path, PreTrainedTokenizerBase)):
+            raise TypeError(f"tokenizer takes a tokenizer of transformers, a name or a folder, got {tokenizer!r}")
+        require_whole_numbers(batch_size=batch_size, seed=seed)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it has to be at least 1")
-        if padding_side not in ("right", "left"):
-            raise ValueError(f"padding_side is {padding_side!r}: it has to be 'right' or 'left'")
+        require_choice("padding_side", padding_side, PaddingSide)
         self._tokenizer = tokenizer
         self.tokenizer_name = str(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer.name_or_path
         self.batch_size = batch_size

@@ -32,7 +32,9 @@ from math import comb
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning_circuits.arguments import require_choice, require_whole_numbers
 from lightning_circuits.datamodules.base import PairDataModule
+from lightning_circuits.datamodules.loader import PaddingSide
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.tokenising import PromptPair
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
@@ -86,7 +88,7 @@ OBJECTS = tuple(
     """.split()
 )
 
-CORRUPTIONS = ("third-name", "s2-io-flip", "abc")
+Corruption = Literal["third-name", "s2-io-flip", "abc"]
 
 
 class IOIDataModule(PairDataModule):
@@ -123,20 +125,20 @@ class IOIDataModule(PairDataModule):
         n_val: int = 100,
         n_test: int = 100,
         batch_size: int = 8,
-        corruption: Literal["third-name", "s2-io-flip", "abc"] = "third-name",
+        corruption: Corruption = "third-name",
         held_out_templates: int = 0,
-        padding_side: Literal["right", "left"] = "right",
+        padding_side: PaddingSide = "right",
         seed: int = 0,
     ) -> None:
         super().__init__(tokenizer, batch_size, padding_side, seed)
+        require_whole_numbers(n_train=n_train, n_val=n_val, n_test=n_test, held_out_templates=held_out_templates)
         self.sizes = {"train": n_train, "val": n_val, "test": n_test}
         for split, size in self.sizes.items():
             if size < 1:
                 raise ValueError(
                     f"n_{split} is {size}, so the {split} split would be empty: it needs at least one prompt"
                 )
-        if corruption not in CORRUPTIONS:
-            raise ValueError(f"corruption is {corruption!r}: it has to be one of {', '.join(CORRUPTIONS)}")
+        require_choice("corruption", corruption, Corruption)
         if not 0 <= held_out_templates < len(TEMPLATES):
             raise ValueError(
                 f"held_out_templates is {held_out_templates}: of {len(TEMPLATES)} templates, 0 to "

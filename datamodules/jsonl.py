@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from lightning_circuits.arguments import require_numbers
 from lightning_circuits.datamodules.base import PairDataModule
+from lightning_circuits.datamodules.loader import PaddingSide
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.tokenising import PromptPair
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
@@ -54,10 +56,14 @@ class PromptPairDataModule(PairDataModule):
         batch_size: int = 8,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
-        padding_side: Literal["right", "left"] = "right",
+        padding_side: PaddingSide = "right",
         seed: int = 0,
     ) -> None:
         super().__init__(tokenizer, batch_size, padding_side, seed)
+        require_numbers(val_fraction=val_fraction, test_fraction=test_fraction)
+        for name, file in (("train", train), ("val", val), ("test", test)):
+            if not isinstance(file, (str, Path)) and (file is not None or name == "train"):
+                raise TypeError(f"{name} takes the path of a file, got {file!r}")
         if val_fraction <= 0 or test_fraction <= 0 or val_fraction + test_fraction >= 1:
             raise ValueError(
                 f"val_fraction {val_fraction} and test_fraction {test_fraction} have to be above 0, and below 1 "

@@ -12,6 +12,8 @@ from lightning_circuits.batch import Batch
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.tokenising import TokenPair
 
+PaddingSide = Literal["right", "left"]
+
 
 class PairLoader:
     """Batches of one split, shuffled by (seed, epoch) alone; a run killed inside an epoch can go on where it was.
@@ -41,7 +43,7 @@ class PairLoader:
         pairs: Sequence[TokenPair],
         batch_size: int,
         pad_id: int = 0,
-        padding_side: Literal["right", "left"] = "right",
+        padding_side: PaddingSide = "right",
         seed: int | None = None,
         replicas: int = 1,
         rank: int = 0,

@@ -162,7 +162,7 @@ def test_names_and_words_are_different() -> None:
     ("options", "message"),
     [
         ({"n_val": 0}, "n_val is 0, so the val split would be empty"),
-        ({"corruption": "none"}, "corruption is 'none': it has to be one of third-name, s2-io-flip, abc"),
+        ({"corruption": "none"}, "corruption is one of 'third-name', 's2-io-flip', 'abc', got 'none'"),
         ({"held_out_templates": len(TEMPLATES)}, "held_out_templates is"),
     ],
 )

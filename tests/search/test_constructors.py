@@ -9,6 +9,7 @@ import pytest
 
 from lightning_circuits import METHODS, Attribution, EdgePruning, SavedCircuit
 from lightning_circuits.ablation import ABLATIONS
+from lightning_circuits.datamodules import IOIDataModule, PairDataModule, PromptPairDataModule
 from lightning_circuits.gates import GATES, SPARSITIES, SizeRange
 from lightning_circuits.objectives import OBJECTIVES
 from lightning_circuits.search import CircuitSearch
@@ -21,14 +22,18 @@ MODEL = "tiny-ioi"
 FITS: dict[str, list[Any]] = {
     "lr": [3.5], "seed": [-7], "steps": [-7], "edges_per_batch": [], "start_at": [3.5, -7], "temperature": [3.5, -7],
     "final_temperature": [3.5, -7], "weight": [3.5], "multiplier_lr": [3.5], "path": ["no such thing"],
+    "tokenizer": ["no such thing"], "train": ["no such thing"], "val": ["no such thing"], "test": ["no such thing"],
 }  # fmt: skip
 
 
 def constructors() -> list[Any]:
-    """Every method, gate, sparsity, objective and ablation, and what a gate is made with."""
+    """Every method, gate, sparsity, objective and ablation, what a gate is made with, and the data modules.
+
+    Those of the callbacks: tests/callbacks/test_options.py.
+    """
     registries = (METHODS, GATES, SPARSITIES, OBJECTIVES, ABLATIONS)
     classes = [registry[name] for registry in registries for name in registry.names()]
-    return [pytest.param(cls, id=cls.__name__) for cls in (SizeRange, *classes)]
+    return [pytest.param(cls, id=cls.__name__) for cls in (SizeRange, IOIDataModule, PromptPairDataModule, *classes)]
 
 
 def arguments(cls: type) -> list[str]:
@@ -48,6 +53,8 @@ def test_a_wrong_type_is_an_error_that_names_the_argument(cls: type, monkeypatch
     monkeypatch.setattr(search_base, "load_model", load)
     needed = {"model": MODEL} if issubclass(cls, CircuitSearch) else {}
     needed |= {"path": "circuit.json"} if cls is SavedCircuit else {}
+    needed |= {"tokenizer": MODEL} if issubclass(cls, PairDataModule) else {}
+    needed |= {"train": "pairs.jsonl"} if cls is PromptPairDataModule else {}
     for name in arguments(cls):
         for wrong in WRONG:
             if wrong in FITS.get(name, []) or (name == "model" and isinstance(wrong, str)):
