@@ -202,7 +202,7 @@ def test_a_wrong_adapter_is_found_out(own_model: Any) -> None:
 def test_what_cannot_be_registered_is_refused() -> None:
     from lightning_circuits.models import CircuitModel, register
 
-    with pytest.raises(TypeError, match="register takes a subclass of CircuitModel, got 'gpt2'"):
+    with pytest.raises(TypeError, match="a registered model family is a subclass of CircuitModel, got 'gpt2'"):
         register("gpt2")  # type: ignore[type-var]
     with pytest.raises(TypeError, match="Says does not say which models it reads"):
         register(type("Says", (CircuitModel,), {}))
