@@ -21,6 +21,7 @@ import json
 import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ from lightning_circuits.models.loading import DType, load_model
 from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.objectives import OBJECTIVES, AnyObjective
 from lightning_circuits.registry import Registry
+from lightning_circuits.search.checkpoints import PlainDataIO, read_plain_data
 from lightning_circuits.search.splits import whole_split
 
 if TYPE_CHECKING:
@@ -169,6 +171,7 @@ class CircuitSearch(pl.LightningModule):
     def setup(self, stage: str) -> None:
         # Lightning warns of every module in eval mode. Here it is the language model, and means to be.
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+        read_plain_data(self.trainer)
 
     def on_fit_start(self) -> None:
         if self.ablation.needs_data:
@@ -206,6 +209,17 @@ class CircuitSearch(pl.LightningModule):
         """What was learned, without the frozen model."""
         state = super().state_dict(*args, **kwargs)
         return {name: value for name, value in state.items() if not name.startswith("model.")}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        """As Lightning's, from files and addresses; plain data is all that is read (see `search.checkpoints`).
+
+        Raises:
+            ValueError: the file holds more than plain data, is damaged, or no checkpoint.
+        """
+        if isinstance(checkpoint_path, (str, Path)):  # the errors of reading are told from those of making the search
+            PlainDataIO(pl.plugins.TorchCheckpointIO()).load_checkpoint(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **options | {"weights_only": True})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lightning_circuits"] = self._identity()
