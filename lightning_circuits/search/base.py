@@ -211,7 +211,7 @@ class CircuitSearch(pl.LightningModule):
         return {name: value for name, value in state.items() if not name.startswith("model.")}
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
         """As Lightning's, from files and addresses; plain data is all that is read (see `search.checkpoints`).
 
         Raises:
