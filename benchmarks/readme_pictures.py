@@ -32,7 +32,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def main() -> None:
-    args = parse(parser(__doc__, model=NAME, pairs=16, edges=60), QUICK)
+    args = parse(parser(__doc__, model=NAME, pairs=16, edges=40), QUICK)
     name = located(args.model)
     data = IOIDataModule(name, n_train=args.pairs, n_val=args.pairs, n_test=8, batch_size=8)
     model = load_model(name)
