@@ -1,6 +1,6 @@
 """Which of Lightning's two names is chosen.
 
-`lightning.py` is run by path, in processes of their own that see no site-packages (`python -I -S`): what is installed
+`namespace.py` is run by path, in processes of their own that see no site-packages (`python -I -S`): what is installed
 there is only what a test puts into a folder, packages of a line or two.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_circuits import namespace as lightning
+from lightning_circuits import namespace
 from lightning_circuits.pages import see_page
 
 PACKAGES = {
@@ -38,7 +38,7 @@ def run(
     variable: str | None = None,
     warned: bool = False,
 ) -> str:
-    """What a process prints that has `installed`, runs `before`, imports `lightning.py` and shows which it chose.
+    """What a process prints that has `installed`, runs `before`, imports `namespace.py` and shows which it chose.
 
     With `warned`, what it says on the side too.
     """
@@ -47,12 +47,13 @@ def run(
             (site / name).parent.mkdir(parents=True, exist_ok=True)
             (site / name).write_text(text)
     program = f"""
-import importlib.util, sys
+import sys, types
 sys.path.insert(0, {str(site)!r})
 {before}
-spec = importlib.util.spec_from_file_location("lightning_circuits.namespace", {lightning.__file__!r})
-chosen = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(chosen)
+package = types.ModuleType("lightning_circuits")
+package.__path__ = [{str(Path(namespace.__file__).parent)!r}]
+sys.modules["lightning_circuits"] = package
+import lightning_circuits.namespace as chosen
 print(chosen.pl.__name__)
 {after}
 """
@@ -156,14 +157,14 @@ def test_the_command_line_comes_from_the_chosen_namespace(tmp_path: Path) -> Non
 
 
 def test_the_real_lightning_has_what_is_exported() -> None:
-    for name in lightning.__all__:
-        assert getattr(lightning, name) is not None
-    assert lightning.LightningCLI.__module__ == f"{lightning.pl.__name__}.cli"
+    for name in namespace.__all__:
+        assert getattr(namespace, name) is not None
+    assert namespace.LightningCLI.__module__ == f"{namespace.pl.__name__}.cli"
 
 
 def test_another_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Lightning'"):
-        lightning.Lightning  # noqa: B018
+        namespace.Lightning  # noqa: B018
 
 
 # ---- the whole package under either name -----------------------------------------------------------------------------

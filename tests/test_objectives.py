@@ -210,5 +210,5 @@ def test_a_negative_weight_of_the_logit_difference_is_refused(weight: float) -> 
 
 
 def test_another_reduction_of_probabilities_is_refused() -> None:
-    with pytest.raises(ValueError, match="not a 'max'"):
+    with pytest.raises(ValueError, match="got 'max'"):
         ProbabilityDifference("max")
