@@ -128,7 +128,7 @@ def test_the_config_printed_is_a_config(elsewhere: Path, capsys: pytest.CaptureF
         ("--model.lrr=1", "'lrr' is not accepted"),
         ("--model.lr=fast", "Parser key \"lr\": Expected a <class 'float'>. Got value: fast"),
         ("--model=Nonsense", "no class is called Nonsense here"),
-        ("--model.gate=Nonsense", "no class is called Nonsense here"),
+        ("--model.gate=Nonsense", "unknown gate 'Nonsense'; choose one of HardConcrete, TopK"),
         ("--trainer.max_stepss=1", "max_stepss"),
         ("--model=SavedCircuit", "required: path"),
         ("--data.tokenizer=gpt2", "or that of --tokenizer gpt2"),

@@ -32,15 +32,14 @@ def ours() -> list[type[CircuitSearch]]:
     ]
 
 
-@pytest.mark.parametrize("page", ["docs/api/searches.md", "docs/choosing-a-method.md"])
-def test_every_method_stands_on_the_pages(page: str) -> None:
-    text = (ROOT / page).read_text()
+def test_every_method_stands_on_its_page() -> None:
+    text = (ROOT / "docs/choosing-a-method.md").read_text()
     assert [cls.__name__ for cls in ours() if not re.search(rf"\b{cls.__name__}\b", text)] == []
 
 
 def test_the_api_page_names_each_module() -> None:
-    text = (ROOT / "docs/api/searches.md").read_text()
-    assert [cls.__name__ for cls in ours() if f"::: {cls.__module__}.{cls.__name__}\n" not in text] == []
+    text = (ROOT / "docs/api/search.md").read_text()
+    assert [cls.__name__ for cls in ours() if f"::: {cls.__module__}\n" not in text] == []
 
 
 def test_the_ablations_of_signatures_are_those_of_the_registry() -> None:
