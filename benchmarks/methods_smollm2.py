@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -99,7 +98,6 @@ def main() -> None:
         run = f"{results_page.command()}, {results_page.machine()}"
         results_page.write_table("methods", rows, f"{measured_on}; {trained}. {run}.")
         results_page.write_table("methods in brief", in_brief(rows), f"{measured_on}.", results_page.README)
-        shutil.copy(args.output / "methods.png", results_page.RESULTS.parent)
 
 
 def fit(search: CircuitSearch, data: IOIDataModule, folder: Path, steps: int) -> float:
