@@ -322,7 +322,9 @@ class Layout:
             ValueError: ``other`` differs; the message says what it is, in which sizes, and where to read on.
         """
         if other != self:
-            counted = f" Keys and values are counted per {other.kv} there, per {self.kv} here." * (other.kv != self.kv)
+            counted = ""
+            if other.kv != self.kv:
+                counted = f" Keys and values are counted per {other.kv} there, per {self.kv} here."
             raise ValueError(
                 f"{what} is of another layout: {other.difference(self)} ({other} against {self}).{counted} "
                 f"{see_page('file-formats', 'A circuit of another layout')}"
