@@ -153,7 +153,7 @@ def test_training_prompts_are_not_validated_on(tmp_path: Path) -> None:
 def test_options_out_of_range_are_refused() -> None:
     for options, message in (
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"padding_side": "middle"}, "padding_side is 'middle'"),
+        ({"padding_side": "middle"}, "padding_side is one of 'right', 'left', got 'middle'"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "below 1 together"),
         ({"test_fraction": 0.0}, "above 0"),
     ):
