@@ -107,7 +107,7 @@ class ExactPatching:
         """
         n = len(edges)
         batch = repeated(self.batch, n)
-        loss = self.objective(self.logits(edges).flatten(0, 1), batch, _repeat(self.full_logits, n))
+        loss = self.objective(self.logits(edges).flatten(0, 1), batch, self.full_logits.repeat(n, 1))
         return loss.view(n, -1) - self.full_loss
 
     @torch.no_grad()
@@ -154,14 +154,9 @@ class ExactPatching:
             y = y if bias is None else y + bias[:, None, None]
             projected.append(y if i == kind else y.repeat(1, runs, 1, 1))
         q, k, v = projected
-        context = model.context(_repeat(self.batch["attention_mask"], runs))
+        context = model.context(self.batch["attention_mask"].repeat(runs, 1))
         z = model.mix(layer, q, k, v, context).unflatten(1, (runs, -1)).transpose(0, 1)  # [runs, n_heads, B, T, d_head]
         # A query belongs to one head, and so do keys and values, unless the heads of a K/V group share them.
         readers = layout.n_heads if kind == 0 else layout.n_kv_readers
         changed = (z[1:] - z[0]).unflatten(1, (readers, -1))[which, places]  # [n, heads of the reader, B, T, d_head]
         return torch.einsum("nhbtk,nhkd->nbtd", changed, model.output_weight(layer).unflatten(0, (readers, -1))[places])
-
-
-def _repeat(x: Tensor, times: int) -> Tensor:
-    """All rows, then all again: ``[B, ...]`` to ``[times * B, ...]``."""
-    return torch.cat([x] * times)
