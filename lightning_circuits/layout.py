@@ -37,7 +37,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.pages import see_page
+
+MAX_SIZE = 2**20
+"""No size of a layout is larger: a file may state any."""
 
 
 class Component(NamedTuple):
@@ -84,7 +88,8 @@ class Layout:
             The number of K/V groups: one per group, for grouped-query attention.
 
     Raises:
-        ValueError: sizes below 1, or query heads that do not divide into the K/V readers.
+        TypeError: a size that is no whole number.
+        ValueError: sizes below 1 or above `MAX_SIZE`, or query heads that do not divide into the K/V readers.
     """
 
     n_layers: int
@@ -95,8 +100,10 @@ class Layout:
     def __post_init__(self) -> None:
         if self.n_kv_readers is None:
             object.__setattr__(self, "n_kv_readers", self.n_heads)
-        if min(self.n_layers, self.n_heads, self.d_model, self.n_kv_readers) < 1:
-            raise ValueError(f"a layout needs sizes of at least 1, got {self}")
+        require_whole_numbers(**self.to_dict())
+        for name, size in self.to_dict().items():
+            if not 1 <= size <= MAX_SIZE:
+                raise ValueError(f"{name} is {size:,}: the sizes of a layout lie between 1 and {MAX_SIZE:,}")
         if self.n_heads % self.n_kv_readers:
             raise ValueError(
                 f"{self.n_heads} query heads cannot share {self.n_kv_readers} key/value readers evenly: {self}"
@@ -129,7 +136,9 @@ class Layout:
 
     @property
     def n_edges(self) -> int:
-        return int(self.reader_offset[-1])
+        # Counted without a step per layer: a layout that a file states may be of any size.
+        shared = self.n_layers + (self.n_heads + 1) * (self.n_layers * (self.n_layers - 1) // 2)
+        return (self.n_attention_readers + 1) * shared + self.n_layers * self.n_heads + self.n_writers
 
     @property
     def n_streams(self) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
+from lightning_circuits.files.plain_json import plain_data
 from lightning_circuits.layout import Layout
 
 RESERVED = ("n_kv_readers", "scored")
@@ -59,27 +62,95 @@ class Format:
         """What the content of a file holds.
 
         Raises:
-            ValueError: it holds no circuit; what is wrong with it is said. What the library behind the format raises
-                will do too (see `files.UNREADABLE`).
+            ValueError, TypeError, RuntimeError: it holds no circuit (see `sound`); what is wrong with it is said.
         """
         raise NotImplementedError
 
 
+def content_of(path: Path, what: str) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        path: the file.
+        what: it should be, for the message: ``"circuit file"``.
+
+    Raises:
+        FileNotFoundError: there is none, or something else than a file.
+    """
+    if not path.is_file():
+        instead = ": that is a folder" if path.is_dir() else ": that is no regular file" if path.exists() else ""
+        raise FileNotFoundError(f"no {what} at {path}{instead}")
+    return path.read_bytes()
+
+
 def require_keys(content: Any, *keys: str) -> None:
-    """Refuse a part of a file that lacks one of its keys."""
+    """Refuse a part of a file that is no object, or lacks one of its keys."""
     missing = [key for key in keys if not isinstance(content, Mapping) or key not in content]
     if missing:
         raise ValueError(f"missing {', '.join(map(repr, missing))}")
 
 
-def checked_node_scores(layout: Layout, node_scores: Tensor | None) -> Tensor | None:
-    """The scores of the nodes, float32 ``[n_writers]``; None where no node has one, which is how `.json` has to say it.
+def require_tensor(value: Any, what: str, shape: tuple[int, ...]) -> Tensor:
+    """A value of a file, if it is a plain tensor of this shape on the CPU, ``[*shape]`` of any dtype.
+
+    Args:
+        value: anything.
+        what: it is called, for the message.
+        shape: that it has to have.
 
     Raises:
-        ValueError: not one for every writer.
+        ValueError: it is not.
     """
-    if node_scores is None or node_scores.isnan().all():
-        return None
-    if node_scores.shape != (layout.n_writers,):
-        raise ValueError(f"its scores of nodes have shape {tuple(node_scores.shape)}, not ({layout.n_writers},)")
-    return node_scores.float()
+    kinds = ("is_nested", "is_sparse", "is_sparse_csr", "is_mkldnn", "is_quantized", "is_meta")
+    if not isinstance(value, Tensor) or any(getattr(value, kind) for kind in kinds):
+        raise ValueError(f"its {what} are no plain tensor but {type(value).__name__}")
+    if value.shape != shape:
+        raise ValueError(f"its {what} have shape {tuple(value.shape)}, not {shape}")
+    return value.detach()
+
+
+def sound(layout: Layout, members: Any, scores: Any, metadata: Any, node_scores: Any = None) -> CircuitData:
+    """The data of a circuit, once it is known that they are one: the rule of every format, for reading and for writing.
+
+    Args:
+        layout: whose edges they are.
+        members: ``[n_edges]``, bool, or integers that are 0 or 1. A soft mask is no circuit, however near to 0 and 1.
+        scores: ``[n_edges]``, real, and finite as float32; or None.
+        metadata: plain JSON data.
+        node_scores: ``[n_writers]``, likewise, NaN for a node without a score; or None.
+
+    Returns:
+        Bool and float32. ``node_scores`` are None where no node has one, which is how `.json` has to say it.
+
+    Raises:
+        ValueError: something else; the edge or node is named.
+    """
+    flags = require_tensor(members, "members", (layout.n_edges,))
+    if flags.dtype == torch.bool:
+        flags = flags.contiguous().view(torch.uint8)  # a byte of a damaged file may be neither
+    odd = ((flags != 0) & (flags != 1)).nonzero()[:1, 0].tolist()
+    example = "".join(f": edge {layout.edge_names([edge])[0]} is {flags[edge].item()}" for edge in odd)
+    if odd or flags.is_floating_point() or flags.is_complex():
+        raise ValueError(
+            f"its members are neither bool nor integers that are 0 or 1, but {flags.dtype}{example} (a soft mask is no "
+            "circuit: choose edges first)"
+        )
+    if scores is not None:
+        scores = require_tensor(scores, "scores", (layout.n_edges,))
+        scores = _finite(scores, lambda edge: f"edge {layout.edge_names([edge])[0]}")
+    if node_scores is not None:
+        node_scores = require_tensor(node_scores, "scores of nodes", (layout.n_writers,))
+        node_scores = _finite(node_scores, lambda node: f"node {layout.writer_names[node]}", or_nan=True)
+        node_scores = None if node_scores.isnan().all() else node_scores
+    return CircuitData(layout, flags.bool(), scores, plain_data(metadata), node_scores)
+
+
+def _finite(scores: Tensor, name: Callable[[int], str], or_nan: bool = False) -> Tensor:
+    if scores.is_complex() or scores.dtype == torch.bool:
+        raise ValueError(f"its scores are {scores.dtype}, not real numbers")
+    numbers = scores.float()
+    odd = ~numbers.isfinite() & ~(numbers.isnan() & or_nan)
+    if odd.any():
+        i = int(odd.nonzero()[0])
+        raise ValueError(f"the score of {name(i)} is {float(scores[i])}: a score is a finite number in float32")
+    return numbers

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Collection, Mapping
+import math
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_circuits.files.base import RESERVED, CircuitData, Format, checked_node_scores, require_keys
+from lightning_circuits.files.base import RESERVED, CircuitData, Format, require_keys, require_tensor, sound
+from lightning_circuits.files.plain_json import read_json
 from lightning_circuits.layout import Layout, node_members
 
 
@@ -39,31 +42,29 @@ class EAPIGJson(Format):
         return json.dumps(content).encode()
 
     def read(self, content: bytes) -> CircuitData:
-        file = json.loads(content)
+        file = read_json(content)
         require_keys(file, "cfg", "edges")
-        edges = file["edges"]
+        edges, nodes = _entries(file["edges"], "edges"), _entries(file.get("nodes", {}), "nodes")
+        _refuse_neurons({key for node in nodes.values() for key in node})
         # The input is read by every reader, so its edges name them all.
         layout = _layout(file["cfg"], [name[7:] for name in edges if name.startswith("input->")])
+        if layout.n_edges > 2 * len(edges):  # so many names are not made, whatever the cfg says
+            raise ValueError(f"it has {len(edges):,} edges, and {layout} has {layout.n_edges:,}")
         names = layout.edge_names(torch.arange(layout.n_edges))
-        if len(edges) != len(names) or not all(name in edges for name in names):
-            odd = sorted(set(names) ^ set(edges))
+        if odd := sorted(set(names) ^ set(edges)):
             raise ValueError(f"its edges are not those of {layout}: {', '.join(odd[:3])}, and {len(odd):,} such in all")
-        # Early versions of EAP-IG wrote plain true and false for nodes.
-        nodes = {name: node for name, node in file.get("nodes", {}).items() if isinstance(node, Mapping)}
-        _refuse_neurons({key for node in nodes.values() for key in node})
-        # MIB's nine circuits of a submission may come without scores.
+        if odd := sorted(set(nodes) - {*layout.writer_names, "logits"}):
+            raise ValueError(f"its nodes are not those of {layout}: {', '.join(odd[:3])}, and {len(odd):,} such in all")
+        # MIB's nine circuits of a submission may come without scores, and nodes mostly have none.
         scored = any("score" in edge for edge in edges.values())
-        try:
-            members = torch.tensor([edges[name]["in_graph"] for name in names], dtype=torch.bool)
-            scores = torch.tensor([edges[name]["score"] for name in names], dtype=torch.float32) if scored else None
-            worth = [nodes.get(name, {}).get("score", torch.nan) for name in layout.writer_names]
-            node_scores = torch.tensor(worth, dtype=torch.float32)
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                "every edge needs 'in_graph' (true or false), and a 'score' (a number) unless none has; the 'score' of "
-                f"a node, where there is one, is a number: {error}"
-            ) from error
-        return _from_file(layout, members, scores, file.get("metadata", {}), node_scores)
+        worth = {name: {"score": math.nan} | nodes.get(name, {}) for name in layout.writer_names}
+        return _from_file(
+            layout,
+            _column(edges, names, "in_graph", (bool, int, float)),
+            _column(edges, names, "score", (int, float)) if scored else None,
+            file.get("metadata", {}),
+            _column(worth, layout.writer_names, "score", (int, float)),
+        )
 
 
 class EAPIGTensors(Format):
@@ -86,20 +87,17 @@ class EAPIGTensors(Format):
         return content.getvalue()
 
     def read(self, content: bytes) -> CircuitData:
-        file = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        file = _load(content)
         require_keys(file, "cfg", "src_nodes", "dst_nodes", "edges_in_graph")
         _refuse_neurons(file)
         layout = _layout(file["cfg"], file["dst_nodes"])
         if file["src_nodes"] != layout.writer_names or file["dst_nodes"] != layout.reader_names:
             raise ValueError(f"the order of its src_nodes or dst_nodes is not that of {layout}")
-        for key in ("edges_scores", "edges_in_graph"):
-            if key in file and file[key].shape != (layout.n_writers, layout.n_readers):
-                raise ValueError(
-                    f"{key} has shape {tuple(file[key].shape)}, not {(layout.n_writers, layout.n_readers)}"
-                )
-        members = layout.from_matrix(file["edges_in_graph"].T).bool()
         # As in `.json`, MIB's nine circuits of a submission may come without scores.
-        scores = layout.from_matrix(file["edges_scores"].T).float() if "edges_scores" in file else None
+        members, scores = (
+            layout.from_matrix(_stored(file[key], key, (layout.n_writers, layout.n_readers)).T) if key in file else None
+            for key in ("edges_in_graph", "edges_scores")
+        )
         return _from_file(layout, members, scores, file.get("metadata", {}), file.get("nodes_scores"))
 
 
@@ -140,27 +138,95 @@ def _file_order(layout: Layout) -> Tensor:
 # ---- from the file ---------------------------------------------------------------------------------------------------
 
 
-def _layout(cfg: Mapping[str, Any], readers: Collection[str]) -> Layout:
+def _layout(cfg: Any, readers: Any) -> Layout:
     """The layout of a file from its ``cfg`` and the names of its readers, which tell K/V per head from per group."""
     require_keys(cfg, "n_layers", "n_heads", "d_model")
     if cfg.get("parallel_attn_mlp"):
         raise ValueError("attention and MLP in parallel (its cfg.parallel_attn_mlp) are not supported")
+    if not isinstance(readers, list) or not all(isinstance(name, str) for name in readers):
+        raise ValueError("its dst_nodes are no list of names")
     n_kv_readers = sum(name.startswith("a0.") and name.endswith("<k>") for name in readers)
-    layout = Layout(cfg["n_layers"], cfg["n_heads"], cfg["d_model"], n_kv_readers)
-    if set(readers) != set(layout.reader_names):
-        odd = sorted(set(readers) ^ set(layout.reader_names))
+    layout = Layout(cfg["n_layers"], cfg["n_heads"], cfg["d_model"], n_kv_readers or None)  # type: ignore[arg-type]
+    if len(readers) != layout.n_readers:  # the cfg may say anything: count before names are made
+        raise ValueError(
+            f"its readers are not those of its cfg, {layout}: that has {layout.n_readers:,}, the file {len(readers):,}"
+        )
+    if odd := sorted(set(readers) ^ set(layout.reader_names)):
         raise ValueError(f"its readers are not those of its cfg, {layout}: {', '.join(odd[:3])} and {len(odd)} in all")
     return layout
 
 
+def _entries(part: Any, what: str) -> dict[str, dict[str, Any]]:
+    """The edges or nodes of `.json` by name. Early versions of EAP-IG wrote plain true and false for nodes."""
+    if not isinstance(part, dict):
+        raise ValueError(f"its {what} are no object but {type(part).__name__}")
+    found = {name: {"in_graph": entry} if isinstance(entry, bool) else entry for name, entry in part.items()}
+    if odd := [name for name, entry in found.items() if not isinstance(entry, dict)]:
+        raise ValueError(f"its {what}: {odd[0]!r} is no object but {type(part[odd[0]]).__name__}")
+    return found
+
+
+def _column(
+    entries: Mapping[str, Mapping[str, Any]], names: Sequence[str], key: str, kinds: tuple[type, ...]
+) -> Tensor:
+    """What stands under one key of every entry, ``[n_names]``: numbers are float64, true and false bool."""
+    values: list[Any] = []
+    for name in names:
+        value = entries[name].get(key)
+        if type(value) not in kinds:
+            said = f"is {value!r}" if key in entries[name] else "is missing"
+            raise ValueError(
+                f"the {key!r} of {name} {said}: every edge needs 'in_graph', true or false, and a number as 'score' "
+                "unless none has one"
+            )
+        values.append(value)
+    try:
+        return torch.tensor(values, dtype=None if bool in kinds else torch.float64)
+    except (OverflowError, RuntimeError, ValueError):
+        name = names[max(range(len(names)), key=lambda i: abs(values[i]))]
+        raise ValueError(f"the {key!r} of {name} is a whole number of too many digits") from None
+
+
+def _load(content: bytes) -> Any:
+    """What `torch.save` wrote, if it is plain data."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            packed = [entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            damaged = None if packed else archive.testzip()  # PyTorch does not look at the checksums
+    except Exception as error:  # of many classes
+        raise ValueError(f"it is no file of torch.save, or damaged: {error}") from error
+    if packed:  # which would come out larger than the file, by any factor
+        raise ValueError("it is compressed, which torch.save never does")
+    if damaged is not None:
+        raise ValueError(f"its part {damaged!r} is damaged")
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # of a dozen classes, and with the advice to run what is in the file
+        raise ValueError("it holds more than tensors, numbers, texts, lists and dicts, or is damaged") from None
+
+
+def _stored(value: Any, what: str, shape: tuple[int, ...]) -> Tensor:
+    """A tensor of this shape, ``[*shape]``, that is really there: a few numbers may pose as many."""
+    tensor = require_tensor(value, what, shape)
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        raise ValueError(f"its {what} have shape {shape}, and fewer numbers are stored")
+    return tensor
+
+
 def _from_file(
-    layout: Layout, members: Tensor, scores: Tensor | None, metadata: Mapping[str, Any], node_scores: Tensor | None
+    layout: Layout, members: Tensor | None, scores: Tensor | None, metadata: Any, node_scores: Any
 ) -> CircuitData:
-    own = {key: value for key, value in metadata.items() if key not in RESERVED}
-    scores = scores if metadata.get("scored", True) else None
-    return CircuitData(layout, members, scores, own, checked_node_scores(layout, node_scores))
+    data = sound(layout, members, scores, metadata, node_scores)
+    said = {"n_kv_readers": layout.n_kv_readers, "scored": scores is not None} | data.metadata
+    if said["n_kv_readers"] != layout.n_kv_readers or not isinstance(said["scored"], bool):
+        raise ValueError(
+            f"its metadata contradict it: n_kv_readers {said['n_kv_readers']!r} with {layout.n_kv_readers} key readers "
+            f"in a layer, scored {said['scored']!r}"
+        )
+    own = {key: value for key, value in data.metadata.items() if key not in RESERVED}
+    return data._replace(scores=data.scores if said["scored"] else None, metadata=own)
 
 
-def _refuse_neurons(keys: Collection[str]) -> None:
-    if any(key.startswith("neurons") for key in keys):
+def _refuse_neurons(keys: Iterable[Any]) -> None:
+    if any(str(key).startswith("neurons") for key in keys):
         raise ValueError("it chooses single neurons of the nodes; circuits here are made of whole edges")

@@ -6,8 +6,11 @@ import json
 
 import safetensors.torch
 
-from lightning_circuits.files.base import CircuitData, Format, checked_node_scores, require_keys
+from lightning_circuits.files.base import CircuitData, Format, require_keys, sound
+from lightning_circuits.files.plain_json import read_json
 from lightning_circuits.layout import Layout
+
+SIZES = ("n_layers", "n_heads", "d_model", "n_kv_readers")
 
 
 class Safetensors(Format):
@@ -20,15 +23,18 @@ class Safetensors(Format):
         return safetensors.torch.save(tensors, metadata={"circuit": header})
 
     def read(self, content: bytes) -> CircuitData:
-        tensors = safetensors.torch.load(content)
+        try:
+            tensors = safetensors.torch.load(content)
+        except Exception as error:  # the library has classes of its own for what is damaged, and KeyError for a dtype
+            raise ValueError(f"it is no .safetensors file, or damaged: {error}") from error
         # The library gives the header only of a file on disk; it is JSON after eight bytes that hold its length.
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+        header = read_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
         require_keys(header, "circuit")
         require_keys(tensors, "members")
-        circuit = json.loads(header["circuit"])
+        if odd := sorted(tensors.keys() - {"members", "scores", "node_scores"}):
+            raise ValueError(f"it has tensors that are none of a circuit: {', '.join(map(repr, odd[:3]))}")
+        circuit = read_json(header["circuit"].encode())
         require_keys(circuit, "layout", "metadata")
-        layout = Layout(**circuit["layout"])
-        members, scores = layout.check(tensors["members"]), tensors.get("scores")
-        scores = None if scores is None else layout.check(scores)
-        node_scores = checked_node_scores(layout, tensors.get("node_scores"))
-        return CircuitData(layout, members, scores, circuit["metadata"], node_scores)
+        require_keys(circuit["layout"], *SIZES)
+        layout = Layout(*(circuit["layout"][size] for size in SIZES))
+        return sound(layout, tensors["members"], tensors.get("scores"), circuit["metadata"], tensors.get("node_scores"))

@@ -299,7 +299,7 @@ def test_pt_in_another_order_or_shape(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="order of its src_nodes or dst_nodes"):
         Circuit.load(path)
     torch.save({**file, "edges_scores": file["edges_scores"].T}, path)
-    with pytest.raises(ValueError, match="edges_scores has shape"):
+    with pytest.raises(ValueError, match="edges_scores have shape"):
         Circuit.load(path)
 
 

@@ -48,6 +48,7 @@ HOUSE = {
     "gates": Room(1),
     "registry": Room(1),
     "arguments": Room(1),
+    "printable": Room(1),
     "pages": Room(1),
     "namespace": Room(1, {"namespace", "Lightning"}),
     "models": Room(2, {"layout", "transformers"}),

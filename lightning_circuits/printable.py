@@ -1,0 +1,31 @@
+"""Names that come from files, as they may be shown: in a terminal, a table, a figure, an error message.
+
+What others wrote is data. In a terminal an escape sequence would be obeyed, and an override of the direction of writing
+turns a name around; in a figure a character without a shape breaks the drawing. Shown is what such a character is.
+
+    >>> printable("EAP\\x1b[31m"), printable("two\\nlines"), printable("x" * 50, longest=9)
+    ('EAP\\\\x1b[31m', 'two\\\\nlines', 'xxxx...xx')
+
+What else would be live belongs to one border each: markup of tables to `drawing.tables`, formulas of figures to
+`drawing.style`, HTML to `drawing.page`.
+"""
+
+from __future__ import annotations
+
+
+def printable(name: object, longest: int | None = None) -> str:
+    """A name on one line, in which nothing is live: what is no printable character stands there as its escape.
+
+    Args:
+        name: of what was read from a file; anything else is shown as ``str`` has it.
+        longest: so many characters are kept at most, those at both ends.
+    """
+    text = str(name)
+    if longest is not None and len(text) > longest:
+        end = (longest - 3) // 3
+        text = f"{text[: longest - 3 - end]}...{text[len(text) - end :]}"
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
