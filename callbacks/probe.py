@@ -41,6 +41,7 @@ from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.objectives import OBJECTIVES, AnyObjective
 from lightning_circuits.pages import see_page
 from lightning_circuits.search import METHODS, Attribution
+from lightning_circuits.search.splits import require_fit
 from lightning_circuits.selection import size_to_count, top_n
 
 
@@ -174,6 +175,7 @@ class CircuitProbe(pl.Callback):
                         f"{type(self.data).__name__} has token {highest} in its {split} split, and the model knows "
                         f"{vocabulary}: give the data the tokenizer that the model is trained with"
                     )
+            require_fit(self.data, model)
         self._ready = True
 
     def _last_step(self) -> int:

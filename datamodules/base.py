@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning_circuits.arguments import require_choice, require_whole_numbers
+from lightning_circuits.datamodules.fitting import require_fit
 from lightning_circuits.datamodules.loader import PaddingSide, PairLoader
 from lightning_circuits.datamodules.tokenising import PromptPair, TokenPair, tokenise
+from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
 from lightning_circuits.namespace import pl
 
@@ -83,6 +85,12 @@ class PairDataModule(pl.LightningDataModule, ABC):
                 raise ValueError(f"the {name} split of {type(self).__name__} is empty: it needs at least one pair")
         self._splits = {name: tokenise(splits[name], self.tokenizer) for name in SPLITS}
 
+    def require_fit(self, model: CircuitModel) -> None:
+        """See that a model can read the prompts of all splits; ValueError for a pair that it cannot."""
+        self.setup()
+        for name in SPLITS:
+            require_fit(self._splits[name], model)
+
     def train_dataloader(self) -> PairLoader:
         trainer = self.trainer
         share = (trainer.distributed_sampler_kwargs if trainer is not None else None) or {"num_replicas": 1, "rank": 0}
@@ -98,6 +106,5 @@ class PairDataModule(pl.LightningDataModule, ABC):
 
     def _loader(self, split: str, **order: Any) -> PairLoader:
         self.setup()
-        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
-        pad_id = next(token for token in ids if token is not None)
-        return PairLoader(self._splits[split], self.batch_size, pad_id, self.padding_side, **order)
+        # Padding is masked. Any id will do that every model has; the tokenizer's may lie beyond its vocabulary.
+        return PairLoader(self._splits[split], self.batch_size, 0, self.padding_side, **order)

@@ -39,6 +39,7 @@ class TokenPair:
     corrupt: list[int]
     answers: list[int]
     distractors: list[int]
+    where: str = "a pair"
 
 
 def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) -> list[TokenPair]:
@@ -77,7 +78,7 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) ->
             raise ValueError(
                 f"{pair.where}: {shared} is given as an answer and as a distractor; it can be only one of them"
             )
-        result.append(TokenPair(clean_ids, corrupt_ids, answers, distractors))
+        result.append(TokenPair(clean_ids, corrupt_ids, answers, distractors, pair.where))
     return result
 
 

@@ -57,6 +57,13 @@ class Dimensions(NamedTuple):
     d_model: int
 
 
+class PromptLimit(NamedTuple):
+    """How many tokens a prompt may have at most, and what stands against more, as the end of a sentence."""
+
+    tokens: int
+    reason: str
+
+
 class CircuitModel:
     """A frozen language model with a `Layout`; make one with `wrap`.
 
@@ -100,13 +107,16 @@ class CircuitModel:
         """The model's own forward: prompts ``[B, T]`` to logits ``[B, V]`` at ``positions`` ``[B]``.
 
         Padding, on either side, is not attended to, and positions count from the first real token.
+
+        As it stands it calls decoder and head, and not ``model.forward``, which would put a whole vocabulary out at
+        every token. What a ``forward`` does beyond these two would be lost, so `verify` calls it once and compares.
         """
         hidden = self.backbone(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids(attention_mask),
             use_cache=False,
-        ).last_hidden_state
+        )[0]
         return self.head(hidden[torch.arange(len(hidden), device=hidden.device), positions])
 
     def head(self, x: Tensor) -> Tensor:
@@ -168,6 +178,11 @@ class CircuitModel:
         """What attention scores are multiplied with."""
         raise NotImplementedError
 
+    @property
+    def prompt_limit(self) -> PromptLimit | None:
+        """How long a prompt may be; None where the model computes something sensible at any length."""
+        return None
+
     def position_embedding(self, context: Context) -> Tensor | None:
         """``[B, T, d]``: learned positions, a constant of the stream and never a writer. None for rotary models."""
         return None
@@ -189,6 +204,11 @@ class CircuitModel:
     @property
     def dtype(self) -> torch.dtype:
         return self.output_weight(0).dtype
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model knows."""
+        return len(self.token_embedding.weight)
 
     def new_stack(self, shape: Sequence[int]) -> Tensor:
         """An uninitialised stack ``[n_writers, B, T, d]`` for prompts of shape ``[B, T]``."""
@@ -260,7 +280,12 @@ class CircuitModel:
 
         Returns:
             logits ``[B, V]``.
+
+        Raises:
+            ValueError: a prompt that is too long for the model, or (looked for on the CPU alone, where it costs
+                nothing) with token ids that it does not have.
         """
+        self._refuse_prompts(input_ids, attention_mask)
         with ExitStack() as hooks:
             if input_ids.is_floating_point():
                 hooks.enter_context(embedded_as(self, input_ids))
@@ -270,6 +295,24 @@ class CircuitModel:
             if streams is not None:
                 hooks.enter_context(streams_recorded(self, streams))
             return self.logits(input_ids, attention_mask, positions)
+
+    def _refuse_prompts(self, input_ids: Tensor, attention_mask: Tensor) -> None:
+        owner, limit = type(self.model).__name__, self.prompt_limit
+        if limit is not None and attention_mask.shape[1] > limit.tokens:
+            lengths = attention_mask.sum(-1)
+            if (longest := int(lengths.max())) > limit.tokens:
+                raise ValueError(
+                    f"prompt {int(lengths.argmax())} of a batch has {longest} tokens, more than the {limit.tokens} "
+                    f"that this {owner} takes: {limit.reason}"
+                )
+        if not input_ids.is_floating_point() and input_ids.device.type == "cpu":
+            outside = (input_ids < 0) | (input_ids >= self.vocabulary)
+            if outside.any():
+                row, column = outside.nonzero()[0].tolist()
+                raise ValueError(
+                    f"token {column} of prompt {row} of a batch has the id {int(input_ids[row, column])}, and this "
+                    f"{owner} knows ids from 0 to {self.vocabulary - 1}: give the data the tokenizer of the model"
+                )
 
     def run_pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The stock model on both prompts of every pair, in one forward.

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_circuits.models.base import CircuitModel, Context, project
+from lightning_circuits.models.base import CircuitModel, Context, PromptLimit, project
 
 
 class GPT2CircuitModel(CircuitModel):
@@ -39,6 +39,10 @@ class GPT2CircuitModel(CircuitModel):
 
     def scaling(self, layer: int) -> float:
         return self.blocks[layer].attn.scaling
+
+    @property
+    def prompt_limit(self) -> PromptLimit:
+        return PromptLimit(self.backbone.wpe.num_embeddings, "it has learned no more positions")
 
     def position_embedding(self, context: Context) -> Tensor | None:
         return self.backbone.wpe(context.position_ids)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_circuits.models.base import CircuitModel, Context, causal_mask, position_ids, project
+from lightning_circuits.models.base import CircuitModel, Context, PromptLimit, causal_mask, position_ids, project
 
 
 class LlamaCircuitModel(CircuitModel):
@@ -50,6 +50,19 @@ class LlamaCircuitModel(CircuitModel):
 
     def scaling(self, layer: int) -> float:
         return self.blocks[layer].self_attn.scaling
+
+    @property
+    def prompt_limit(self) -> PromptLimit | None:
+        rotary = self.backbone.rotary_emb
+        tokens = {
+            "dynamic": rotary.original_max_seq_len,
+            "longrope": rotary.config.rope_parameters.get("original_max_position_embeddings"),
+        }.get(rotary.rope_type)
+        reason = (
+            f"above, its rotary positions ({rotary.rope_type}) are scaled by the longest prompt of the batch, and what "
+            "is measured on one prompt would depend on its neighbours"
+        )
+        return None if tokens is None else PromptLimit(tokens, reason)
 
     def context(self, attention_mask: Tensor) -> Context:
         positions = position_ids(attention_mask)

@@ -12,6 +12,7 @@ A model of one's own becomes searchable with a class that reads it, registered f
 
 from __future__ import annotations
 
+import traceback
 from typing import Any, TypeVar
 
 from torch import nn
@@ -19,6 +20,7 @@ from torch import nn
 from lightning_circuits.models.base import CircuitModel
 from lightning_circuits.models.gpt2 import GPT2CircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
+from lightning_circuits.models.readable import refuse_unreadable
 from lightning_circuits.models.verify import verify
 from lightning_circuits.pages import see_page
 from lightning_circuits.registry import Registry
@@ -84,18 +86,20 @@ def wrap(model: Any, kv: str = "head", freeze: bool = True) -> CircuitModel:
 
     Raises:
         TypeError: not a language model with its head.
-        ValueError: a family that is not supported; an adapter (LoRA) that is not merged; or its weights cannot be read
-            as writers and readers.
+        ValueError: a family that is not supported; weights that cannot be read (`readable`: an adapter that is not
+            merged, quantised layers); or the model computes something else than what is read (`verify`).
     """
     model = getattr(model, "_orig_mod", model)  # of torch.compile
     config: Any = getattr(model, "config", None)
-    refuse_adapters(model)
+    if isinstance(model, nn.Module):
+        refuse_unreadable(model)
     family = family_of(model)
     if family is None:
         if not hasattr(config, "model_type") or not hasattr(model, "lm_head"):
+            inside = ", whose .model is one: give that" if family_of(getattr(model, "model", None)) else ""
             raise TypeError(
                 f"expected a Hugging Face language model with its head (such as GPT2LMHeadModel or LlamaForCausalLM), "
-                f"got {type(model).__name__}. To read a model of one's own: lightning_circuits.models.register "
+                f"got {type(model).__name__}{inside}. To read a model of one's own: lightning_circuits.models.register "
                 f"{see_page('own-model', 'Not from Hugging Face')}"
             )
         raise ValueError(
@@ -103,23 +107,22 @@ def wrap(model: Any, kv: str = "head", freeze: bool = True) -> CircuitModel:
             "To add one: a file in lightning_circuits/models/ and its class in FAMILIES of models/registry.py "
             f"{see_page('own-model', 'Another family of Hugging Face')}"
         )
-    read = family(model, kv, freeze)
-    verify(read)
+    try:
+        read = family(model, kv, freeze)
+        verify(read)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a model with other modules, or a family that is not finished, comes to
+        raise ValueError(_cannot_be_read(model, family, error)) from error
     return read
 
 
-def refuse_adapters(model: Any) -> None:
-    """An adapter that is not merged is part of the model, but in none of the weights that are read.
-
-    Raises:
-        ValueError: there is one, where it is, and what to do. Untrained ones are found too, which change nothing yet.
-    """
-    if not isinstance(model, nn.Module):
-        return
-    for name, module in model.named_modules():
-        if hasattr(module, "base_layer") or hasattr(module, "modules_to_save"):  # how peft wraps layers
-            raise ValueError(
-                f"{type(model).__name__} holds an adapter (such as LoRA) that is not merged into its weights, at "
-                f"{name or 'the top'}: merge it first, with peft by model = model.merge_and_unload() "
-                f"{see_page('own-model', 'From Hugging Face')}"
-            )
+def _cannot_be_read(model: Any, family: type[CircuitModel], error: Exception) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1].name
+    reason = str(error).strip().split("\n")[0]
+    dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in model.parameters()})
+    mixed = f". Its weights are in {' and '.join(dtypes)}: are they meant to be?" if len(dtypes) > 1 else ""
+    return (
+        f"{type(model).__name__} cannot be read as {family.__name__} reads models: {type(error).__name__} in {place}"
+        f"{': ' + reason if reason else ''}{mixed} {see_page('own-model', 'What is checked')}"
+    )

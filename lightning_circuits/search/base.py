@@ -38,7 +38,7 @@ from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.objectives import OBJECTIVES, AnyObjective
 from lightning_circuits.registry import Registry
 from lightning_circuits.search.checkpoints import PlainDataIO, read_plain_data
-from lightning_circuits.search.splits import whole_split
+from lightning_circuits.search.splits import require_fit, whole_split
 
 if TYPE_CHECKING:
     LanguageModel: TypeAlias = str | nn.Module
@@ -172,6 +172,7 @@ class CircuitSearch(pl.LightningModule):
         # Lightning warns of every module in eval mode. Here it is the language model, and means to be.
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         read_plain_data(self.trainer)
+        require_fit(getattr(self.trainer, "datamodule", None), self.circuit_model)
 
     def on_fit_start(self) -> None:
         if self.ablation.needs_data:

@@ -207,9 +207,9 @@ class Attribution(CircuitSearch):
         return torch.optim.SGD(self._sums(), lr=1.0, maximize=True)  # sums += contribution
 
     def setup(self, stage: str) -> None:
-        super().setup(stage)
         if not hasattr(self, "circuit_model"):
             raise ValueError(f"{type(self).__name__} has no language model: only as a warm start it may be left out")
+        super().setup(stage)
         if "mixed" in str(self.trainer.precision):
             raise ValueError(
                 f"precision={self.trainer.precision!r} rounds and scales gradients behind a method's back: give the "

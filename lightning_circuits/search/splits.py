@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_circuits.batch import SharedLoader, unshared
+from lightning_circuits.models import CircuitModel
 from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
 
@@ -54,6 +55,17 @@ def describe_data(trainer: pl.Trainer) -> dict[str, Any] | None:
     """What the Trainer's data module says of itself, in plain JSON values; None if it says nothing."""
     describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
     return None if describe is None else describe()
+
+
+def require_fit(data: Any, model: CircuitModel) -> None:
+    """Let a data module that can, as a `PairDataModule`, see before anything runs that a model can read its prompts.
+
+    Raises:
+        ValueError: a prompt that is too long for the model, or a token that it does not have.
+    """
+    check = getattr(data, "require_fit", None)
+    if check is not None:
+        check(model)
 
 
 @dataclass(frozen=True)

@@ -180,10 +180,9 @@ def test_wrapping_freezes_puts_to_eval_and_changes_no_weight():
 @pytest.mark.parametrize("family", ["gpt2", "qwen3"])
 def test_no_hook_stays_behind_even_when_a_run_fails(family):
     model, batch = wrap(tiny_model(family)), pairs("none")
-    arguments = batch.attention_mask, batch.positions, 2
-    record(model, batch.clean_ids, *arguments)
+    record(model, batch.clean_ids, batch.attention_mask, batch.positions, 2)
     with pytest.raises(IndexError):
-        record(model, batch.clean_ids + 1000, *arguments)
+        record(model, batch.clean_ids, batch.attention_mask, batch.positions + 1000, 2)
     for module in model.model.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks
 
