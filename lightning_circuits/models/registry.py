@@ -13,6 +13,7 @@ A model of one's own becomes searchable with a class that reads it, registered f
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from torch import nn
@@ -71,6 +72,30 @@ def supported() -> str:
     )
 
 
+def refuse_family(model_type: str | None, classes: Iterable[str] = ()) -> None:
+    """See from a model's config alone that there is a class for it.
+
+    Args:
+        model_type: what the config calls its family.
+        classes: the names of the model's classes.
+
+    Raises:
+        ValueError: there is none.
+    """
+    families = _newest_first()
+    names = {module.__name__ for family in families for module in family.module_types}
+    if not names.intersection(classes) and not any(model_type in family.model_types for family in families):
+        raise _not_supported(model_type)
+
+
+def _not_supported(model_type: str | None) -> ValueError:
+    return ValueError(
+        f"model family {model_type!r} is not supported; supported are {supported()}. "
+        "To add one: a file in lightning_circuits/models/ and its class in FAMILIES of models/registry.py "
+        f"{see_page('own-model', 'Another family of Hugging Face')}"
+    )
+
+
 def _newest_first() -> list[type[CircuitModel]]:
     return [FAMILIES[name] for name in reversed(FAMILIES.names())]
 
@@ -102,11 +127,7 @@ def wrap(model: Any, kv: str = "head", freeze: bool = True) -> CircuitModel:
                 f"got {type(model).__name__}{inside}. To read a model of one's own: lightning_circuits.models.register "
                 f"{see_page('own-model', 'Not from Hugging Face')}"
             )
-        raise ValueError(
-            f"model family {config.model_type!r} is not supported; supported are {supported()}. "
-            "To add one: a file in lightning_circuits/models/ and its class in FAMILIES of models/registry.py "
-            f"{see_page('own-model', 'Another family of Hugging Face')}"
-        )
+        raise _not_supported(config.model_type)
     try:
         read = family(model, kv, freeze)
         verify(read)

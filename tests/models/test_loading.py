@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -9,10 +12,14 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_circuits.models import loading as pretrained
 from lightning_circuits.models.loading import load_model, load_tokenizer
+
+EMBEDDED_FOLDER = Path(pretrained.__file__).parent / "assets" / pretrained.EMBEDDED
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +135,7 @@ def test_what_is_not_there_is_named(load, tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / "nowhere", f"there is no model at {tmp_path / 'nowhere'}"),
         ("./models/a/b", "there is no model at models/a/b"),
         ("~/no such model", "there is no model at .*no such model"),
-        (tmp_path, "holds no model: neither a config.json nor a .gguf file"),
+        (tmp_path, r"holds no (model|tokenizer): .* nor a .gguf file is in it, but notes.txt"),
         (tmp_path / "notes.txt", "notes.txt is not a model"),
     ):
         with pytest.raises(FileNotFoundError, match=message):
@@ -155,3 +162,144 @@ def test_the_embedded_model_needs_no_network(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.chdir(tmp_path)  # found from anywhere
     assert load_model("tiny-ioi").config.vocab_size == len(load_tokenizer("tiny-ioi"))
+
+
+# ---- tokenizers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("files", [["tokenizer.json", "tokenizer_config.json"], ["tokenizer.json"]])
+def test_a_tokenizer_may_stand_alone(files: list[str], tmp_path: Path) -> None:
+    for file in files:
+        shutil.copy(EMBEDDED_FOLDER / file, tmp_path)
+    (tmp_path / "q4.gguf").touch()
+    (tmp_path / "q8.gguf").touch()  # of which neither is asked
+    assert load_tokenizer(tmp_path).get_vocab() == load_tokenizer("tiny-ioi").get_vocab()
+
+
+def test_a_config_alone_is_no_tokenizer_of_no_words(tmp_path: Path) -> None:
+    shutil.copy(EMBEDDED_FOLDER / "config.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no tokenizer: there is no vocabulary in it"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_damaged_tokenizer_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=f"^{tmp_path} cannot be read: "):
+        load_tokenizer(tmp_path)
+
+
+# ---- folders that are no model ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "t5", "bert", "llava", "mine", None, 3])
+def test_a_family_that_is_not_supported_is_refused_before_any_weight_is_read(model_type: str, tmp_path: Path) -> None:
+    config = {"model_type": model_type, "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "code.py").write_text("raise SystemExit('run')")
+    with pytest.raises(ValueError, match=f"family {model_type!r} is not supported; supported are gpt2, llama"):
+        load_model(tmp_path)
+
+
+def test_so_it_is_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = lambda name, **options: ({"model_type": "gemma2"}, {})  # noqa: E731
+    monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", asked)
+    with pytest.raises(ValueError, match="family 'gemma2' is not supported"):
+        load_model("google/gemma-2-2b")
+
+
+@pytest.mark.parametrize("config", ["{", "[1]", "{}", '"gpt2"', "", "\0"])
+def test_a_config_that_is_none_is_one_message(config: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=rf"^{tmp_path} (cannot be read|is no model of transformers)"):
+        load_model(tmp_path)
+
+
+def test_a_quantised_checkpoint_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"is quantised \(gptq\)"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"), [("LORA", "is merged by peft"), ("PROMPT_TUNING", "cannot be merged"), (None, "is merged by peft")]
+)
+def test_an_adapter_is_called_one(kind: str | None, way: str, tmp_path: Path) -> None:
+    config = {"peft_type": kind, "base_model_name_or_path": "gpt2"} if kind else {}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "adapter_model.safetensors").touch()
+    named = rf"\({kind}\) for gpt2" if kind else r"\(of an unknown kind\) for a model that it does not name"
+    with pytest.raises(FileNotFoundError, match=rf"holds no model but an adapter {named}.* {way}"):
+        load_model(tmp_path)
+
+
+# ---- weights that are not all there ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(folder: Path, tmp_path: Path) -> Path:
+    """A copy of the model that a test may damage."""
+    return Path(shutil.copytree(folder, tmp_path / "damaged"))
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.99, None])
+def test_weights_that_are_cut_or_gone_are_one_message(share: float | None, damaged: Path) -> None:
+    weights = damaged / "model.safetensors"
+    if share is None:
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[: int(share * weights.stat().st_size)])
+    with pytest.raises(ValueError, match=f"^{damaged} cannot be read: "):
+        load_model(damaged)
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
+def test_absent_weights_are_never_random_ones(name: str, damaged: Path) -> None:
+    change_weights(damaged, lambda weights: weights.pop(name))
+    with pytest.raises(ValueError, match=f"does not hold all weights of a LlamaForCausalLM: 1 are .* such as {name}"):
+        load_model(damaged)
+
+
+def test_nor_are_those_of_another_shape(damaged: Path) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    change_weights(damaged, lambda weights: weights.update({name: weights[name][:-1].clone()}))
+    with pytest.raises(ValueError, match=f"1 are missing or of another shape than its config says, such as {name}"):
+        load_model(damaged)
+
+
+def test_a_model_without_its_head_is_none_unless_its_head_is_its_embedding(folder: Path, tmp_path: Path) -> None:
+    load_model(folder).model.save_pretrained(tmp_path / "llama")
+    with pytest.raises(ValueError, match=r"such as lm_head\.weight"):
+        load_model(tmp_path / "llama")
+    stock = load_model("tiny-ioi")
+    stock.transformer.save_pretrained(tmp_path / "gpt2")
+    assert torch.equal(load_model(tmp_path / "gpt2").lm_head.weight, stock.lm_head.weight)
+
+
+@pytest.mark.parametrize("content", [b"", b"text\n" * 10, b"GGUF", b"GGUF\3\0\0\0" + b"\xff" * 40])
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_damaged_gguf_file_is_one_message(load, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(content)
+    with pytest.raises(ValueError, match=r"m\.gguf cannot be read: "):
+        load(tmp_path)
+
+
+def test_a_cut_gguf_file_is_one_message(folder: Path, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", load_model(folder))
+    whole = (tmp_path / "m.gguf").read_bytes()
+    for share in (0.01, 0.1, 0.5, 0.95):
+        (tmp_path / "m.gguf").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ValueError, match=r"m\.gguf cannot be read: "):
+            load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", [None, 3, ""])
+def test_what_is_no_name_is_a_type_error(name: object) -> None:
+    with pytest.raises(TypeError, match="a model is given by its name or its folder, got"):
+        load_model(name)  # type: ignore[arg-type]
