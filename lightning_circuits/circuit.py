@@ -30,7 +30,8 @@ from torch import Tensor
 
 from lightning_circuits import files
 from lightning_circuits.files.graph import to_networkx
-from lightning_circuits.layout import Layout, node_members, reader_nodes
+from lightning_circuits.layout import Layout
+from lightning_circuits.nodes import node_members, reader_nodes
 
 EdgesOrNodes = Literal["edges", "nodes"]
 

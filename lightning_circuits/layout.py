@@ -25,12 +25,24 @@ layer ``<q>`` of every head, ``<k>``, ``<v>``, then the MLP; last ``logits``.
 Readers that compute as one, and see the same stream while every edge is open, are a `Component`: the attention of a
 layer, its MLP, the logits. `Layout.components` alone says which of the model's streams each of them reads, and behind
 how many writers it stands.
+
+Edges may also be told apart by *where in the prompt* they are read. A layout in spans has every edge once for each span
+of tokens, those of the first span first, so an edge stands at ``span * (edges of one span) + (place in the span)``:
+
+    >>> places = layout.in_spans(["S2", "END"])
+    >>> places.n_edges, places.edge_names([0, 64981])
+    (64982, ['input->a0.h0<q>@S2', 'm11->logits@END'])
+    >>> places.edge_index("a0.h1->m2@END") == layout.n_edges + layout.edge_index("a0.h1->m2")
+    True
+
+The edge ``a0.h1->m2@END`` is what ``m2`` reads of the head at the tokens of END; an edge into a key or a value stands
+in the span of the token that is attended to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -62,10 +74,10 @@ class Component(NamedTuple):
 
 
 class LayerView(NamedTuple):
-    """What one layer's readers hold of a flat vector of edges; both are views, writing to them writes to the vector.
+    """What one layer's readers hold of flat vectors of edges; both are views, writing to them writes to the vector.
 
-    ``shared``: ``[n_attention_readers + 1, n]``, the attention readers and, last, the MLP, over the ``n`` writers
-    before the layer. ``own``: ``[n_heads]``, the MLP over the heads of its own layer.
+    ``shared``: ``[..., n_attention_readers + 1, n]``, the attention readers and, last, the MLP, over the ``n`` writers
+    before the layer. ``own``: ``[..., n_heads]``, the MLP over the heads of its own layer.
     """
 
     shared: Tensor
@@ -86,28 +98,55 @@ class Layout:
         d_model: width of the residual stream.
         n_kv_readers: key (and value) readers of a block. ``None``: one per query head, as EAP-IG and MIB have it.
             The number of K/V groups: one per group, for grouped-query attention.
+        spans: names of the spans of tokens in which edges are told apart; none: an edge holds for all tokens.
 
     Raises:
         TypeError: a size that is no whole number.
-        ValueError: sizes below 1 or above `MAX_SIZE`, or query heads that do not divide into the K/V readers.
+        ValueError: sizes below 1 or above `MAX_SIZE`, or query heads that do not divide into the K/V readers; a span
+            without a name, named twice, or with ``@`` or ``->`` in its name, which names of edges are made with.
     """
 
     n_layers: int
     n_heads: int
     d_model: int
     n_kv_readers: int = None  # type: ignore[assignment]  # None stands for n_heads and is replaced below
+    spans: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.n_kv_readers is None:
             object.__setattr__(self, "n_kv_readers", self.n_heads)
-        require_whole_numbers(**self.to_dict())
-        for name, size in self.to_dict().items():
+        require_whole_numbers(**self._sizes())
+        for name, size in self._sizes().items():
             if not 1 <= size <= MAX_SIZE:
                 raise ValueError(f"{name} is {size:,}: the sizes of a layout lie between 1 and {MAX_SIZE:,}")
         if self.n_heads % self.n_kv_readers:
             raise ValueError(
                 f"{self.n_heads} query heads cannot share {self.n_kv_readers} key/value readers evenly: {self}"
             )
+        object.__setattr__(self, "spans", tuple(self.spans))
+        for name in self.spans:
+            if not name or "@" in name or "->" in name or self.spans.count(name) > 1:
+                raise ValueError(f"spans need names of their own, without '@' and '->', got {', '.join(self.spans)}")
+
+    # ---- spans -------------------------------------------------------------------------------------------------
+
+    def in_spans(self, names: Iterable[str]) -> Layout:
+        """This layout with every edge once in each of the spans of these names."""
+        return replace(self, spans=tuple(names))
+
+    @cached_property
+    def plain(self) -> Layout:
+        """This layout without spans."""
+        return self.in_spans(()) if self.spans else self
+
+    @property
+    def n_spans(self) -> int:
+        """How many spans edges are told apart in; 1 where an edge holds for all tokens."""
+        return max(len(self.spans), 1)
+
+    def each_span(self, values: Tensor) -> Tensor:
+        """A flat vector ``[n_edges]`` as ``[n_spans, plain.n_edges]``: a vector of the plain layout for each span."""
+        return values.view(self.n_spans, -1)
 
     # ---- sizes -------------------------------------------------------------------------------------------------
 
@@ -136,9 +175,11 @@ class Layout:
 
     @property
     def n_edges(self) -> int:
+        """All of them; in spans, an edge counts once in each."""
         # Counted without a step per layer: a layout that a file states may be of any size.
         shared = self.n_layers + (self.n_heads + 1) * (self.n_layers * (self.n_layers - 1) // 2)
-        return (self.n_attention_readers + 1) * shared + self.n_layers * self.n_heads + self.n_writers
+        of_a_span = (self.n_attention_readers + 1) * shared + self.n_layers * self.n_heads + self.n_writers
+        return self.n_spans * of_a_span
 
     @property
     def n_streams(self) -> int:
@@ -199,47 +240,48 @@ class Layout:
     @cached_property
     @torch.inference_mode(False)
     def reader_offset(self) -> Tensor:
-        """int64 ``[n_readers + 1]``: where each reader's slice of the flat vector begins; last, the number of edges."""
+        """int64 ``[n_readers + 1]``: where each reader's slice of a span's flat vector begins; last, the end of all."""
         return torch.cat([torch.zeros(1, dtype=torch.int64), self.reader_prefix.cumsum(0)])
 
     @cached_property
     @torch.inference_mode(False)
     def edge_reader(self) -> Tensor:
         """int64 ``[n_edges]``: the reader of each edge."""
-        return torch.repeat_interleave(torch.arange(self.n_readers), self.reader_prefix)
+        return torch.repeat_interleave(torch.arange(self.n_readers), self.reader_prefix).repeat(self.n_spans)
 
     @cached_property
     @torch.inference_mode(False)
     def edge_writer(self) -> Tensor:
         """int64 ``[n_edges]``: the writer of each edge."""
-        return torch.arange(self.n_edges) - self.reader_offset[self.edge_reader]
+        place_in_span = torch.arange(self.n_edges) % self.reader_offset[-1]
+        return place_in_span - self.reader_offset[self.edge_reader]
+
+    @cached_property
+    @torch.inference_mode(False)
+    def edge_span(self) -> Tensor:
+        """int64 ``[n_edges]``: the span of each edge; 0 where an edge holds for all tokens."""
+        return torch.arange(self.n_edges) // self.reader_offset[-1]
 
     def layer(self, values: Tensor, layer: int) -> LayerView:
-        """The part of a flat vector ``[n_edges]`` that belongs to the readers of one layer, as views."""
+        """The part of flat vectors ``[..., n_edges]`` that belongs to the readers of one layer, as views.
+
+        Here and below, what takes a vector apart takes that of a plain layout; in spans, all of `each_span`.
+        """
         n, rows = self.writers_before(layer), self.n_attention_readers + 1
         start = int(self.reader_offset[layer * rows])
         # The MLP's slice follows the attention readers' and begins with the same n writers: one rectangle, one rest.
         end = start + rows * n
-        return LayerView(values[start:end].view(rows, n), values[end : end + self.n_heads])
+        return LayerView(values[..., start:end].unflatten(-1, (rows, n)), values[..., end : end + self.n_heads])
 
     def into(self, values: Tensor, component: Component) -> Tensor:
-        """The edges into a component, ``[its readers, n_before]``, as a view of a flat vector ``[n_edges]``."""
+        """The edges into a component, ``[..., its readers, n_before]``, as a view of vectors ``[..., n_edges]``."""
         first, last = component.readers.start, component.readers.stop
-        return values[self.reader_offset[first] : self.reader_offset[last]].view(last - first, component.n_before)
+        edges = values[..., self.reader_offset[first] : self.reader_offset[last]]
+        return edges.unflatten(-1, (last - first, component.n_before))
 
     def logits(self, values: Tensor) -> Tensor:
-        """The part of a flat vector ``[n_edges]`` that belongs to the logits, ``[n_writers]``, as a view."""
-        return values[-self.n_writers :]
-
-    def to_matrix(self, values: Tensor) -> Tensor:
-        """Flat ``[n_edges]`` to ``[n_readers, n_writers]``, zero (False) where there is no edge."""
-        matrix = values.new_zeros(self.n_readers, self.n_writers)
-        matrix[self.edge_reader.to(values.device), self.edge_writer.to(values.device)] = self.check(values)
-        return matrix
-
-    def from_matrix(self, matrix: Tensor) -> Tensor:
-        """``[n_readers, n_writers]`` to flat ``[n_edges]``; entries where there is no edge are ignored."""
-        return matrix[self.edge_reader.to(matrix.device), self.edge_writer.to(matrix.device)]
+        """The part of flat vectors ``[..., n_edges]`` that belongs to the logits, ``[..., n_writers]``, as a view."""
+        return values[..., -self.n_writers :]
 
     def check(self, values: Tensor) -> Tensor:
         """``values`` if it is a flat vector ``[n_edges]`` of this layout.
@@ -276,17 +318,26 @@ class Layout:
         return [*names, "logits"]
 
     def edge_names(self, edges: Tensor | Iterable[int]) -> list[str]:
-        """Names such as ``a0.h1->m2`` of the edges at the given flat positions, int64 ``[n]``."""
+        """Names such as ``a0.h1->m2``, in spans ``a0.h1->m2@END``, of the edges at flat positions, int64 ``[n]``."""
         index = torch.as_tensor(list(edges) if not isinstance(edges, Tensor) else edges, dtype=torch.int64).cpu()
-        writers, readers = self.edge_writer[index].tolist(), self.edge_reader[index].tolist()
-        return [f"{self.writer_names[w]}->{self.reader_names[r]}" for w, r in zip(writers, readers, strict=True)]
+        columns = (self.edge_writer[index], self.edge_reader[index], self.edge_span[index])
+        where = [f"@{name}" for name in self.spans] or [""]
+        return [
+            f"{self.writer_names[w]}->{self.reader_names[r]}{where[s]}"
+            for w, r, s in zip(*(column.tolist() for column in columns), strict=True)
+        ]
 
     def edge_index(self, name: str) -> int:
         """The flat position of the edge of this name.
 
         Raises:
-            ValueError: no such writer or reader, or a reader that comes before the writer.
+            ValueError: no such writer, reader or span, or a reader that comes before the writer.
         """
+        if self.spans:
+            edge, _, span = name.rpartition("@")
+            if span not in self.spans:
+                raise ValueError(f"edge {name!r}: no span {span!r} in {self}; edges are named like 'a0.h1->m2@END'")
+            return self.spans.index(span) * self.plain.n_edges + self.plain.edge_index(edge)
         writer, _, reader = name.partition("->")
         if writer not in self._writer_index:
             raise ValueError(
@@ -311,17 +362,15 @@ class Layout:
     # ---- as plain data -----------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The four sizes; ``Layout(**layout.to_dict()) == layout``."""
-        return {
-            "n_layers": self.n_layers,
-            "n_heads": self.n_heads,
-            "d_model": self.d_model,
-            "n_kv_readers": self.n_kv_readers,
-        }
+        """The four sizes, and the spans if there are any; ``Layout(**layout.to_dict()) == layout``."""
+        return self._sizes() | ({"spans": list(self.spans)} if self.spans else {})
+
+    def _sizes(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in ("n_layers", "n_heads", "d_model", "n_kv_readers")}
 
     def difference(self, other: Layout) -> str:
         """What differs between two layouts, in words; empty if nothing does."""
-        mine, theirs = self.to_dict(), other.to_dict()
+        mine, theirs = ({"spans": None} | layout.to_dict() for layout in (self, other))
         return ", ".join(f"{key} {mine[key]} against {theirs[key]}" for key in mine if mine[key] != theirs[key])
 
     def require(self, other: Layout, what: str) -> None:
@@ -340,41 +389,5 @@ class Layout:
             )
 
     def __str__(self) -> str:
-        return f"Layout({self.n_layers} layers, {self.n_heads} heads, d_model {self.d_model}, K/V per {self.kv})"
-
-
-def reader_nodes(layout: Layout) -> tuple[Tensor, Tensor]:
-    """Which node each reader belongs to, as pairs ``(readers, nodes)``, two int64 vectors ``[n_pairs]``.
-
-    Nodes are the writers in their order and, last, the logits. A reader stands in one pair, but the key and value
-    readers of a K/V group in one for every query head of the group.
-    """
-    heads = torch.arange(layout.n_heads)
-    groups = heads // (layout.n_heads // layout.n_kv_readers)
-    mlp = torch.tensor([layout.n_heads])
-    keys, values = layout.n_heads + groups, layout.n_heads + layout.n_kv_readers + groups
-    readers = torch.cat([heads, keys, values, mlp + 2 * layout.n_kv_readers])
-    nodes = torch.cat([heads, heads, heads, mlp])
-    layers = torch.arange(layout.n_layers)[:, None]
-    all_readers = (layers * (layout.n_attention_readers + 1) + readers).flatten()
-    all_nodes = (1 + layers * (layout.n_heads + 1) + nodes).flatten()
-    return (
-        torch.cat([all_readers, torch.tensor([layout.n_readers - 1])]),
-        torch.cat([all_nodes, torch.tensor([layout.n_writers])]),
-    )
-
-
-def node_members(layout: Layout, members: Tensor) -> Tensor:
-    """bool ``[n_nodes]``: the nodes of a circuit, by EAP-IG's rule: an edge comes in and an edge goes out.
-
-    The input needs only an edge out, the logits only one in.
-    """
-    edges = members.nonzero()[:, 0]
-    read = torch.zeros(layout.n_readers, dtype=torch.bool)
-    read[layout.edge_reader[edges]] = True
-    entered, left = torch.zeros(2, layout.n_nodes, dtype=torch.bool)
-    readers, nodes = reader_nodes(layout)
-    entered[nodes[read[readers]]] = True
-    left[layout.edge_writer[edges]] = True
-    entered[0] = left[-1] = True
-    return entered & left
+        spans = f", in spans {', '.join(self.spans)}" if self.spans else ""
+        return f"Layout({self.n_layers} layers, {self.n_heads} heads, d_model {self.d_model}, K/V per {self.kv}{spans})"

@@ -16,7 +16,12 @@ Backward recomputes layer by layer from the top. With ``dx_r`` the gradient at r
     dL/dM[r, w] = <dx_r, out_w - ref_w>          dL/d out_w = sum over later readers r of  M[r, w] * dx_r
 
 so a second stack of the same size, the gradients of the writers, is all that a step keeps beside the first, and one
-layer's activations. At M = 1 under interchange ablation, -dL/dM is the EAP score (Syed et al. 2023).
+layer's activations.
+
+Where edges are told apart by spans of tokens, ``M[s(t), r, w]`` stands for ``M[r, w]`` at the token t, s(t) its span.
+The stacks hold tokens span by span then (`Places`), and each product is one for every span.
+
+At M = 1 under interchange ablation, -dL/dM is the EAP score (Syed et al. 2023).
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from torch import Tensor
 
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel, Context
+from lightning_circuits.places import Places
 
 
 def masked_logits(
@@ -41,12 +47,14 @@ def masked_logits(
     positions: Tensor,
     reference: Tensor,
     skip_closed: bool = False,
+    places: Places | None = None,
 ) -> Tensor:
     """Logits of the model with gated edges.
 
     Args:
         model: the frozen model.
-        gates: float32 ``[n_edges]`` in [0, 1]; the gradient flows to them and to nothing else.
+        gates: float32 ``[n_edges]`` in [0, 1]; the gradient flows to them and to nothing else. With places,
+            ``[n_spans * n_edges]``, those of the first span first.
         input_ids: ``[B, T]``, the clean prompts.
         attention_mask: ``[B, T]``.
         positions: ``[B]``, where the logits are read.
@@ -54,16 +62,19 @@ def masked_logits(
             differences is built in its memory.
         skip_closed: leave the gradient of gates that are exactly 0 at zero, and save its cost. For learned gates, which
             have none there; not for scores of closed edges.
+        places: of gates that are told apart by spans of tokens. Default: each holds for all tokens.
 
     Returns:
         ``[B, V]``.
     """
-    model.layout.check(gates)
+    if places is None:
+        places = Places.in_order(positions, input_ids.shape[1])
+    for of_a_span in gates.view(len(places.slices), -1):
+        model.layout.check(of_a_span)
     context = model.context(attention_mask)
     bases = reference_streams(model, reference, context)
-    stream = _MaskedStream.apply(
-        gates, model, context, model.embed(input_ids), positions, bases, reference, skip_closed
-    )
+    stack = places.keep(reference)
+    stream = _MaskedStream.apply(gates, model, context, model.embed(input_ids), places, bases, stack, skip_closed)
     return model.unembed(stream)
 
 
@@ -72,37 +83,40 @@ def masked_stream(
     model: CircuitModel,
     context: Context,
     embedding: Tensor,
-    positions: Tensor,
+    places: Places,
     bases: Tensor,
     reference: Tensor,
     stack: Tensor,
 ) -> Tensor:
-    """The stream ``[B, d]`` that the logits read at ``positions``: the forward, layer by layer, without a gradient.
+    """The stream ``[B, d]`` that the logits read: the forward, layer by layer, without a gradient.
 
     For many masks on one batch: all but ``gates`` and ``stack`` is the same for each.
 
     Args:
-        gates: ``[n_edges]``.
+        gates: ``[n_spans * n_edges]``.
         model: the frozen model.
         context: of the prompts.
         embedding: ``[B, T, d]``, what the clean prompts' tokens write.
-        positions: ``[B]``.
+        places: where the N tokens of a stack stand, and where the logits are read.
         bases: ``[n_streams, B, T, d]``, the `reference_streams`.
-        reference: ``[n_writers, B, T, d]``.
+        reference: ``[n_writers, N, d]``.
         stack: of the same shape, filled with the differences ``out - reference``; it may be ``reference`` itself.
     """
-    mask, layout = gates.detach().to(stack.dtype), model.layout
-    x = stack.new_empty(layout.n_attention_readers + 1, *stack.shape[1:])
-    torch.sub(embedding, reference[0], out=stack[0])
+    layout = model.layout
+    masks = gates.detach().to(stack.dtype).view(len(places.slices), -1)
+    x = bases.new_empty(layout.n_attention_readers + 1, *bases.shape[1:])
+    torch.sub(places.take(embedding[None])[0], reference[0], out=stack[0])
     for layer in range(layout.n_layers):
         heads, mlp = _own_writers(stack, layout, layer)
         ref_heads, ref_mlp = _own_writers(reference, layout, layer)
-        _streams(x, stack, mask, bases, layout, layer)
-        torch.sub(model.attention(layer, x[:-1], context), ref_heads, out=heads)
-        x[-1] += _mix(layout.layer(mask, layer).own[None], heads)[0]
-        torch.sub(model.mlp(layer, x[-1]), ref_mlp, out=mlp)
-    row = torch.arange(len(positions), device=positions.device)
-    return bases[-1][row, positions] + _mix(layout.logits(mask)[None], stack[:, row, positions])[0]
+        _streams(x, stack, masks, places, bases, layout, layer)
+        torch.sub(places.take(model.attention(layer, x[:-1], context)), ref_heads, out=heads)
+        x[-1:] += _mix(layout.layer(masks, layer).own[:, None], heads, places)
+        torch.sub(places.take(model.mlp(layer, x[-1])[None])[0], ref_mlp, out=mlp)
+    stream = bases[-1][torch.arange(len(places.positions), device=bases.device), places.positions]
+    for mask, (rows, tokens) in zip(masks, places.read, strict=True):
+        stream[rows] += _product(layout.logits(mask)[None], stack[:, tokens])[0]
+    return stream
 
 
 def reference_streams(model: CircuitModel, reference: Tensor, context: Context) -> Tensor:
@@ -131,7 +145,7 @@ def reference_streams(model: CircuitModel, reference: Tensor, context: Context) 
 
 
 class _MaskedStream(torch.autograd.Function):
-    """The stream ``[B, d]`` that the logits read at ``positions``, as a function of the gates."""
+    """The stream ``[B, d]`` that the logits read, as a function of the gates."""
 
     @staticmethod
     def forward(
@@ -140,51 +154,61 @@ class _MaskedStream(torch.autograd.Function):
         model: CircuitModel,
         context: Context,
         embedding: Tensor,
-        positions: Tensor,
+        places: Places,
         bases: Tensor,
         stack: Tensor,
         skip_closed: bool,
     ) -> Tensor:
         # The stack of differences is built in the memory of the reference.
-        stream = masked_stream(gates, model, context, embedding, positions, bases, stack, stack)
+        stream = masked_stream(gates, model, context, embedding, places, bases, stack, stack)
         ctx.save_for_backward(gates)
-        ctx.run = model, context, positions, bases, stack, skip_closed
+        ctx.run = model, context, places, bases, stack, skip_closed
         return stream
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dlogits: Tensor) -> tuple[Tensor | None, ...]:
         (gates,) = ctx.saved_tensors
-        model, context, positions, bases, stack, skip_closed = ctx.run
-        row = torch.arange(len(positions), device=positions.device)
-        mask, layout = gates.detach().to(stack.dtype), model.layout
+        model, context, places, bases, stack, skip_closed = ctx.run
+        layout = model.layout
+        masks = gates.detach().to(stack.dtype).view(len(places.slices), -1)
         dgates, dstack = torch.zeros_like(gates), torch.zeros_like(stack)
-        x = stack.new_empty(layout.n_attention_readers + 1, *stack.shape[1:])
+        dmasks = dgates.view_as(masks)
+        x = bases.new_empty(layout.n_attention_readers + 1, *bases.shape[1:])
         dx = torch.empty_like(x)
 
-        layout.logits(dgates).copy_(_dot(dlogits[None], stack[:, row, positions])[0])
-        dstack[:, row, positions] = layout.logits(mask)[:, None, None] * dlogits
+        for mask, dmask, (rows, tokens) in zip(masks, dmasks, places.read, strict=True):
+            layout.logits(dmask).copy_(_dot(dlogits[None, rows], stack[:, tokens])[0])
+            dstack[:, tokens] = layout.logits(mask)[:, None, None] * dlogits[rows]
         for layer in reversed(range(layout.n_layers)):
-            m, dm, n = layout.layer(mask, layer), layout.layer(dgates, layer), layout.writers_before(layer)
+            n = layout.writers_before(layer)
             (heads, _), (dheads, dmlp) = _own_writers(stack, layout, layer), _own_writers(dstack, layout, layer)
-            _streams(x, stack, mask, bases, layout, layer)
-            x[-1] += _mix(m.own[None], heads)[0]
+            _streams(x, stack, masks, places, bases, layout, layer)
+            m, dm = layout.layer(masks, layer), layout.layer(dmasks, layer)
+            x[-1:] += _mix(m.own[:, None], heads, places)
 
-            dx[-1] = _vjp(partial(model.mlp, layer), x[-1], dmlp)
-            dm.own.copy_(_dot(dx[-1:], heads)[0])
-            dheads += m.own[:, None, None, None] * dx[-1]
+            dx[-1] = _vjp(partial(model.mlp, layer), x[-1], places.spread(dmlp[None])[0])
+            dread = places.take(dx[-1:])
+            for span, part in enumerate(places.slices):
+                dm.own[span].copy_(_dot(dread[:, part], heads[:, part])[0])
+                dheads[:, part] += m.own[span, :, None, None] * dread[:, part]
 
-            dx[:-1] = _vjp(partial(model.attention, layer, context=context), x[:-1], dheads)
-            dm.shared.copy_(_dot(dx, stack[:n], m.shared if skip_closed else None))
-            _add_mix(dstack[:n], m.shared.mT, dx)
+            dx[:-1] = _vjp(partial(model.attention, layer, context=context), x[:-1], places.spread(dheads))
+            dread = places.take(dx)
+            for span, part in enumerate(places.slices):
+                only = m.shared[span] if skip_closed else None
+                dm.shared[span].copy_(_dot(dread[:, part], stack[:n, part], only))
+                _add_product(dstack[:n, part], m.shared[span].mT, dread[:, part])
         if skip_closed:  # layers that went the dense way have computed them all the same
             dgates.masked_fill_(gates == 0, 0.0)
         return dgates, *[None] * 7
 
 
-def _streams(x: Tensor, stack: Tensor, mask: Tensor, bases: Tensor, layout: Layout, layer: int) -> None:
+def _streams(
+    x: Tensor, stack: Tensor, masks: Tensor, places: Places, bases: Tensor, layout: Layout, layer: int
+) -> None:
     """Into ``x`` ``[n_attention_readers + 1, B, T, d]``: what a layer's readers see of all the writers before it."""
-    _mix(layout.layer(mask, layer).shared, stack[: layout.writers_before(layer)], out=x)
+    _mix(layout.layer(masks, layer).shared, stack[: layout.writers_before(layer)], places, out=x)
     x[:-1] += bases[layout.attention_stream(layer)]
     x[-1] += bases[layout.mlp_stream(layer)]
 
@@ -215,17 +239,27 @@ with warnings.catch_warnings():  # PyTorch says once a process that sparse matri
     torch.zeros(1, 1).to_sparse_csr()
 
 
-def _mix(mask: Tensor, stack: Tensor, out: Tensor | None = None) -> Tensor:
-    """``[readers, n]`` and ``[n, ...]`` to ``[readers, ...]``."""
+def _mix(masks: Tensor, stack: Tensor, places: Places, out: Tensor | None = None) -> Tensor:
+    """``[n_spans, readers, n]`` and ``[n, N, d]`` to ``[readers, B, T, d]``: what readers see of the writers."""
+    readers, width = masks.shape[1], stack.shape[-1]
+    out = stack.new_empty(readers, *places.shape, width) if out is None else out
+    mixed = places.take(out) if places.order is None else stack.new_empty(readers, stack.shape[1], width)
+    for mask, part in zip(masks, places.slices, strict=True):
+        _product(mask, stack[:, part], out=mixed[:, part])
+    return places.spread(mixed, out)
+
+
+def _product(mask: Tensor, stack: Tensor, out: Tensor | None = None) -> Tensor:
+    """``[readers, n]`` and ``[n, N, d]`` to ``[readers, N, d]``."""
     if out is None:
         out = stack.new_empty(len(mask), *stack.shape[1:])
-    torch.mm(_fast(mask), stack.flatten(1), out=out.view(len(mask), -1))
+    torch.mm(_fast(mask), stack.flatten(1), out=out.flatten(1))
     return out
 
 
-def _add_mix(total: Tensor, mask: Tensor, stack: Tensor) -> None:
-    """``total += _mix(mask, stack)``, in place."""
-    flat = total.view(len(total), -1)
+def _add_product(total: Tensor, mask: Tensor, stack: Tensor) -> None:
+    """``total += _product(mask, stack)``, in place."""
+    flat = total.flatten(1)
     torch.addmm(flat, _fast(mask), stack.flatten(1), out=flat)
 
 

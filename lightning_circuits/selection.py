@@ -40,7 +40,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lightning_circuits.layout import Layout, reader_nodes
+from lightning_circuits.layout import Layout
+from lightning_circuits.nodes import reader_nodes
 
 
 def top_n(scores: Tensor, n: int, layout: Layout | None = None, *, absolute: bool = False) -> Tensor:

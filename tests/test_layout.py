@@ -74,18 +74,6 @@ def test_gpt2_has_158_nodes() -> None:
     assert Layout(12, 12, 768).n_nodes == 158
 
 
-@given(layouts(), st.integers(0, 2**32))
-def test_matrix_and_back(layout: Layout, seed: int) -> None:
-    values = torch.rand(layout.n_edges, generator=torch.Generator().manual_seed(seed)) + 1
-    matrix = layout.to_matrix(values)
-    for index, (writer, reader) in enumerate(edges_by_loop(layout)):
-        assert matrix[layout.reader_names.index(reader), layout.writer_names.index(writer)] == values[index]
-    assert int((matrix != 0).sum()) == layout.n_edges
-    assert torch.equal(layout.from_matrix(matrix), values)
-    matrix[matrix == 0] = 7.0  # entries where there is no edge are ignored
-    assert torch.equal(layout.from_matrix(matrix), values)
-
-
 @given(layouts(), st.data())
 def test_layer_views_hold_the_named_edges_and_write_through(layout: Layout, data: st.DataObject) -> None:
     values = torch.arange(layout.n_edges)
@@ -195,5 +183,5 @@ def test_structure_made_in_inference_mode_serves_autograd_afterwards():
     with torch.inference_mode():
         layout.edge_names([0]), layout.n_edges
     values = torch.ones(layout.n_edges, requires_grad=True)
-    layout.to_matrix(values)[layout.edge_reader, layout.edge_writer].sum().backward()
-    assert values.grad.eq(1).all()
+    values[layout.edge_reader].sum().backward()
+    assert values.grad.sum() == layout.n_edges

@@ -14,13 +14,16 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from lightning_circuits import masked
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import wrap
+from lightning_circuits.places import Places
 from tests.support.gated import (
     CASES,
     TOLERANCE,
     assert_close,
     eight_layers,
     gradient,
+    places_of,
     random_gates,
+    random_spans,
     references,
     wrapped,
 )
@@ -41,17 +44,19 @@ def made_sparse(monkeypatch):
     return masks
 
 
+@pytest.mark.parametrize("n_spans", [1, 3])
 @pytest.mark.parametrize("skip_closed", [False, True])
 @precisions
 @families
-def test_sparse_products_equal_dense_ones(family, kv, dtype, skip_closed, monkeypatch, made_sparse):
+def test_sparse_products_equal_dense_ones(family, kv, dtype, skip_closed, n_spans, monkeypatch, made_sparse):
     model, batch = wrapped(family, kv, dtype), pairs("ragged")
-    gates, reference = random_gates(model, "mixed"), references(model, batch)["interchange"]
+    gates, reference = random_gates(model, "mixed", n_spans=n_spans), references(model, batch)["interchange"]
+    places = None if n_spans == 1 else places_of(batch, random_spans(batch))
     monkeypatch.setattr(masked, "SPARSE_BELOW", -1.0)
-    dense = gradient(model, gates, batch, reference, skip_closed)
+    dense = gradient(model, gates, batch, reference, skip_closed, places)
     assert not made_sparse
     monkeypatch.setattr(masked, "SPARSE_BELOW", 1.0)
-    sparse = gradient(model, gates, batch, reference, skip_closed)
+    sparse = gradient(model, gates, batch, reference, skip_closed, places)
     assert made_sparse
     assert_close(sparse[0], dense[0], TOLERANCE[dtype])
     assert_close(sparse[1], dense[1], TOLERANCE[dtype] * max(1.0, float(dense[1].abs().max())))
@@ -113,17 +118,22 @@ SHAPES = {
 """Layers and heads of real models, on which the share of a layer in the stack depends; narrower."""
 
 
+@pytest.mark.parametrize("n_spans", [1, 3])
 @pytest.mark.parametrize("kind", ["soft", "sparse"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_step_keeps_no_more_than_three_stacks_and_one_layer_of_readers(shape, kind):
+def test_a_step_keeps_no_more_than_three_stacks_and_one_layer_of_readers(shape, kind, n_spans):
     model = wrap(AutoModelForCausalLM.from_config(SHAPES[shape]()))
-    layout, gates = model.layout, random_gates(model, kind).requires_grad_()
+    layout, gates = model.layout, random_gates(model, kind, n_spans=n_spans).requires_grad_()
     ids = torch.randint(0, 19, (4, 16))
     mask, positions = torch.ones_like(ids), torch.full((4,), 15)
+    # In spans, the six of sixteen tokens before the first that differs are in none.
+    spans = torch.tensor([-1] * 6 + [0] + [1] * 8 + [2]).expand_as(ids)
+    places = None if n_spans == 1 else Places.of_spans(spans, positions, n_spans)
     references = [torch.randn(layout.n_writers, *ids.shape, layout.d_model) for _ in range(2)]
 
     def step() -> None:
-        masked_logits(model, gates, ids, mask, positions, references.pop(), kind == "sparse").sum().backward()
+        logits = masked_logits(model, gates, ids, mask, positions, references.pop(), kind == "sparse", places)
+        logits.sum().backward()
 
     stack = references[0].nbytes
     readers = stack // layout.n_writers * (layout.n_attention_readers + 1)

@@ -18,6 +18,7 @@ from torch import Tensor
 from lightning_circuits.batch import Batch
 from lightning_circuits.masked import masked_stream, reference_streams
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.places import Places
 
 
 class ExactAblation:
@@ -38,11 +39,13 @@ class ExactAblation:
         self, model: CircuitModel, batch: Batch, full_logits: Tensor, reference: Tensor, stack: Tensor | None = None
     ) -> None:
         context, positions = model.context(batch["attention_mask"]), batch["positions"]
+        places = Places.in_order(positions, batch["clean_ids"].shape[1])
         bases = reference_streams(model, reference, context)
         self.model, self.full_logits = model, full_logits
         self.empty_logits = model.unembed(bases[-1][torch.arange(len(positions), device=positions.device), positions])
         stack = torch.empty_like(reference) if stack is None else stack
-        self.common = model, context, model.embed(batch["clean_ids"]), positions, bases, reference, stack
+        reference, stack = places.take(reference), places.keep(stack)
+        self.common = model, context, model.embed(batch["clean_ids"]), places, bases, reference, stack
 
     @torch.no_grad()
     def logits(self, members: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.layout import Layout, reader_nodes
+from lightning_circuits.layout import Layout
+from lightning_circuits.nodes import reader_nodes
 
 
 def random_paths(layout: Layout, n: int, seed: int = 0) -> Tensor:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from lightning_circuits.files.base import RESERVED, CircuitData, Format, require_keys, require_tensor, sound
 from lightning_circuits.files.plain_json import read_json
-from lightning_circuits.layout import Layout, node_members
+from lightning_circuits.layout import Layout
+from lightning_circuits.nodes import node_members
 
 
 class EAPIGJson(Format):
@@ -76,8 +77,8 @@ class EAPIGTensors(Format):
             "cfg": _cfg(layout),
             "src_nodes": layout.writer_names,
             "dst_nodes": layout.reader_names,
-            "edges_scores": layout.to_matrix(_scores(data)).T.contiguous(),
-            "edges_in_graph": layout.to_matrix(data.members).T.contiguous(),
+            "edges_scores": _matrix(layout, _scores(data)),
+            "edges_in_graph": _matrix(layout, data.members),
             "nodes_in_graph": node_members(layout, data.members)[:-1],
             "metadata": _file_metadata(data),
         }
@@ -95,7 +96,9 @@ class EAPIGTensors(Format):
             raise ValueError(f"the order of its src_nodes or dst_nodes is not that of {layout}")
         # As in `.json`, MIB's nine circuits of a submission may come without scores.
         members, scores = (
-            layout.from_matrix(_stored(file[key], key, (layout.n_writers, layout.n_readers)).T) if key in file else None
+            _stored(file[key], key, (layout.n_writers, layout.n_readers))[layout.edge_writer, layout.edge_reader]
+            if key in file
+            else None
             for key in ("edges_in_graph", "edges_scores")
         )
         return _from_file(layout, members, scores, file.get("metadata", {}), file.get("nodes_scores"))
@@ -120,6 +123,13 @@ def _file_metadata(data: CircuitData) -> dict[str, Any]:
 def _scores(data: CircuitData) -> Tensor:
     """The formats want a score for every edge; a circuit without any ranks its members first."""
     return data.members.float() if data.scores is None else data.scores
+
+
+def _matrix(layout: Layout, values: Tensor) -> Tensor:
+    """Flat ``[n_edges]`` to ``[n_writers, n_readers]``, zero (False) where there is no edge."""
+    matrix = values.new_zeros(layout.n_writers, layout.n_readers)
+    matrix[layout.edge_writer, layout.edge_reader] = values
+    return matrix
 
 
 def _file_order(layout: Layout) -> Tensor:

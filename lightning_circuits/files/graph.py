@@ -11,7 +11,7 @@ import json
 import networkx as nx
 
 from lightning_circuits.files.base import CircuitData, CircuitLike, Format
-from lightning_circuits.layout import reader_nodes
+from lightning_circuits.nodes import reader_nodes
 
 KINDS = {"i": "input", "a": "head", "m": "mlp", "l": "logits"}
 """The kinds of nodes, by the first letter of their names."""

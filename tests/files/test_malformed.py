@@ -48,7 +48,7 @@ def with_vector(path: Path, key: str, change: Callable[[Tensor], Any]) -> Path:
     elif path.suffix == ".pt":
         file = torch.load(path)
         entry = {"members": "edges_in_graph", "scores": "edges_scores"}.get(key, "nodes_scores")
-        torch.save({**file, entry: vector if key == "node_scores" else PER_HEAD.to_matrix(vector).T}, path)
+        torch.save({**file, entry: vector if key == "node_scores" else _matrix(PER_HEAD, vector)}, path)
     else:
         content = path.read_bytes()
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]

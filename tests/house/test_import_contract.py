@@ -51,6 +51,8 @@ HOUSE = {
     "printable": Room(1),
     "pages": Room(1),
     "namespace": Room(1, {"namespace", "Lightning"}),
+    "nodes": Room(1, {"layout"}),
+    "places": Room(1, {"layout"}),
     "models": Room(2, {"layout", "transformers"}),
     "files": Room(2, {"layout"}),
     "datamodules": Room(2, {"data modules", "namespace"}),

@@ -16,7 +16,7 @@ The models are small and random, but lively: attention far from uniform, norm ga
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MethodType
@@ -163,21 +163,25 @@ def oracle(
     batch: Pairs,
     reference: Mapping[str, Tensor] | None = None,
     kv: str = "head",
+    spans: Sequence[Sequence[str | None]] | None = None,
 ) -> Run:
     """The model with gated edges.
 
     Args:
-        gates: by the names of edges, floats or scalar tensors.
+        gates: by the names of edges, floats or scalar tensors; with spans, by names such as ``a0.h1->m2@END``.
         input_ids: ``[B, T]``.
         batch: where the padding is, and the positions to read.
         reference: what closed edges carry, by the names of writers, ``[B, T, d]``. None: zeros.
         kv: the edges' convention, ``"head"`` or ``"group"``.
+        spans: of every prompt the name of the span of every token, padding included; None for a token in none, at
+            which every edge is closed.
     """
     runs = []
     for i, position in enumerate(batch.positions.tolist()):
         real = batch.attention_mask[i].nonzero().flatten().tolist()
         values = None if reference is None else {name: value[i, real] for name, value in reference.items()}
-        runs.append((real, _Prompt(model, gates, input_ids[i, real], values, kv).run(real.index(position))))
+        of_tokens = gates if spans is None else _AtTokens(gates, [spans[i][t] for t in real])
+        runs.append((real, _Prompt(model, of_tokens, input_ids[i, real], values, kv).run(real.index(position))))
     writers = {}
     for name, output in runs[0][1].writers.items():
         writers[name] = torch.zeros(*input_ids.shape, output.shape[-1], dtype=output.dtype)
@@ -185,6 +189,17 @@ def oracle(
             writers[name][i, real] = run.writers[name].detach()
     attention = [weights for _, run in runs for weights in run.attention]
     return Run(torch.stack([run.logits for _, run in runs]), writers, runs[0][1].edges, attention)
+
+
+class _AtTokens(dict[str, Tensor]):
+    """Gates in spans, by the names of edges alone: a column ``[T, 1]``, the gate of every token's span."""
+
+    def __init__(self, gates: Mapping[str, Any], spans: Sequence[str | None]) -> None:
+        self.gates, self.spans = gates, spans
+
+    def __missing__(self, edge: str) -> Tensor:
+        column = [0.0 if span is None else self.gates[f"{edge}@{span}"] for span in self.spans]
+        return torch.stack([torch.as_tensor(gate, dtype=torch.float64) for gate in column])[:, None]
 
 
 class _Prompt:

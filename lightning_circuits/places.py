@@ -1,0 +1,116 @@
+"""Where the tokens of a batch stand while the stack of writers is multiplied with gates: in order, or span by span.
+
+A gate for all tokens multiplies the whole of a batch at once. A gate in a span multiplies the tokens of the span, so
+they are kept side by side, those of the first span first: a span is a slice, and a product with all gates one product
+a slice. Tokens in no span of the layout (padding, and what is the same in both prompts) have nothing to multiply and
+are left out.
+
+    >>> layout = Layout(n_layers=1, n_heads=1, d_model=1).in_spans(["S2", "END"])
+    >>> spans = torch.tensor([[-1, 0, 0, 1], [0, -1, 1, 1]])
+    >>> places = Places.of_spans(spans, torch.tensor([3, 3]), n_spans=2)
+    >>> places.slices
+    [slice(0, 3, None), slice(3, 6, None)]
+    >>> places.take(torch.arange(8).view(1, 2, 4, 1))[0, :, 0].tolist()
+    [1, 2, 4, 3, 6, 7]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_circuits.batch import Batch
+from lightning_circuits.layout import Layout
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of a batch of B prompts of T tokens stand among the N that are multiplied.
+
+    ``positions``: int64 ``[B]``, where the logits are read. ``slices``: those of each span. ``read``: for each span the
+    prompts whose logits are read in it, and where among the N tokens, two int64 vectors. ``order``: int64 ``[N]``,
+    which of the ``B * T`` tokens stands where; None: all of them, in order. ``shape``: ``(B, T)``.
+    """
+
+    shape: tuple[int, int]
+    positions: Tensor
+    slices: Sequence[slice]
+    read: Sequence[tuple[Tensor, Tensor]]
+    order: Tensor | None = None
+
+    @classmethod
+    def of(cls, layout: Layout, batch: Batch) -> Places:
+        """The places of a batch for gates of a layout.
+
+        Raises:
+            ValueError: the layout is in spans, and the prompts have none, or none of one of these names.
+        """
+        if not layout.spans:
+            return cls.in_order(batch["positions"], batch["clean_ids"].shape[1])
+        names = batch.get("span_names", ())
+        if missing := [name for name in layout.spans if name not in names]:
+            there = f"have the spans {', '.join(names)}" if names else "have no spans"
+            raise ValueError(
+                f"edges are told apart in the span {missing[0]}, and the prompts {there}: give data that name the "
+                "places of their prompts"
+            )
+        ids = batch["spans"]
+        slots = torch.tensor([*(layout.spans.index(name) if name in layout.spans else -1 for name in names), -1])
+        return cls.of_spans(slots.to(ids.device)[ids], batch["positions"], layout.n_spans)
+
+    @classmethod
+    def in_order(cls, positions: Tensor, n_tokens: int) -> Places:
+        """Of gates that hold for all tokens; ``positions`` int64 ``[B]``, prompts of ``n_tokens`` tokens."""
+        rows = torch.arange(len(positions), device=positions.device)
+        every = slice(0, len(positions) * n_tokens)
+        return cls((len(positions), n_tokens), positions, [every], [(rows, rows * n_tokens + positions)])
+
+    @classmethod
+    def of_spans(cls, spans: Tensor, positions: Tensor, n_spans: int) -> Places:
+        """Of gates in spans.
+
+        Args:
+            spans: int64 ``[B, T]``, the span of each token, below 0 for none.
+            positions: int64 ``[B]``.
+            n_spans: how many there are.
+        """
+        flat = spans.flatten()
+        order = flat.argsort(stable=True)[(flat < 0).sum() :]
+        ends = torch.searchsorted(flat[order], torch.arange(n_spans, device=flat.device), right=True).tolist()
+        slices = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        place = torch.empty_like(flat).index_copy_(0, order, torch.arange(len(order), device=flat.device))
+        rows = torch.arange(len(positions), device=positions.device)
+        span_read, place_read = spans[rows, positions], place.view_as(spans)[rows, positions]
+        in_span = [(span_read == span).nonzero()[:, 0] for span in range(n_spans)]
+        return cls(
+            (len(spans), spans.shape[1]), positions, slices, [(rows, place_read[rows]) for rows in in_span], order
+        )
+
+    def take(self, values: Tensor) -> Tensor:
+        """``[n, B, T, d]`` to ``[n, N, d]``; a view where all tokens stand in order."""
+        flat = values.flatten(1, 2)
+        return flat if self.order is None else flat[:, self.order]
+
+    def keep(self, values: Tensor) -> Tensor:
+        """As `take`, in the memory of ``values`` ``[n, B, T, d]``, which is overwritten."""
+        flat = values.flatten(1, 2)
+        if self.order is None:
+            return flat
+        for each in flat:
+            each[: len(self.order)] = each[self.order]
+        return flat[:, : len(self.order)]
+
+    def spread(self, values: Tensor, out: Tensor | None = None) -> Tensor:
+        """``[n, N, d]`` back to ``[n, B, T, d]``, zero at the tokens left out.
+
+        Where all tokens stand in order, a view; else into ``out``, of that shape, or new memory.
+        """
+        shape = len(values), *self.shape, values.shape[-1]
+        if self.order is None:
+            return values.view(shape)
+        out = values.new_empty(shape) if out is None else out
+        out.zero_().flatten(1, 2).index_copy_(1, self.order, values)
+        return out
