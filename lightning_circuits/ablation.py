@@ -62,6 +62,17 @@ class Ablation:
     def fit(self, model: CircuitModel, batches: Iterable[Batch]) -> None:
         """Take what the reference needs from a loader; most need nothing."""
 
+    def live(self, batch: Batch) -> Tensor:
+        """bool ``[B, T]``: the tokens at which a run with cut edges may differ from the clean one.
+
+        All but padding; where the references are the corrupt prompt's, those from the first token on that differs.
+        """
+        real = batch["attention_mask"].bool()
+        if not self.starts_at_corrupt:
+            return real
+        differs = (batch["clean_ids"] != batch["corrupt_ids"]) & real
+        return real & differs.cumsum(-1).bool()
+
     def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
         """What stands in for every writer, ``[n_writers, B, T, d]``, to be consumed by the masked computation.
 

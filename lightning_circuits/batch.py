@@ -14,7 +14,17 @@ import torch
 from torch import Tensor
 
 
-class Batch(TypedDict):
+class Spans(TypedDict, total=False):
+    """Where in the prompts tokens stand, of prompts whose places have names.
+
+    ``spans``: int64 ``[B, T]``, in which of the ``span_names`` each token stands; -1 at padding.
+    """
+
+    spans: Tensor
+    span_names: tuple[str, ...]
+
+
+class Batch(Spans):
     """B pairs of prompts, padded to T tokens, with at most K answers each; all int64.
 
     ``clean_ids``, ``corrupt_ids``, ``attention_mask``: ``[B, T]``. ``positions``: ``[B]``, the column at which the
@@ -50,7 +60,8 @@ def copied(batch: Batch) -> Batch:
 
 
 def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    return cast(Batch, {key: change(cast(Tensor, value)) for key, value in batch.items()})
+    changed = {key: change(value) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    return cast(Batch, changed)
 
 
 @runtime_checkable

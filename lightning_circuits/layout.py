@@ -27,7 +27,7 @@ layer, its MLP, the logits. `Layout.components` alone says which of the model's 
 how many writers it stands.
 
 Edges may also be told apart by *where in the prompt* they are read. A layout in spans has every edge once for each span
-of tokens, those of the first span first, so an edge stands at ``span * (edges of one span) + (place in the span)``:
+of tokens, those of the first span first:
 
     >>> places = layout.in_spans(["S2", "END"])
     >>> places.n_edges, places.edge_names([0, 64981])
@@ -239,6 +239,12 @@ class Layout:
 
     @cached_property
     @torch.inference_mode(False)
+    def keys_and_values(self) -> Tensor:
+        """bool ``[n_readers]``: readers whose tokens are seen from other tokens too."""
+        return torch.tensor([name.endswith(("<k>", "<v>")) for name in self.reader_names])
+
+    @cached_property
+    @torch.inference_mode(False)
     def reader_offset(self) -> Tensor:
         """int64 ``[n_readers + 1]``: where each reader's slice of a span's flat vector begins; last, the end of all."""
         return torch.cat([torch.zeros(1, dtype=torch.int64), self.reader_prefix.cumsum(0)])
@@ -253,8 +259,7 @@ class Layout:
     @torch.inference_mode(False)
     def edge_writer(self) -> Tensor:
         """int64 ``[n_edges]``: the writer of each edge."""
-        place_in_span = torch.arange(self.n_edges) % self.reader_offset[-1]
-        return place_in_span - self.reader_offset[self.edge_reader]
+        return torch.arange(self.n_edges) % self.reader_offset[-1] - self.reader_offset[self.edge_reader]
 
     @cached_property
     @torch.inference_mode(False)

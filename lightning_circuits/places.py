@@ -42,11 +42,17 @@ class Places:
     order: Tensor | None = None
 
     @classmethod
-    def of(cls, layout: Layout, batch: Batch) -> Places:
+    def of(cls, layout: Layout, batch: Batch, live: Tensor) -> Places:
         """The places of a batch for gates of a layout.
 
+        Args:
+            layout: of the gates.
+            batch: the prompts, with the spans of their tokens if the layout is in spans.
+            live: bool ``[B, T]``, the tokens at which cutting an edge may change something (see `Ablation.live`).
+
         Raises:
-            ValueError: the layout is in spans, and the prompts have none, or none of one of these names.
+            ValueError: the layout is in spans, and the prompts have none, or none of one of these names; a live token
+                in no span of the layout.
         """
         if not layout.spans:
             return cls.in_order(batch["positions"], batch["clean_ids"].shape[1])
@@ -59,7 +65,17 @@ class Places:
             )
         ids = batch["spans"]
         slots = torch.tensor([*(layout.spans.index(name) if name in layout.spans else -1 for name in names), -1])
-        return cls.of_spans(slots.to(ids.device)[ids], batch["positions"], layout.n_spans)
+        spans = slots.to(ids.device)[ids]
+        if (outside := live & (spans < 0)).any():
+            row, token = outside.nonzero()[0].tolist()
+            span = int(ids[row, token])
+            raise ValueError(
+                f"prompt {row} of the batch differs under this ablation at token {token}, in "
+                f"{f'the span {names[span]}' if span >= 0 else 'no span'}, and edges are told apart in the spans "
+                f"{', '.join(layout.spans)} alone: search in all spans that differ under the ablation, or judge under "
+                "the one that was searched under"
+            )
+        return cls.of_spans(spans, batch["positions"], layout.n_spans)
 
     @classmethod
     def in_order(cls, positions: Tensor, n_tokens: int) -> Places:

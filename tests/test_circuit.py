@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import hashlib
+import re
 
 import networkx as nx
 import pytest
@@ -17,6 +18,7 @@ from lightning_circuits.layout import Layout
 
 GPT2 = Layout(12, 12, 768)
 LAYOUTS = [Layout(3, 2, 4), Layout(2, 4, 8, 2), Layout(3, 4, 8, 1), Layout(1, 1, 1)]
+LAYOUTS += [Layout(3, 2, 4).in_spans(["S2", "S2..END", "END"]), Layout(2, 4, 8, 2).in_spans(["S2", "END"])]
 
 
 @st.composite
@@ -43,24 +45,41 @@ def nodes_of_reader(layout: Layout, reader: str) -> list[str]:
     return [f"{block}.h{h}" for h in range(layout.n_heads) if h // per_group == int(group)]
 
 
+def parts(name: str) -> tuple[str, str, str]:
+    """``a0.h1->m2@END`` to ``a0.h1``, ``m2``, ``@END``."""
+    return re.fullmatch(r"(.+)->([^@]+)(@.+)?", name).groups(default="")
+
+
 def with_readers(circuit: Circuit) -> nx.DiGraph:
-    """The circuit as an ordinary graph in which readers are nodes too: writer -> (reader) -> node."""
+    """The circuit as an ordinary graph in which readers are nodes too: writer -> (reader) -> node.
+
+    In spans every node is there once for each span. A key or value leads to its heads in all of them.
+    """
+    layout = circuit.layout
+    spans = [f"@{span}" for span in layout.spans] or [""]
     graph = nx.DiGraph()
-    graph.add_nodes_from(["input", "logits"])
+    graph.add_edges_from(("start", f"input{span}") for span in spans)
+    graph.add_edges_from((f"logits{span}", "end") for span in spans)
     for name in circuit.edge_names():
-        writer, reader = name.split("->")
-        graph.add_edge(writer, f"({reader})")
-    for reader in circuit.layout.reader_names:
-        graph.add_edges_from((f"({reader})", node) for node in nodes_of_reader(circuit.layout, reader))
+        writer, reader, span = parts(name)
+        graph.add_edge(writer + span, f"({reader}){span}")
+    for reader in layout.reader_names:
+        for span in spans:
+            seen_from = spans if reader[-2:] in ("k>", "v>") else [span]
+            for node in nodes_of_reader(layout, reader):
+                graph.add_edges_from((f"({reader}){span}", f"{node}{at}") for at in seen_from)
     return graph
 
 
 def pruned_by_networkx(circuit: Circuit) -> set[str]:
     graph = with_readers(circuit)
-    reached = nx.descendants(graph, "input") | {"input"}
-    leads = nx.ancestors(graph, "logits")
-    ends = {name: name.split("->") for name in circuit.edge_names()}
-    return {name for name, (writer, reader) in ends.items() if writer in reached and f"({reader})" in leads}
+    reached, leads = nx.descendants(graph, "start"), nx.ancestors(graph, "end")
+    kept = set()
+    for name in circuit.edge_names():
+        writer, reader, span = parts(name)
+        if writer + span in reached and f"({reader}){span}" in leads:
+            kept.add(name)
+    return kept
 
 
 def test_doctest() -> None:
@@ -83,8 +102,8 @@ def test_prune_keeps_what_lies_on_a_way(one: tuple[Circuit]) -> None:
 def test_nodes_of_a_pruned_circuit_are_those_on_a_way(one: tuple[Circuit]) -> None:
     pruned = one[0].prune()
     graph = with_readers(pruned)
-    on_a_way = (nx.descendants(graph, "input") | {"input"}) & (nx.ancestors(graph, "logits") | {"logits"})
-    expected = {node for node in on_a_way if not node.startswith("(")} if pruned.n_edges else set()
+    on_a_way = nx.descendants(graph, "start") & nx.ancestors(graph, "end")
+    expected = {node.partition("@")[0] for node in on_a_way if not node.startswith("(")}
     assert set(pruned.node_names()) == expected
     assert pruned.n_nodes == len(expected)
 
@@ -92,7 +111,7 @@ def test_nodes_of_a_pruned_circuit_are_those_on_a_way(one: tuple[Circuit]) -> No
 @given(circuits())
 def test_nodes_of_any_circuit_are_entered_and_left(one: tuple[Circuit]) -> None:
     circuit = one[0]
-    ends = [name.split("->") for name in circuit.edge_names()]
+    ends = [name.partition("@")[0].split("->") for name in circuit.edge_names()]
     left = {writer for writer, _ in ends} | {"logits"}
     entered = {node for _, reader in ends for node in nodes_of_reader(circuit.layout, reader)} | {"input"}
     assert set(circuit.node_names()) == left & entered
@@ -244,7 +263,7 @@ def test_networkx_has_every_edge_once_per_node_that_reads(one: tuple[Circuit]) -
     expected = [
         (writer, node, name)
         for name in circuit.edge_names()
-        for writer, reader in [name.split("->")]
+        for writer, reader, _ in [parts(name)]
         for node in nodes_of_reader(circuit.layout, reader)
     ]
     graph = circuit.to_networkx()

@@ -6,7 +6,7 @@ cost nothing: with every edge open it is the stock model, and with every edge cu
 alone make.
 
     >>> full_logits, corrupt = model.run_pair(batch)                                                   # doctest: +SKIP
-    >>> run = ExactAblation(model, batch, full_logits, ablation.reference(batch, corrupt))              # doctest: +SKIP
+    >>> run = ExactAblation(model, batch, full_logits, ablation, corrupt)                               # doctest: +SKIP
     >>> run.logits(circuit.members), run.empty_logits                                                   # doctest: +SKIP
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch
 from lightning_circuits.masked import masked_stream, reference_streams
 from lightning_circuits.models import CircuitModel
@@ -28,7 +29,8 @@ class ExactAblation:
         model: the frozen model.
         batch: on the model's device.
         full_logits: ``[B, V]``, of the stock model on the clean prompts.
-        reference: ``[n_writers, B, T, d]``, what cut edges carry; kept as it is.
+        ablation: what cut edges carry.
+        corrupt: ``[n_writers, B, T, d]``, the writers' outputs on the corrupt prompts; kept as it is.
         stack: memory of the same shape to compute in; several ablations of a batch may share it. Default: new memory.
 
     Attributes:
@@ -36,10 +38,16 @@ class ExactAblation:
     """
 
     def __init__(
-        self, model: CircuitModel, batch: Batch, full_logits: Tensor, reference: Tensor, stack: Tensor | None = None
+        self,
+        model: CircuitModel,
+        batch: Batch,
+        full_logits: Tensor,
+        ablation: Ablation,
+        corrupt: Tensor,
+        stack: Tensor | None = None,
     ) -> None:
         context, positions = model.context(batch["attention_mask"]), batch["positions"]
-        places = Places.in_order(positions, batch["clean_ids"].shape[1])
+        reference, places = ablation.reference(batch, corrupt), Places.of(model.layout, batch, ablation.live(batch))
         bases = reference_streams(model, reference, context)
         self.model, self.full_logits = model, full_logits
         self.empty_logits = model.unembed(bases[-1][torch.arange(len(positions), device=positions.device), positions])

@@ -54,7 +54,7 @@ def logit_differences(
     for batch in batches:
         batch = on_device(batch, model.device)
         full_logits, corrupt = model.run_pair(batch)
-        run = ExactAblation(model, batch, full_logits, ablation.reference(batch, corrupt))
+        run = ExactAblation(model, batch, full_logits, ablation, corrupt)
         for row, edges in zip(rows, members, strict=True):
             row.append(logit_difference(run.logits(edges), batch["answers"], batch["distractors"]).double().cpu())
     if not rows[0]:

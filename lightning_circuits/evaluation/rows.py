@@ -154,7 +154,7 @@ def evaluate(
         full_logits, corrupt = model.run_pair(batch)
         stack = torch.empty_like(corrupt)
         for ablation in ablations:
-            run = ExactAblation(model, batch, full_logits, ablation.reference(batch, corrupt), stack)
+            run = ExactAblation(model, batch, full_logits, ablation, corrupt, stack)
             for name, circuit in lineups[ablation.name].items():
                 metrics[ablation.name, name].update(
                     run.logits(circuit.members), full_logits, run.empty_logits, batch["answers"], batch["distractors"]

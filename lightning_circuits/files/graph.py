@@ -23,7 +23,7 @@ def to_networkx(circuit: CircuitLike) -> nx.MultiDiGraph:
     A writer may be read by the query, the key and the value of one head, so edges are parallel: each has its own key,
     its name, and the attribute ``reader`` (``q``, ``k``, ``v``, ``mlp`` or ``logits``), and ``score`` where there are
     scores. An edge into a K/V group stands at each of the group's heads; the attribute ``edge`` is its name in the
-    circuit. Nodes have ``label``, ``kind`` (``input``, ``head``, ``mlp``, ``logits``) and ``layer`` (-1 for the input).
+    circuit. In spans, an edge stands once for each, with the attribute ``span``. Nodes have ``label``, ``kind`` (``input``, ``head``, ``mlp``, ``logits``) and ``layer`` (-1 for the input).
     """
     layout = circuit.layout
     names = [*layout.writer_names, "logits"]
@@ -37,11 +37,13 @@ def to_networkx(circuit: CircuitLike) -> nx.MultiDiGraph:
     columns = (layout.edge_names(edges), layout.edge_writer[edges].tolist(), layout.edge_reader[edges].tolist())
     drawn = []
     for i, (name, writer, reader) in enumerate(zip(*columns, strict=True)):
+        plain, at, span = name.partition("@")
         for node in heads_of[reader]:
-            slot = name[-2] if name.endswith(">") else KINDS[names[node][0]]
-            key = f"{names[writer]}->{names[node]}" + (f"<{slot}>" if name.endswith(">") else "")
+            slot = plain[-2] if plain.endswith(">") else KINDS[names[node][0]]
+            key = f"{names[writer]}->{names[node]}" + (f"<{slot}>" if plain.endswith(">") else "") + at + span
             score = {} if scores is None else {"score": scores[i]}
-            drawn.append((writer, node, key, {"edge": name, "reader": slot, **score}))
+            where = {"span": span} if at else {}
+            drawn.append((writer, node, key, {"edge": name, "reader": slot, **where, **score}))
 
     for end in sorted({end for writer, node, *_ in drawn for end in (writer, node)}):  # in the order of the model
         name = names[end]
@@ -69,6 +71,8 @@ class DOT(Format):
         lines = ["digraph circuit {", "  rankdir=BT;", "  node [shape=box];"]
         lines += [f'  "{node}";' for node in graph]
         for writer, node, attributes in graph.edges(data=True):
-            label = f' [label="{attributes["reader"]}"]' if attributes["reader"] in "qkv" else ""
+            parts = [attributes["reader"]] if attributes["reader"] in "qkv" else []
+            parts += [attributes["span"]] if "span" in attributes else []
+            label = f' [label="{" ".join(parts)}"]' if parts else ""
             lines.append(f'  "{writer}" -> "{node}"{label};')
         return "\n".join([*lines, "}", ""]).encode()

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -92,6 +93,12 @@ class CircuitModel:
             dimensions.d_model,
             dimensions.n_heads if kv == "head" else dimensions.n_groups,
         )
+
+    def in_spans(self, names: Sequence[str]) -> CircuitModel:
+        """The same model with edges told apart in spans of these names; none: each edge holds for all tokens."""
+        other = copy(self)
+        other.layout = self.layout.in_spans(names)
+        return other
 
     # ---- what Hugging Face models have in common ---------------------------------------------------------------
 

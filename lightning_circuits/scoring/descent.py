@@ -22,6 +22,7 @@ from lightning_circuits.layout import Component, Layout
 from lightning_circuits.models import CircuitModel, Context
 from lightning_circuits.models.open_attention import attention_gradients, mlp_gradient
 from lightning_circuits.objectives import Objective, losses
+from lightning_circuits.places import Places
 
 ALL = slice(None)
 
@@ -35,6 +36,16 @@ class EdgeAndWriterScores(NamedTuple):
 
     edges: Tensor
     writers: Tensor
+
+
+class Differences(NamedTuple):
+    """What cutting an edge changes: ``values`` ``[n_writers, N, d]``, reference minus output of every writer.
+
+    ``places``: where the N tokens stand; in spans, each span's side by side.
+    """
+
+    values: Tensor
+    places: Places
 
 
 def no_scores(layout: Layout, like: Tensor) -> EdgeAndWriterScores:
@@ -89,7 +100,7 @@ def descend(
     model: CircuitModel,
     streams: Tensor,
     gradient: Tensor,
-    difference: Tensor,
+    difference: Differences,
     context: Context,
     scores: EdgeAndWriterScores,
     components: Sequence[Component],
@@ -101,13 +112,13 @@ def descend(
         model: the frozen model.
         streams: ``[n_streams, steps * B, T, d]``, what the readers see.
         gradient: ``[steps * B, T, d]``, at the stream above the components; overwritten with that at the stream below.
-        difference: ``[n_writers, B, T, d]``, reference minus output.
+        difference: of all writers.
         context: of all ``steps * B`` prompts.
         scores: added to.
         components: attentions and MLPs that follow each other, the lowest first.
         only: which writers the readers are scored against. If not all of them, writers get no scores.
     """
-    steps = len(gradient) // difference.shape[1]
+    steps = len(gradient) // difference.places.shape[0]
     for component in reversed(components):
         if only == ALL:
             score_writers(component, gradient, difference, scores)
@@ -116,7 +127,8 @@ def descend(
             dx = mlp_gradient(model, component.layer, stream, dout)
             dreaders = over_steps(dx, steps)[None]
         else:
-            dreaders = difference.new_empty(model.layout.n_attention_readers, *difference.shape[1:])
+            shape = model.layout.n_attention_readers, *difference.places.shape, model.layout.d_model
+            dreaders = difference.values.new_empty(shape)
             dx = attention_gradients(model, component.layer, stream, dout, context, out=dreaders)
         gradient += dx
         score_readers(model.layout, component, dreaders, difference, scores, only)
@@ -126,7 +138,7 @@ def score_readers(
     layout: Layout,
     component: Component,
     dreaders: Tensor,
-    difference: Tensor,
+    difference: Differences,
     scores: EdgeAndWriterScores,
     only: slice = ALL,
 ) -> None:
@@ -134,17 +146,20 @@ def score_readers(
 
     ``difference``, ``scores``, ``only``: as in `descend`.
     """
-    layout.into(scores.edges, component)[:, only] += _contract(dreaders, difference[: component.n_before][only])
+    edges, places = layout.into(layout.each_span(scores.edges), component), difference.places
+    before, taken = difference.values[: component.n_before][only], places.take(dreaders)
+    for span, part in enumerate(places.slices):
+        edges[span, :, only] += _contract(taken[:, part], before[:, part], places)
 
 
-def score_writers(component: Component, gradient: Tensor, difference: Tensor, scores: EdgeAndWriterScores) -> None:
+def score_writers(component: Component, gradient: Tensor, difference: Differences, scores: EdgeAndWriterScores) -> None:
     """Add to the scores of a component's writers.
 
     ``gradient``: ``[steps * B, T, d]``, at the stream that they write into; the others are as in `descend`.
     """
-    steps = len(gradient) // difference.shape[1]
-    own = difference[component.writers]
-    scores.writers[component.writers] += _contract(over_steps(gradient, steps)[None], own)[0]
+    places, own = difference.places, difference.values[component.writers]
+    taken = places.take(over_steps(gradient, len(gradient) // places.shape[0])[None])
+    scores.writers[component.writers] += _contract(taken, own, places)[0]
 
 
 def over_steps(gradient: Tensor, steps: int) -> Tensor:
@@ -152,13 +167,14 @@ def over_steps(gradient: Tensor, steps: int) -> Tensor:
     return gradient.view(steps, -1, *gradient.shape[1:]).sum(0)
 
 
-def _contract(gradients: Tensor, differences: Tensor) -> Tensor:
-    """``[readers, B, T, d]`` and ``[n, B, T, d]`` to ``[readers, n]``: summed over prompts, tokens, dimensions.
+def _contract(gradients: Tensor, differences: Tensor, places: Places) -> Tensor:
+    """``[readers, N, d]`` and ``[n, N, d]`` to ``[readers, n]``: summed over tokens and dimensions.
 
     Sums have float32 or better. Gradients are exactly 0 at padding, so that it does not count.
     """
     if torch.finfo(differences.dtype).bits < 32:  # a prompt at a time: the whole stack widened would be two more
-        prompts = zip(gradients.unbind(1), differences.unbind(1), strict=True)
-        return torch.stack([_contract(g[:, None].float(), d[:, None].float()) for g, d in prompts]).sum(0)
+        n_tokens = places.shape[1]
+        prompts = zip(gradients.split(n_tokens, 1), differences.split(n_tokens, 1), strict=True)
+        return torch.stack([_contract(g.float(), d.float(), places) for g, d in prompts]).sum(0)
     # this way round it is twice as fast on a CPU
     return (differences.flatten(1) @ gradients.to(differences.dtype).flatten(1).mT).mT

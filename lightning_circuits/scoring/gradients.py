@@ -23,7 +23,9 @@ from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch, copied
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.objectives import Objective
+from lightning_circuits.places import Places
 from lightning_circuits.scoring.descent import (
+    Differences,
     EdgeAndWriterScores,
     descend,
     logits_gradient,
@@ -78,12 +80,14 @@ def gradient_scores(
                 streams=streams[:, -len(between) * len(ids) :],
             )
 
+        places = Places.of(model.layout, batch, ablation.live(batch))
+        differences = Differences(places.keep(difference), places)
         context = model.context(mask.repeat(len(points), 1))
         weights = [point.weight for point in points]
         gradient = logits_gradient(model, streams[-1], batch, objective, full_logits, weights)
         scores = no_scores(model.layout, gradient)
         embedding, *blocks, logits = model.layout.components
-        score_readers(model.layout, logits, over_steps(gradient, len(points))[None], difference, scores)
-        descend(model, streams, gradient, difference, context, scores, blocks)
-        score_writers(embedding, gradient, difference, scores)
+        score_readers(model.layout, logits, over_steps(gradient, len(points))[None], differences, scores)
+        descend(model, streams, gradient, differences, context, scores, blocks)
+        score_writers(embedding, gradient, differences, scores)
         return scores

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_circuits.batch import Batch
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.places import Places
 from lightning_circuits.scoring.descent import new_streams
 
 
@@ -19,7 +20,7 @@ def information_flow_scores(model: CircuitModel, batch: Batch) -> Tensor:
 
     Args:
         model: the frozen model.
-        batch: its ``clean_ids``, ``attention_mask`` and ``positions``.
+        batch: its ``clean_ids``, ``attention_mask`` and ``positions``, and ``spans`` for a layout in spans.
     """
     layout, mask = model.layout, batch["attention_mask"]
     writers, streams = model.new_stack(mask.shape), new_streams(model, *mask.shape)
@@ -27,15 +28,20 @@ def information_flow_scores(model: CircuitModel, batch: Batch) -> Tensor:
     wide = torch.promote_types(model.dtype, torch.float32)
     share = mask.to(wide) / mask.sum(-1, keepdim=True)  # of a token in the mean over its prompt; padding has none
 
+    places = Places.of(layout, batch, torch.zeros_like(mask, dtype=torch.bool))  # no edge is cut
+
     def importance(stream: Tensor, n: int) -> Tensor:
         size = torch.linalg.vector_norm(stream, 1, dim=-1, dtype=wide)
         # A writer at a time: all of them against the stream at once would be another stack.
         distance = torch.stack([torch.linalg.vector_norm(out - stream, 1, dim=-1, dtype=wide) for out in writers[:n]])
         proximity = (size - distance).clamp(min=0)
         total = proximity.sum(0)
-        return (proximity / total.where(total > 0, 1.0) * share).sum((1, 2))
+        return proximity / total.where(total > 0, 1.0) * share
 
     edges = torch.empty(layout.n_edges, dtype=wide, device=model.device)
+    of_spans = layout.each_span(edges)
     for component in layout.components[1:]:  # all but the embedding, which reads nothing
-        layout.into(edges, component)[:] = importance(streams[component.stream], component.n_before)
+        tokens = places.take(importance(streams[component.stream], component.n_before)[..., None])
+        for of_a_span, part in zip(of_spans, places.slices, strict=True):
+            layout.into(of_a_span, component)[:] = tokens[:, part].sum((1, 2))
     return edges

@@ -13,8 +13,10 @@ from lightning_circuits.layout import Component
 from lightning_circuits.models import CircuitModel, Context
 from lightning_circuits.models.open_attention import attention_output
 from lightning_circuits.objectives import Objective
+from lightning_circuits.places import Places
 from lightning_circuits.scoring.descent import (
     ALL,
+    Differences,
     EdgeAndWriterScores,
     descend,
     logits_gradient,
@@ -56,6 +58,8 @@ def one_component_scores(
 
         streams = new_streams(model, steps * len(ids), ids.shape[1])
         context, contexts = model.context(mask), model.context(mask.repeat(steps, 1))
+        places = Places.of(layout, batch, ablation.live(batch))
+        differences = Differences(places.take(difference), places)
         *moving, logits = layout.components
         below = torch.zeros_like(clean[0], dtype=torch.promote_types(model.dtype, torch.float32))
         scores = no_scores(layout, below)
@@ -66,15 +70,15 @@ def one_component_scores(
             _climb(model, streams, contexts, above)
             gradient = logits_gradient(model, streams[-1], batch, objective, full_logits, [1.0] * steps)
             only = ALL if pooled else own
-            score_readers(layout, logits, over_steps(gradient, steps)[None], difference, scores, only)
-            descend(model, streams, gradient, difference, contexts, scores, above, only)
-            score_writers(component, gradient, difference, scores)
+            score_readers(layout, logits, over_steps(gradient, steps)[None], differences, scores, only)
+            descend(model, streams, gradient, differences, contexts, scores, above, only)
+            score_writers(component, gradient, differences, scores)
             if pooled:
                 # To the runs of components above, this one is clean; in its own, what it puts out is fixed.
                 if component.kind == "input":
-                    score_writers(component, below, difference, scores)
+                    score_writers(component, below, differences, scores)
                 else:
-                    descend(model, clean, below, difference, context, scores, [component])
+                    descend(model, clean, below, differences, context, scores, [component])
                 below += over_steps(gradient, steps)
         runs = steps * len(moving) if pooled else steps
         return EdgeAndWriterScores(scores.edges / runs, scores.writers / runs)
