@@ -19,7 +19,7 @@ the choice. Circuits are compared, combined, pruned and saved here; nothing in t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -103,6 +103,12 @@ class Circuit:
         members[order[:n]] = True
         return cls(layout, members)
 
+    def rival(self, seed: int) -> Circuit:
+        """As many edges drawn at random, in every span as many as here. For a seed, a smaller circuit has a subset."""
+        plain = self.layout.plain
+        drawn = [Circuit.random(plain, int(each.sum()), seed).members for each in self.layout.each_span(self.members)]
+        return Circuit(self.layout, torch.cat(drawn))
+
     # ---- what is in it -----------------------------------------------------------------------------------------
 
     @property
@@ -138,6 +144,31 @@ class Circuit:
     def __repr__(self) -> str:
         total = self.layout
         return f"Circuit({self.n_edges:,} of {total.n_edges:,} edges, {self.n_nodes} of {total.n_nodes} nodes, {total})"
+
+    # ---- spans -------------------------------------------------------------------------------------------------
+
+    def in_spans(self, names: Iterable[str]) -> Circuit:
+        """The same edges in every one of these spans of tokens; the scores of an edge are repeated.
+
+        Raises:
+            ValueError: the circuit is in spans already; names that are none (see `Layout`).
+        """
+        if self.layout.spans:
+            raise ValueError(f"it is in the spans {', '.join(self.layout.spans)} already: without_spans() comes first")
+        layout = self.layout.in_spans(names)
+        scores = None if self.scores is None else self.scores.repeat(layout.n_spans)
+        return Circuit(layout, self.members.repeat(layout.n_spans), scores, self.metadata, self.node_scores)
+
+    def without_spans(self, how: Literal["any", "all"] = "any") -> Circuit:
+        """The edges that are in the circuit in any span, or in all; bare, as no search has scored them.
+
+        Raises:
+            ValueError: another word for how.
+        """
+        if how not in ("any", "all"):
+            raise ValueError(f"an edge without spans is one of 'any' span or of 'all', not of {how!r}")
+        members = self.layout.each_span(self.members)
+        return Circuit(self.layout.plain, members.any(0) if how == "any" else members.all(0), None, self.metadata)
 
     # ---- pruning -----------------------------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ def masked_logits(
     if places is None:
         places = Places.in_order(positions, input_ids.shape[1])
     for of_a_span in gates.view(len(places.slices), -1):
-        model.layout.check(of_a_span)
+        model.layout.plain.check(of_a_span)
     context = model.context(attention_mask)
     bases = reference_streams(model, reference, context)
     stack = places.keep(reference)

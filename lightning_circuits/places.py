@@ -105,6 +105,13 @@ class Places:
             (len(spans), spans.shape[1]), positions, slices, [(rows, place_read[rows]) for rows in in_span], order
         )
 
+    def tokens(self, span: int) -> Tensor:
+        """bool ``[B, T]``: the tokens of a span."""
+        inside = torch.zeros(self.shape, dtype=torch.bool, device=self.positions.device)
+        part = self.slices[span]
+        inside.view(-1)[part if self.order is None else self.order[part]] = True
+        return inside
+
     def take(self, values: Tensor) -> Tensor:
         """``[n, B, T, d]`` to ``[n, N, d]``; a view where all tokens stand in order."""
         flat = values.flatten(1, 2)

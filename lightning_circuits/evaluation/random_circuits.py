@@ -23,8 +23,9 @@ def random_paths(layout: Layout, n: int, seed: int = 0) -> Tensor:
     """A random circuit of n edges that is made of paths from the input to the logits; bool ``[n_edges]``, n times True.
 
     A path is drawn from the logits down: an even draw of a writer that the reader can read, then, at a head, of its
-    query, key or value, and so on until the writer is the input. Paths are joined until there are n edges; the last
-    one is cut short at its lower end.
+    query, key or value, and so on until the writer is the input. In spans it begins in any span, and goes into any
+    other by a key or a value, as those may be attended to from everywhere. Paths are joined until there are n edges;
+    the last one is cut short at its lower end.
 
     Raises:
         ValueError: more edges than there are, or fewer than none.
@@ -53,14 +54,20 @@ def draw_paths(layout: Layout, count: int, generator: torch.Generator) -> list[l
     def below(sizes: Tensor) -> Tensor:
         return (torch.rand(len(sizes), generator=generator, dtype=torch.float64) * sizes).long()
 
+    def any_span(n: int) -> Tensor:
+        return torch.randint(layout.n_spans, (n,), generator=generator) if layout.spans else torch.zeros(n).long()
+
     paths: list[list[int]] = [[] for _ in range(count)]
-    alive, node = torch.arange(count), torch.full((count,), layout.n_writers)
+    alive, node, span = torch.arange(count), torch.full((count,), layout.n_writers), any_span(count)
     while len(alive):
         reader = by_node[first[node] + below(per_node[node])]
         writer = below(layout.reader_prefix[reader])
-        for path, edge in zip(alive.tolist(), (layout.reader_offset[reader] + writer).tolist(), strict=True):
+        span = torch.where(layout.keys_and_values[reader], any_span(len(span)), span)
+        edges = span * layout.plain.n_edges + layout.reader_offset[reader] + writer
+        for path, edge in zip(alive.tolist(), edges.tolist(), strict=True):
             paths[path].append(edge)
-        alive, node = alive[writer > 0], writer[writer > 0]
+        on = writer > 0
+        alive, node, span = alive[on], writer[on], span[on]
     return paths
 
 

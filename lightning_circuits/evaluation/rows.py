@@ -184,7 +184,7 @@ def _lineup(
         if not ablation.pruning_keeps_output and pruned != circuit:
             rows[f"{name} pruned"] = pruned
         if controls:
-            rows[f"{name} random"] = Circuit.random(layout, circuit.n_edges, seed)
+            rows[f"{name} random"] = circuit.rival(seed)
             rows[f"{name} complement"] = circuit.complement()
         if taken := [row for row in rows if row in lineup]:
             raise ValueError(f"circuit {name!r}: there is a row {taken[0]!r} already; give the circuit another name")

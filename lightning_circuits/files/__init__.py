@@ -45,20 +45,27 @@ def save(circuit: CircuitLike, path: str | os.PathLike[str]) -> Path:
     """Write a circuit to ``path``, atomically, in the format that its suffix names; gives the path.
 
     Raises:
-        ValueError: unknown suffix; what is no sound circuit (see `base.sound`): a score that is NaN or infinite, say.
+        ValueError: unknown suffix; a circuit in spans, for a format that knows none; what is no sound circuit (see
+            `base.sound`): a score that is NaN or infinite, say.
         FileNotFoundError: the folder is not there.
     """
     path = Path(path)
     suffix = _suffix(path, FORMATS.names(), "written to")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+    format_ = FORMATS.make(suffix)
+    if circuit.layout.spans and not format_.holds_spans:
+        raise ValueError(
+            f"cannot write {path}: EAP-IG and MIB, whose format {suffix} is, know no spans of tokens: write "
+            ".safetensors, or the circuit.without_spans(how='any')"
+        )
     if taken := [key for key in RESERVED if key in circuit.metadata]:
         raise ValueError(f"cannot write {path}: the metadata keys {taken} belong to the file format; use another name")
     try:
         data = sound(circuit.layout, circuit.members, circuit.scores, circuit.metadata, circuit.node_scores)
     except ValueError as error:
         raise ValueError(f"cannot write {path}: {error}") from error
-    write_atomically(path, FORMATS.make(suffix).write(data))
+    write_atomically(path, format_.write(data))
     return path
 
 

@@ -53,6 +53,8 @@ class Format:
 
     name: ClassVar[str]
     readable: ClassVar[bool] = True
+    holds_spans: ClassVar[bool] = True
+    """Whether it has a place for circuits whose edges are told apart by spans of tokens."""
 
     def write(self, data: CircuitData) -> bytes:
         """The content of the file."""

@@ -24,6 +24,7 @@ from lightning_circuits.nodes import node_members
 
 class EAPIGJson(Format):
     name = ".json"
+    holds_spans = False
 
     def write(self, data: CircuitData) -> bytes:
         layout, order = data.layout, _file_order(data.layout)
@@ -70,6 +71,7 @@ class EAPIGJson(Format):
 
 class EAPIGTensors(Format):
     name = ".pt"
+    holds_spans = False
 
     def write(self, data: CircuitData) -> bytes:
         layout, content = data.layout, io.BytesIO()

@@ -23,7 +23,8 @@ def to_networkx(circuit: CircuitLike) -> nx.MultiDiGraph:
     A writer may be read by the query, the key and the value of one head, so edges are parallel: each has its own key,
     its name, and the attribute ``reader`` (``q``, ``k``, ``v``, ``mlp`` or ``logits``), and ``score`` where there are
     scores. An edge into a K/V group stands at each of the group's heads; the attribute ``edge`` is its name in the
-    circuit. In spans, an edge stands once for each, with the attribute ``span``. Nodes have ``label``, ``kind`` (``input``, ``head``, ``mlp``, ``logits``) and ``layer`` (-1 for the input).
+    circuit. In spans it stands once in each, with the attribute ``span``. Nodes have ``label``, ``kind`` (``input``,
+    ``head``, ``mlp``, ``logits``) and ``layer`` (-1 for the input).
     """
     layout = circuit.layout
     names = [*layout.writer_names, "logits"]

@@ -36,5 +36,8 @@ class Safetensors(Format):
         circuit = read_json(header["circuit"].encode())
         require_keys(circuit, "layout", "metadata")
         require_keys(circuit["layout"], *SIZES)
-        layout = Layout(*(circuit["layout"][size] for size in SIZES))
+        spans = circuit["layout"].get("spans", ())
+        if not isinstance(spans, (list, tuple)) or not all(isinstance(name, str) for name in spans):
+            raise ValueError(f"its spans are not a list of names: {spans!r}")
+        layout = Layout(**{size: circuit["layout"][size] for size in SIZES}, spans=tuple(spans))
         return sound(layout, tensors["members"], tensors.get("scores"), circuit["metadata"], tensors.get("node_scores"))

@@ -32,6 +32,7 @@ from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.base import project
 from lightning_circuits.models.stock import StockLayers
 from lightning_circuits.objectives import Objective
+from lightning_circuits.places import Places
 
 
 def chunks(layout: Layout, edges_per_batch: int) -> list[Tensor]:
@@ -39,7 +40,8 @@ def chunks(layout: Layout, edges_per_batch: int) -> list[Tensor]:
 
     Returns:
         flat positions of edges, int64 ``[at most edges_per_batch]`` each. Within a part all readers are of one kind
-        (queries, keys, values or the MLP of one layer, or the logits), and edges of one writer stand together.
+        (queries, keys, values or the MLP of one layer, or the logits) and of one span, and edges of one writer stand
+        together.
 
     Raises:
         ValueError: ``edges_per_batch`` below 1.
@@ -47,7 +49,7 @@ def chunks(layout: Layout, edges_per_batch: int) -> list[Tensor]:
     if edges_per_batch < 1:
         raise ValueError(f"edges_per_batch is {edges_per_batch}: at least one edge has to be cut at a time")
     layer, kind, _ = _place(layout, layout.edge_reader)
-    stage = 4 * layer + kind
+    stage = 4 * (layer + (layout.n_layers + 1) * layout.edge_span) + kind
     order = (stage * layout.n_writers + layout.edge_writer).argsort(stable=True)
     groups = order.split(stage.bincount().tolist())
     return [part for group in groups if len(group) for part in group.split(edges_per_batch)]
@@ -83,6 +85,7 @@ class ExactPatching:
         ids, mask, positions = batch["clean_ids"], batch["attention_mask"], batch["positions"]
         stack = model.new_stack(mask.shape)
         model.run(batch["corrupt_ids"], mask, positions, writers=stack)
+        self.places = Places.of(model.layout, batch, ablation.live(batch))
         self.change = ablation.reference(batch, stack)  # of what a reader sees when a writer is cut: ref - out
         self.streams = stack.new_empty(model.layout.n_streams, *stack.shape[1:])
         self.layers = StockLayers(model)
@@ -114,30 +117,36 @@ class ExactPatching:
     def logits(self, edges: Tensor) -> Tensor:
         """``[len(edges), B, V]``: the logits with an edge cut, one edge at a time; ``edges`` as in `scores`."""
         layout, positions = self.model.layout, self.batch["positions"]
-        writers = layout.edge_writer[edges]
-        layers, kinds, places = _place(layout, layout.edge_reader[edges])
+        writers, span = layout.edge_writer[edges], int(layout.edge_span[edges[0]])
+        layers, kinds, which = _place(layout, layout.edge_reader[edges])
         layer, kind = int(layers[0]), int(kinds[0])
         row = torch.arange(len(positions), device=positions.device)
         if layer == layout.n_layers:
-            return self.model.unembed((self.streams[-1] + self.change[writers])[:, row, positions])
+            return self.model.unembed((self.streams[-1] + self._change(writers, span))[:, row, positions])
         before_mlp = self.streams[layout.mlp_stream(layer)]
         if kind == 3:
-            x = before_mlp + self.model.mlp(layer, before_mlp + self.change[writers])
+            x = before_mlp + self.model.mlp(layer, before_mlp + self._change(writers, span))
         else:
-            x = before_mlp + self._heads(layer, kind, writers, places)
+            x = before_mlp + self._heads(layer, kind, writers, which, span)
             x += self.model.mlp(layer, x)
         x = x.flatten(0, 1)
         for above in range(layer + 1, layout.n_layers):
             x = self.layers(above, x)
         return self.model.unembed(x.unflatten(0, (len(edges), -1))[:, row, positions])
 
-    def _heads(self, layer: int, kind: int, writers: Tensor, places: Tensor) -> Tensor:
+    def _change(self, writers: Tensor, span: int) -> Tensor:
+        """``[len(writers), B, T, d]``: of what is read in a span when a writer is cut there."""
+        change = self.change[writers]
+        return change if self.places.order is None else change * self.places.tokens(span)[..., None]
+
+    def _heads(self, layer: int, kind: int, writers: Tensor, readers: Tensor, span: int) -> Tensor:
         """What the heads of a layer write differently when an edge into one of them is cut.
 
         Args:
             kind: of the readers: 0, 1, 2 for queries, keys, values.
             writers: of each edge, int64 ``[n]``.
-            places: of each edge, int64 ``[n]``: which of the readers of its kind its reader is.
+            readers: of each edge, int64 ``[n]``: which of the readers of its kind its reader is.
+            span: of the edges.
 
         Returns:
             ``[n, B, T, d]``.
@@ -146,7 +155,7 @@ class ExactPatching:
         stream = self.streams[layout.attention_stream(layer)]
         cut, which = writers.unique_consecutive(return_inverse=True)
         runs = 1 + len(cut)  # the uncut layer first, then one with each of the writers cut from all readers of the kind
-        streams = torch.cat([stream[None], stream + self.change[cut]]).flatten(0, 1)
+        streams = torch.cat([stream[None], stream + self._change(cut, span)]).flatten(0, 1)
         norm, projected = model.attention_norm(layer), []
         for i, (weight, bias) in enumerate(model.projections(layer)):
             x = norm(streams if i == kind else stream)
@@ -157,6 +166,7 @@ class ExactPatching:
         context = model.context(self.batch["attention_mask"].repeat(runs, 1))
         z = model.mix(layer, q, k, v, context).unflatten(1, (runs, -1)).transpose(0, 1)  # [runs, n_heads, B, T, d_head]
         # A query belongs to one head, and so do keys and values, unless the heads of a K/V group share them.
-        readers = layout.n_heads if kind == 0 else layout.n_kv_readers
-        changed = (z[1:] - z[0]).unflatten(1, (readers, -1))[which, places]  # [n, heads of the reader, B, T, d_head]
-        return torch.einsum("nhbtk,nhkd->nbtd", changed, model.output_weight(layer).unflatten(0, (readers, -1))[places])
+        n_readers = layout.n_heads if kind == 0 else layout.n_kv_readers
+        changed = (z[1:] - z[0]).unflatten(1, (n_readers, -1))[which, readers]  # [n, heads of the reader, B, T, d_head]
+        weight = model.output_weight(layer).unflatten(0, (n_readers, -1))[readers]
+        return torch.einsum("nhbtk,nhkd->nbtd", changed, weight)

@@ -13,6 +13,7 @@ from lightning_circuits.evaluation.random_circuits import draw_paths, random_pat
 from lightning_circuits.layout import Layout
 
 LAYOUTS = [Layout(3, 2, 4), Layout(2, 4, 8, 2), Layout(1, 1, 1), Layout(12, 12, 768)]
+SPANS = ["S2", "S2..END", "END"]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -24,17 +25,17 @@ def test_doctest() -> None:
     assert result.attempted and not result.failed
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("layout", [*LAYOUTS, LAYOUTS[0].in_spans(SPANS), LAYOUTS[1].in_spans(SPANS)], ids=str)
 def test_random_paths_are_paths(layout: Layout) -> None:
     for path in draw_paths(layout, 40, generator()):
-        names = layout.edge_names(path)
+        names = [name.partition("@")[0] for name in layout.edge_names(path)]
         assert names[0].endswith("->logits") and names[-1].startswith("input->")
         members = torch.zeros(layout.n_edges, dtype=torch.bool)
         members[path] = True
         assert Circuit(layout, members).prune().n_edges == len(path) == len(set(path))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS[:3], ids=str)
+@pytest.mark.parametrize("layout", [*LAYOUTS[:3], LAYOUTS[2].in_spans(SPANS)], ids=str)
 def test_random_paths_come_in_every_size_and_hang_together(layout: Layout) -> None:
     for n in range(layout.n_edges + 1):
         circuit = Circuit(layout, random_paths(layout, n, seed=n))

@@ -48,7 +48,11 @@ def with_vector(path: Path, key: str, change: Callable[[Tensor], Any]) -> Path:
     elif path.suffix == ".pt":
         file = torch.load(path)
         entry = {"members": "edges_in_graph", "scores": "edges_scores"}.get(key, "nodes_scores")
-        torch.save({**file, entry: vector if key == "node_scores" else _matrix(PER_HEAD, vector)}, path)
+        if key != "node_scores":
+            matrix = vector.new_zeros(PER_HEAD.n_writers, PER_HEAD.n_readers)
+            matrix[PER_HEAD.edge_writer, PER_HEAD.edge_reader] = vector
+            vector = matrix
+        torch.save({**file, entry: vector}, path)
     else:
         content = path.read_bytes()
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
