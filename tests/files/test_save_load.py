@@ -32,6 +32,24 @@ def test_round_trip(tmp_path: Path, suffix: str, layout: Layout, scored: bool, n
     assert loaded.members.dtype == torch.bool
 
 
+def test_circuits_in_spans_are_kept_where_there_is_a_place_for_spans(tmp_path: Path) -> None:
+    saved = circuit(PER_GROUP.in_spans(["S2", "S2..END", "END"]), node_scored=True)
+    loaded = Circuit.load(saved.save(tmp_path / "c.safetensors"), saved.layout)
+    assert loaded == saved and loaded.layout == saved.layout and torch.equal(loaded.scores, saved.scores)
+    with pytest.raises(ValueError, match=r"another layout: spans \['S2', 'S2..END', 'END'\] against None"):
+        Circuit.load(tmp_path / "c.safetensors", PER_GROUP)
+    for suffix in (".json", ".pt"):
+        with pytest.raises(
+            ValueError, match=r"know no spans of tokens: write .safetensors, or the circuit\.without_spans"
+        ):
+            saved.save(tmp_path / f"c{suffix}")
+        assert Circuit.load(saved.without_spans().save(tmp_path / f"c{suffix}")) == saved.without_spans()
+    spans = {attributes["span"] for *_, attributes in saved.to_networkx().edges(data=True)}
+    assert spans == set(saved.layout.spans)
+    assert 'label="q S2"' in saved.save(tmp_path / "c.dot").read_text()
+    assert "END" in saved.save(tmp_path / "c.graphml").read_text()
+
+
 @pytest.mark.parametrize("suffix", READABLE)
 def test_some_nodes_may_have_no_score_and_no_node_is_as_none(tmp_path: Path, suffix: str) -> None:
     node_scores = torch.linspace(-1, 1, PER_HEAD.n_writers)
