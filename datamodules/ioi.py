@@ -34,6 +34,7 @@ from typing import Any, Literal
 
 from lightning_circuits.arguments import require_choice, require_whole_numbers
 from lightning_circuits.datamodules.base import PairDataModule
+from lightning_circuits.datamodules.encoding import encode
 from lightning_circuits.datamodules.loader import PaddingSide
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.tokenising import PromptPair
@@ -209,8 +210,7 @@ class IOIDataModule(PairDataModule):
     def _single_token_names(self, triples: int) -> list[str]:
         """The names that are one known token in the place of an answer; enough of them for so many triples."""
         prompt = "gave it to"
-        before = self.tokenizer(prompt)["input_ids"]
-        after = self.tokenizer([f"{prompt} {name}" for name in NAMES])["input_ids"]
+        before, *after = encode([prompt, *(f"{prompt} {name}" for name in NAMES)], self.tokenizer)
         names = [
             name
             for name, ids in zip(NAMES, after, strict=True)

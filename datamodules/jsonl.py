@@ -4,12 +4,16 @@
 
     data = PromptPairDataModule("gpt2", train="capitals.jsonl", batch_size=8)
 
+An answer is a text, or the id of a token, `"answers": [4881]`.
+
 Splits that have no file of their own are cut out of the training file.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from lightning_circuits.arguments import require_numbers
 from lightning_circuits.datamodules.base import PairDataModule
 from lightning_circuits.datamodules.loader import PaddingSide
 from lightning_circuits.datamodules.shuffling import shuffled
-from lightning_circuits.datamodules.tokenising import PromptPair
+from lightning_circuits.datamodules.tokenising import PromptPair, shortened
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
 FIELDS = ("clean", "corrupt", "answers", "distractors")
@@ -77,6 +81,8 @@ class PromptPairDataModule(PairDataModule):
         for name, pairs in splits.items():
             if not pairs:
                 raise ValueError(f"{self.files[name]} holds no pairs, so the {name} split would be empty")
+        words = [word for split in splits.values() for pair in split for word in (*pair.answers, *pair.distractors)]
+        self.answers_are = " and ".join(sorted({"texts" if isinstance(word, str) else "token ids" for word in words}))
         prompts = shuffled(sorted({pair.clean for pair in splits["train"]}), "split", self.seed)
         total = len(prompts)
         for name, fraction in self.fractions.items():
@@ -107,6 +113,7 @@ class PromptPairDataModule(PairDataModule):
             "tokenizer": self.tokenizer_name,
             "files": {name: None if file is None else str(file) for name, file in self.files.items()},
             "fractions": dict(self.fractions),
+            "answers": self.answers_are,
             "pairs": {name: len(pairs) for name, pairs in self._splits.items()},
             "seed": self.seed,
         }
@@ -117,38 +124,64 @@ def read_pairs(file: str | Path) -> list[PromptPair]:
 
     Raises:
         FileNotFoundError: the file is not there.
-        ValueError: with the line's number: it is not JSON, not an object, or a field is missing or of another type.
+        ValueError: the file is compressed or not UTF-8; with the line's number: it is not JSON, not an object, or a
+            field is missing, given twice or of another type.
     """
     path = Path(file).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"there is no file {path} (JSON Lines, a line per pair with the fields {', '.join(FIELDS)})"
+            f"there is {'a folder and ' if path.is_dir() else ''}no file {path} (JSON Lines, a line per pair with the "
+            f"fields {', '.join(FIELDS)})"
         )
+    content = path.read_bytes()
+    for start, kind in _OTHER_FILES.items():
+        if content.startswith(start):
+            raise ValueError(f"{path} is {kind}: a file of pairs is JSON Lines, in UTF-8")
     pairs = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         if line.strip():
             pairs.append(_parse_pair(line, f"{path}, line {number}"))
     return pairs
 
 
+_OTHER_FILES = {
+    b"\x1f\x8b": "compressed (gzip)",
+    b"PK\x03\x04": "compressed (zip)",
+    b"\x28\xb5\x2f\xfd": "compressed (zstd)",
+    b"PAR1": "in Parquet",
+    codecs.BOM_UTF16_LE: "in UTF-16",
+    codecs.BOM_UTF16_BE: "in UTF-16",
+}
+
+
 def _parse_pair(line: bytes, where: str) -> PromptPair:
     try:
-        record = json.loads(line.decode("utf-8"))
+        record = json.loads(line.decode("utf-8"), object_pairs_hook=_each_once)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: not UTF-8 (byte {error.start + 1} of the line)") from None
+    except (ValueError, RecursionError) as error:  # a field twice; a number of thousands of digits; lists in lists
+        raise ValueError(f"{where}: no pair: {error}") from None
     if not isinstance(record, dict):
         raise ValueError(
-            f"{where}: a pair is a JSON object with the fields {', '.join(FIELDS)}, not {line.decode().strip()}"
+            f"{where}: a pair is a JSON object with the fields {', '.join(FIELDS)}, not {shortened(record)}"
         )
     if missing := [field for field in FIELDS if field not in record]:
-        raise ValueError(f"{where}: {', '.join(missing)} missing; a pair has the fields {', '.join(FIELDS)}")
-    for field in FIELDS[:2]:
-        if not isinstance(record[field], str) or not record[field]:
-            raise ValueError(f"{where}: {field} has to be a text, not {record[field]!r}")
+        meant = {field: get_close_matches(field, set(record) - set(FIELDS), 1) for field in missing}
+        hints = "".join(f"; is {names[0]!r} meant for {field}?" for field, names in meant.items() if names)
+        raise ValueError(f"{where}: {', '.join(missing)} missing{hints}; a pair has the fields {', '.join(FIELDS)}")
     for field in FIELDS[2:]:
-        words = record[field]
-        if not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
-            raise ValueError(f"{where}: {field} has to be a list of at least one text, not {words!r}")
+        if not isinstance(record[field], list) or not record[field]:
+            raise ValueError(
+                f"{where}: {field} has to be a list of at least one text or token id, not {shortened(record[field])}"
+            )
     return PromptPair(record["clean"], record["corrupt"], tuple(record["answers"]), tuple(record["distractors"]), where)
+
+
+def _each_once(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(fields)
+    if len(record) < len(fields):
+        names = [name for name, _ in fields]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in it twice")
+    return record

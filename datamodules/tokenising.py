@@ -6,29 +6,70 @@ carries when it is cut. That only makes sense where token t of one prompt stands
 pair is checked before anything is trained, and one that does not fit is refused with the place it came from.
 
 Prompts are tokenised with the tokenizer's own defaults: where it adds a beginning-of-sequence token by itself (Llama
-does, GPT-2 and SmolLM2 do not), the prompts have one; nothing is added beyond that. An answer is one token *in its
-place*: the tokens of prompt + answer have to be those of the prompt and one more. With most tokenizers it therefore
-begins with a space.
+does, GPT-2 and SmolLM2 do not), the prompts have one; nothing is added beyond that. What it closes a text with is left
+out (see `encoding.encode`). An answer is one token *in its place*: the tokens of prompt + answer have to be those of
+the prompt and one more. With most tokenizers it therefore begins with a space. Or it is a token's id: there are answers
+that no text leads to, such as "00" after "13" where "1300" is one token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import TypeAlias
 
+from lightning_circuits.datamodules.encoding import encode, letters_left_out, unknown_words
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 from lightning_circuits.pages import see_page
+
+Answer: TypeAlias = str | int
+"""A text that is one token in its place, or the id of a token."""
 
 
 @dataclass(frozen=True)
 class PromptPair:
-    """Two prompts and what may follow them; `where` says in errors where the pair came from (file and line)."""
+    """Two prompts and what may follow them; `where` says in errors where the pair came from (file and line).
+
+    Raises:
+        ValueError: (naming `where`) a prompt that is no text; answers or distractors that are no texts and no ids.
+    """
 
     clean: str
     corrupt: str
-    answers: tuple[str, ...]
-    distractors: tuple[str, ...]
+    answers: tuple[Answer, ...]
+    distractors: tuple[Answer, ...]
     where: str
+
+    def __post_init__(self) -> None:
+        for field in ("clean", "corrupt"):
+            _require_text(self.where, field, getattr(self, field))
+        for field in ("answers", "distractors"):
+            words = getattr(self, field)
+            if not isinstance(words, (tuple, list)) or (field == "answers" and not words):
+                raise ValueError(
+                    f"{self.where}: {field} has to be a list of at least one text or token id, not {shortened(words)}"
+                )
+            for word in words:
+                if isinstance(word, bool) or not isinstance(word, Integral):
+                    _require_text(self.where, f"each of {field}", word, "a text or the id of a token")
+
+
+def _require_text(where: str, what: str, given: object, wanted: str = "a text") -> None:
+    if not isinstance(given, str) or not given:
+        raise ValueError(f"{where}: {what} has to be {wanted}, not {shortened(given)}")
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: {what} holds half a character, {given[error.start]!r} by itself: {shortened(given)}"
+        ) from None
+
+
+def shortened(value: object, most: int = 200) -> str:
+    """How something that was given is shown in an error: in full, unless it is long."""
+    shown = repr(value)
+    return shown if len(shown) <= most else f"{shown[:most]}... ({len(shown)} characters)"
 
 
 @dataclass(frozen=True)
@@ -47,19 +88,27 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) ->
 
     Raises:
         ValueError: (naming `pair.where`, the texts and their tokens) clean and corrupt have different numbers of
-            tokens, or the same tokens; an answer or distractor is not exactly one known token; a token is both.
+            tokens, or the same tokens, or words that the tokenizer does not know; an answer or distractor is not
+            exactly one known token; a token is both, or is given twice.
     """
-    if not pairs:
-        return []
-    clean: list[list[int]] = tokenizer([pair.clean for pair in pairs])["input_ids"]
-    corrupt: list[list[int]] = tokenizer([pair.corrupt for pair in pairs])["input_ids"]
+    clean = _encode(pairs, [pair.clean for pair in pairs], tokenizer)
+    corrupt = _encode(pairs, [pair.corrupt for pair in pairs], tokenizer)
     # One call for all answers of all pairs: a call per text would take most of the time.
-    candidates = [[*pair.answers, *pair.distractors] for pair in pairs]
-    texts = [pair.clean + word for pair, words in zip(pairs, candidates, strict=True) for word in words]
-    continued = iter(tokenizer(texts)["input_ids"])
+    texts = [(pair, pair.clean + word) for pair in pairs for word in _words(pair) if isinstance(word, str)]
+    continued = iter(_encode([pair for pair, _ in texts], [text for _, text in texts], tokenizer))
+    left_out = letters_left_out((text for pair in pairs for text in (pair.clean, pair.corrupt)), tokenizer)
+    vocabulary = max(tokenizer.get_vocab().values()) + 1
 
     result = []
-    for pair, clean_ids, corrupt_ids, words in zip(pairs, clean, corrupt, candidates, strict=True):
+    for pair, clean_ids, corrupt_ids in zip(pairs, clean, corrupt, strict=True):
+        for text, ids in ((pair.clean, clean_ids), (pair.corrupt, corrupt_ids)):
+            if not ids:
+                raise ValueError(f"{pair.where}: of {text!r} the tokenizer makes no token at all")
+            if unknown := unknown_words(text, ids, tokenizer) or [letter for letter in text if letter in left_out]:
+                raise ValueError(
+                    f"{pair.where}: {', '.join(map(repr, unknown))} in {text!r} is not in the tokenizer's vocabulary, "
+                    "so the model would not see it: choose known words, or the tokenizer of the model"
+                )
         if len(clean_ids) != len(corrupt_ids):
             raise ValueError(
                 f"{pair.where}: clean has {len(clean_ids)} tokens and corrupt {len(corrupt_ids)}, but the two have to "
@@ -71,8 +120,17 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) ->
                 f"{pair.where}: clean and corrupt are the same for this tokenizer, so no edge could matter."
                 f"{_spelled_out(pair, clean_ids, corrupt_ids, tokenizer)}"
             )
-        ids = [_single_token(pair, word, clean_ids, next(continued), tokenizer) for word in words]
+        ids = [
+            _single_token(pair, word, clean_ids, next(continued), tokenizer)
+            if isinstance(word, str)
+            else _known_id(pair, word, vocabulary)
+            for word in _words(pair)
+        ]
         answers, distractors = ids[: len(pair.answers)], ids[len(pair.answers) :]
+        for role, tokens in (("answers", answers), ("distractors", distractors)):
+            if twice := sorted({token for token in tokens if tokens.count(token) > 1}):
+                shared = tokenizer.convert_ids_to_tokens(twice)
+                raise ValueError(f"{pair.where}: {shared} is given twice in {role}, and would count twice")
         if both := set(answers) & set(distractors):
             shared = tokenizer.convert_ids_to_tokens(sorted(both))
             raise ValueError(
@@ -82,6 +140,24 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) ->
     return result
 
 
+def _words(pair: PromptPair) -> list[Answer]:
+    return [*pair.answers, *pair.distractors]
+
+
+def _encode(pairs: Sequence[PromptPair], texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """All texts at once; where the tokenizer gives up, the pair of the text that it gives up at."""
+    try:
+        return encode(texts, tokenizer)
+    except Exception:  # of whatever kind a tokenizer raises
+        for pair, text in zip(pairs, texts, strict=True):
+            try:
+                encode([text], tokenizer)
+            except Exception as error:
+                reason = str(error).strip().split("\n")[0] or type(error).__name__
+                raise ValueError(f"{pair.where}: the tokenizer cannot read {text!r}: {reason}") from error
+        raise
+
+
 def _spelled_out(pair: PromptPair, clean: list[int], corrupt: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
     return "".join(
         f"\n  {name:8s} {text!r}\n           {tokenizer.convert_ids_to_tokens(ids)}"
@@ -89,19 +165,51 @@ def _spelled_out(pair: PromptPair, clean: list[int], corrupt: list[int], tokeniz
     )
 
 
+def _known_id(pair: PromptPair, token: int, vocabulary: int) -> int:
+    if not 0 <= token < vocabulary:
+        raise ValueError(
+            f"{pair.where}: {token} is the id of no token: this tokenizer's are from 0 to {vocabulary - 1}. (A number "
+            "among answers or distractors is an id; as a text it stands in quotation marks)"
+        )
+    return int(token)
+
+
 def _single_token(
     pair: PromptPair, word: str, prompt: list[int], continued: list[int], tokenizer: PreTrainedTokenizerBase
 ) -> int:
     """The one token that `word` adds to the prompt."""
     role = "answer" if word in pair.answers else "distractor"
-    if len(continued) != len(prompt) + 1 or continued[:-1] != prompt:
+    if continued[:-1] != prompt:
         alone = tokenizer.convert_ids_to_tokens(tokenizer(word, add_special_tokens=False)["input_ids"])
         raise ValueError(
             f"{pair.where}: the {role} {word!r} has to add exactly one token to the prompt, but by itself it is "
-            f"{alone}, and prompt and {role} together are {tokenizer.convert_ids_to_tokens(continued)}. Most "
-            f"tokenizers want the space before a word as part of it: {' ' + word.strip()!r} "
-            f"{see_page('own-task', 'Pairs that do not align')}"
+            f"{alone}, and prompt and {role} together are {tokenizer.convert_ids_to_tokens(continued)}. "
+            f"{_way_out(pair, word, prompt, continued, tokenizer)} {see_page('own-task', 'Pairs that do not align')}"
         )
-    if continued[-1] == tokenizer.unk_token_id:
+    if continued[-1] == tokenizer.unk_token_id and word.strip() != tokenizer.unk_token:
         raise ValueError(f"{pair.where}: the {role} {word!r} is not in the tokenizer's vocabulary")
     return continued[-1]
+
+
+def _way_out(
+    pair: PromptPair, word: str, prompt: list[int], continued: list[int], tokenizer: PreTrainedTokenizerBase
+) -> str:
+    """What would do in place of a word that is not one token after the prompt: tried with this tokenizer."""
+    bare, by_id = word.strip(), "the id of a token"
+    tokens = tokenizer(bare, add_special_tokens=False)["input_ids"] if bare else []
+    if len(tokens) != 1 and continued[: len(prompt)] == prompt:
+        tokens = continued[len(prompt) :]
+    if tokens and tokens[0] != tokenizer.unk_token_id:
+        by_id = f"a token by its id, as {tokens[0]} for {tokenizer.convert_ids_to_tokens(tokens[:1])[0]!r}"
+    spellings = list(dict.fromkeys((f" {bare}", bare, f" {bare.lower()}", f" {bare.capitalize()}"))) if bare else []
+    for clean in dict.fromkeys((pair.clean.rstrip() or pair.clean, pair.clean)):
+        before = encode([clean], tokenizer)[0]
+        for spelling in spellings:
+            try:
+                ids = encode([clean + spelling], tokenizer)[0]
+            except Exception:  # without a token for the unknown, some tokenizers give up
+                continue
+            if ids[:-1] == before and ids[-1] != tokenizer.unk_token_id:
+                where = "" if clean == pair.clean else "Without the space at the end of both prompts, "
+                return f"{where}{spelling!r} is one. Or give {by_id}"
+    return f"No spelling of it is one token here: choose another word, or give {by_id}"

@@ -37,7 +37,7 @@ class Walks(PairDataModule):
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_prompt_longer_than_the_context_is_named_before_training(split: str, tmp_path: Path) -> None:
-    trainer = pl.Trainer(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
+    trainer = pl.Trainer(default_root_dir=tmp_path, logger=False, enable_progress_bar=False, max_epochs=1)
     with pytest.raises(ValueError, match=rf"^{split}: the prompts have {LIMIT + 1} tokens, more than the {LIMIT} "):
         trainer.fit(EAP("tiny-ioi"), Walks(split, LIMIT + 1))
     Walks(split, LIMIT).require_fit(wrap(load_model("tiny-ioi")))

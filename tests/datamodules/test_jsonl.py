@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from lightning_circuits.datamodules import PromptPairDataModule
 from lightning_circuits.datamodules.ioi import NAMES
@@ -88,19 +90,49 @@ BAD_LINES = {
         str(TOKENIZER.tokenize(record()["clean"])),
     ],
     json.dumps(record(corrupt=record()["clean"])): ["clean and corrupt are the same"],
-    # Other words, but neither is known: the same tokens.
-    json.dumps(record(clean="gave xylophones to", corrupt="gave trombones to")): ["clean and corrupt are the same"],
+    json.dumps(record(clean="gave xylophones to", corrupt="gave it to")): [
+        "'xylophones' in 'gave xylophones to' is not in the tokenizer's vocabulary"
+    ],
+    json.dumps(record(corrupt="When Zoltan and Mary gave trombones to")): ["'Zoltan', 'trombones' in 'When Zoltan and"],
+    json.dumps(record(clean=" ")): ["of ' ' the tokenizer makes no token"],
     json.dumps(record(answers=[" Mary John"])): [
         "answer ' Mary John'",
         "exactly one token",
         "by itself it is ['Mary', 'John']",
-        "space before",
+        f"give a token by its id, as {TOKENIZER.convert_tokens_to_ids('Mary')} for 'Mary'",
     ],
-    json.dumps(record(distractors=["s"])): ["distractor 's' has to add exactly one token", "space before"],
+    json.dumps(record(distractors=["Mary"])): ["distractor 'Mary' has to add exactly one token", "' Mary' is one."],
+    json.dumps(record(distractors=["s"])): ["distractor 's' has to add exactly one token", "or give the id of a token"],
     json.dumps(record(answers=[" Zaphod"])): ["answer ' Zaphod' is not in the tokenizer's vocabulary"],
     json.dumps(record(answers=[" Mary", " John"], distractors=[" John"])): [
         "['John'] is given as an answer and as a dis"
     ],
+    # Token ids.
+    json.dumps(record(answers=[10**6])): ["1000000 is the id of no token: this tokenizer's are from 0 to 227"],
+    json.dumps(record(distractors=[-100])): ["-100 is the id of no token"],
+    json.dumps(record(distractors=[True])): ["each of distractors has to be a text or the id of a token, not True"],
+    json.dumps(record(answers=[7.0])): ["each of answers has to be a text or the id of a token, not 7.0"],
+    json.dumps(record(answers=[float("nan")])): ["each of answers has to be a text or the id of a token, not nan"],
+    json.dumps(record(answers=[[7]])): ["each of answers has to be a text or the id of a token, not [7]"],
+    json.dumps(record(answers=[None])): ["not None"],
+    json.dumps(record(answers={"a": 7})): ["answers has to be a list"],
+    json.dumps(record(answers=7)): ["answers has to be a list of at least one text or token id, not 7"],
+    json.dumps(record(answers=[" Mary", TOKENIZER.convert_tokens_to_ids("Mary")])): [
+        "['Mary'] is given twice in answers"
+    ],
+    json.dumps(record(distractors=[TOKENIZER.convert_tokens_to_ids("Adam")])): [
+        "['Adam'] is given as an answer and as"
+    ],
+    # JSON that is not what it looks like.
+    json.dumps(record()).replace("answers", "answer"): ["answers missing; is 'answer' meant for answers?"],
+    json.dumps(record()).replace('"clean"', '"Clean"'): ["clean missing; is 'Clean' meant for clean?"],
+    json.dumps(record())[:-1] + ', "answers": [" Mary"]}': ["'answers' stands in it twice"],
+    json.dumps(record())[:-1] + ",}": ["not JSON"],
+    json.dumps(record(clean="gave \ud800 to")): ["clean holds half a character, '\\ud800' by itself"],
+    json.dumps(record(answers=["\udfff"])): ["each of answers holds half a character"],
+    json.dumps(record()).replace("[", "[" + 5000 * "9" + ", ", 1): ["no pair: Exceeds the limit"],
+    "[" * 10**5: ["no pair: maximum recursion"],
+    json.dumps([record()] * 20): ["a pair is a JSON object", "characters)"],
 }
 
 
@@ -124,9 +156,47 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
         PromptPairDataModule(TOKENIZER, tmp_path / "p").setup()
 
 
+def test_files_in_another_form_are_called_what_they_are(tmp_path: Path) -> None:
+    text = json.dumps(record())
+    for content, kind in (
+        (gzip.compress(text.encode()), "compressed .gzip"),
+        (text.encode("utf-16"), "in UTF-16"),
+        (b"PK\x03\x04", "compressed .zip"),
+        (b"PAR1", "in Parquet"),
+    ):
+        (tmp_path / "p").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"p is {kind}.*: a file of pairs is JSON Lines, in UTF-8"):
+            PromptPairDataModule(TOKENIZER, tmp_path / "p").setup()
+    (tmp_path / "p").write_bytes(text.encode("utf-16-be"))  # without a mark at its beginning
+    with pytest.raises(ValueError, match="line 1: not JSON"):
+        PromptPairDataModule(TOKENIZER, tmp_path / "p").setup()
+
+
+def test_a_mark_of_utf8_and_ends_of_lines_do_not_matter(tmp_path: Path) -> None:
+    lines = [json.dumps(record(n), ensure_ascii=False) for n in range(20)]
+    (tmp_path / "plain").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "marked").write_text("\r\n".join(lines), encoding="utf-8-sig")
+    plain, marked = (text_splits(PromptPairDataModule(TOKENIZER, tmp_path / name)) for name in ("plain", "marked"))
+    assert plain == marked
+
+
+def test_ids_do_for_texts(tmp_path: Path) -> None:
+    def with_ids(n: int) -> dict[str, object]:
+        pair = record(n)
+        return pair | {"answers": [TOKENIZER(pair["answers"][0])["input_ids"][0]]}
+
+    texts = PromptPairDataModule(TOKENIZER, write(tmp_path / "texts", [record(n) for n in range(20)]))
+    ids = PromptPairDataModule(TOKENIZER, write(tmp_path / "ids", [with_ids(n) for n in range(20)]))
+    for expected, batch in zip(texts.train_dataloader(), ids.train_dataloader(), strict=True):
+        assert all(torch.equal(expected[key], batch[key]) for key in expected)
+    assert texts.describe()["answers"] == "texts" and ids.describe()["answers"] == "texts and token ids"
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file .*nowhere\.jsonl"):
         PromptPairDataModule(TOKENIZER, tmp_path / "nowhere.jsonl").setup()
+    with pytest.raises(FileNotFoundError, match="there is a folder and no file"):
+        PromptPairDataModule(TOKENIZER, tmp_path).setup()
 
 
 def test_empty_splits_are_refused(tmp_path: Path) -> None:
