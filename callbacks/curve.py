@@ -42,6 +42,7 @@ from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.tables import curve_table
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurvePlace
 from lightning_circuits.namespace import pl
+from lightning_circuits.printable import printable
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.splits import describe_data
 from lightning_circuits.selection import size_to_count, top_n
@@ -57,8 +58,8 @@ class FaithfulnessCurve(ExactAblationCallback):
     """Measure a search's circuits of all sizes at the end of `fit`, and in `validate` and `test`.
 
     Args:
-        sizes: shares of the edges, or numbers of edges; at least two. Default: `MIB_SIZES`, without those that are no
-            edge at all in a very small model.
+        sizes: shares of the edges, or numbers of edges; at least two. A share that rounds to no edge stays, as MIB has
+            it: it is the empty circuit's row. Default: `MIB_SIZES`.
         ablations: what cut edges carry, by name (see `lightning_circuits.ablation`).
         rankings: by what edges are taken: ``signed`` (the score), ``absolute`` (its size), or both. Default: the
             search's own, and both where that is ``absolute``, since MIB wants CPR of the one and CMD of the other.
@@ -72,7 +73,7 @@ class FaithfulnessCurve(ExactAblationCallback):
 
     Raises:
         ValueError: here, fewer than two sizes, an unknown ablation or ranking. At setup, so before any training: a
-            size that rounds to no edge; no validation (test) prompts; mean ablation without training prompts; a folder
+            size outside the model's; no validation (test) prompts; mean ablation without training prompts; a folder
             that cannot be written to. In `validate` and `test`: scores that rank nothing.
         OSError: in `validate` and `test`, the files cannot be written (a full disk); at the end of `fit`, a warning.
         TypeError: at setup, the model is no `CircuitSearch`, or the Trainer of the other of Lightning's two names.
@@ -148,7 +149,7 @@ class FaithfulnessCurve(ExactAblationCallback):
             close_progress_bar(trainer, stage)
             console(trainer).print(curve_table(self.curve))
             if self.paths:
-                print("Curve written:", *(f"  {path}" for path in self.paths), sep="\n")
+                print("Curve written:", *(f"  {printable(path)}" for path in self.paths), sep="\n")
 
     # ---- measuring ---------------------------------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ class FaithfulnessCurve(ExactAblationCallback):
         rows = self._evaluate(trainer, search, circuits, split, controls=False)
         described = search.describe()
         # A circuit from a file is of the method that made it.
-        method = described.get("made_by", {}).get("method", described["method"])
+        method = str(described.get("made_by", {}).get("method", described["method"]))
         metadata = {**described, "data": describe_data(trainer), "seed_of_random": self.seed}
         metadata = json.loads(json.dumps(metadata))  # as it is read back: a tuple is a list
         self.curve = curve = Curve.of(rows, places, method, search.model_name, metadata)
@@ -182,13 +183,13 @@ class FaithfulnessCurve(ExactAblationCallback):
 
     def _shares(self, search: CircuitSearch) -> dict[str, tuple[int, float]]:
         """Each size by its name, smallest first: the number of edges, and the share of all that was asked for."""
-        total = search.layout.n_edges
-        sizes = self.sizes
-        if sizes is None:
-            sizes = [size for size in MIB_SIZES if round(size * total) > 0]
+        layout = search.layout
         shares = {
-            size_name(size): (size_to_count(size, search.layout), size / total if isinstance(size, int) else size)
-            for size in sizes
+            size_name(size): (
+                size_to_count(size, layout, none_allowed=True),
+                size / layout.n_edges if isinstance(size, int) else size,
+            )
+            for size in (MIB_SIZES if self.sizes is None else self.sizes)
         }
         return dict(sorted(shares.items(), key=lambda item: item[1][1]))
 

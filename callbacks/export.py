@@ -46,6 +46,7 @@ from lightning_circuits.drawing.style import SUFFIXES
 from lightning_circuits.evaluation.rows import Row
 from lightning_circuits.files import FORMATS
 from lightning_circuits.namespace import pl
+from lightning_circuits.printable import printable
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.splits import describe_data
 
@@ -157,7 +158,7 @@ class CircuitExport(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and self.best and trainer.is_global_zero:
             close_progress_bar(trainer, stage)
-            print("Circuits written:", *(f"  {path}" for path in self.paths), sep="\n")
+            print("Circuits written:", *(f"  {printable(path)}" for path in self.paths), sep="\n")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": {name: [list(entry) for entry in entries] for name, entries in self.best.items()}}

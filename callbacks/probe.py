@@ -35,6 +35,7 @@ from lightning_circuits.callbacks.loggers import in_key, log_scalars
 from lightning_circuits.callbacks.looked_at import size_name
 from lightning_circuits.callbacks.options import require_sizes
 from lightning_circuits.evaluation.rows import evaluate
+from lightning_circuits.layout import Layout
 from lightning_circuits.models import wrap
 from lightning_circuits.models.inside import find_language_model, language_models
 from lightning_circuits.namespace import pl, refuse_mixture
@@ -43,6 +44,9 @@ from lightning_circuits.pages import see_page
 from lightning_circuits.search import METHODS, Attribution
 from lightning_circuits.search.splits import require_fit
 from lightning_circuits.selection import size_to_count, top_n
+
+DEFAULT_SIZES = (0.005, 0.01, 0.02, 0.05, 0.1)
+"""Shares of the edges that are looked at when nobody names a size."""
 
 
 class CircuitProbe(pl.Callback):
@@ -57,7 +61,8 @@ class CircuitProbe(pl.Callback):
         data: pairs of prompts. Edges are scored on its training split and judged on its validation split, which is all
             run through at every probe: a few dozen prompts are enough.
         every_n_steps: optimizer steps between two probes.
-        sizes: of the circuits: shares of the edges, or numbers of edges, one or several.
+        sizes: of the circuits: shares of the edges, or numbers of edges, one or several. Default: `DEFAULT_SIZES`,
+            without those that are no edge in a very small model.
         faithfulness: that a circuit has to reach to count as enough.
         method: that scores the edges: the name of an attribution method, which then scores for `objective` under
             `ablation`, the highest scores first; or an object, its model left out, that says all of this itself, such
@@ -82,7 +87,7 @@ class CircuitProbe(pl.Callback):
         self,
         data: pl.LightningDataModule,
         every_n_steps: int = 100,
-        sizes: Sequence[int | float] | int | float = (0.005, 0.01, 0.02, 0.05, 0.1),
+        sizes: Sequence[int | float] | int | float | None = None,
         faithfulness: float = 0.85,
         method: str | Attribution = "EAPIG",
         model: str | None = None,
@@ -95,8 +100,8 @@ class CircuitProbe(pl.Callback):
         require_numbers(faithfulness=faithfulness)
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps is {every_n_steps}: it has to be at least 1")
-        self.sizes = require_sizes(sizes)
-        if not self.sizes:
+        self.sizes = None if sizes is None else require_sizes(sizes)
+        if self.sizes == []:
             raise ValueError("no size of a circuit to look at: name at least one, such as 0.01")
         if not faithfulness > 0:
             raise ValueError(f"a faithfulness of {faithfulness} is reached by the empty circuit: ask for more")
@@ -160,8 +165,7 @@ class CircuitProbe(pl.Callback):
         with pl.utilities.seed.isolate_rng():
             with at_rest(language_model):
                 model = wrap(language_model, freeze=False)
-            for size in self.sizes:
-                size_to_count(size, model.layout)
+            self._counts(model.layout)
             self.data.prepare_data()
             self.data.setup("fit")
             vocabulary = len(model.token_embedding.weight)
@@ -177,6 +181,11 @@ class CircuitProbe(pl.Callback):
                     )
             require_fit(self.data, model)
         self._ready = True
+
+    def _counts(self, layout: Layout) -> dict[str, int]:
+        """The numbers of edges of the circuits, by the names of their sizes."""
+        sizes = [size for size in DEFAULT_SIZES if size * layout.n_edges >= 1] if self.sizes is None else self.sizes
+        return {size_name(size): size_to_count(size, layout) for size in sizes}
 
     def _last_step(self) -> int:
         return self.history[-1].step if self.history else 0
@@ -194,10 +203,8 @@ class CircuitProbe(pl.Callback):
             method.borrow_model(model, type(pl_module).__name__)
             scores = method.scores_over(lambda: self._batches("train"), trainer).cpu()
             members = {
-                size_name(size): top_n(
-                    scores, size_to_count(size, model.layout), model.layout, absolute=method.absolute
-                )
-                for size in self.sizes
+                name: top_n(scores, count, model.layout, absolute=method.absolute)
+                for name, count in self._counts(model.layout).items()
             }
             if self.ablation.needs_data:
                 self.ablation.fit(model, self._batches("train"))

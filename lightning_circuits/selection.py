@@ -21,7 +21,9 @@ of the same scores are nested: a smaller one is a part of a larger one made the 
     tensor([ True, False,  True,  True])
     >>> gpt2 = Layout(n_layers=12, n_heads=12, d_model=768)
     >>> size_to_count(0.01, gpt2), size_to_count(200, gpt2)
-    (325, 200)
+    (324, 200)
+
+A share of the edges is as many as fit into it, rounded down, everywhere and as MIB does it: .01 of 32,491 are 324.
 
 The n best edges need not hang together: the best may lead to a head from which nothing goes on. `greedy` never takes
 such an edge, whatever it scores.
@@ -40,6 +42,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from lightning_circuits.arguments import require_instance, require_numbers, require_whole_numbers
 from lightning_circuits.layout import Layout
 from lightning_circuits.nodes import reader_nodes
 
@@ -50,14 +53,15 @@ def top_n(scores: Tensor, n: int, layout: Layout | None = None, *, absolute: boo
     Args:
         scores: ``[n_edges]``, any real dtype; infinite scores are fine.
         n: how many, 0 to all. For a share of the edges see `size_to_count`.
-        layout: only to name the edge in an error.
+        layout: whose edges they are: of another length they are refused, and errors name the edge.
         absolute: rank by |score|.
 
     Returns:
         bool ``[n_edges]``, on the device of ``scores``, True n times. Of equal scores the lower flat index goes first.
 
     Raises:
-        ValueError: a score that is NaN; scores that are not a vector; more edges than there are.
+        ValueError: a score that is NaN; scores that are not a vector, or not of the layout; more edges than there are.
+        TypeError: scores that are not real numbers; a number of edges that is none.
     """
     return _first(n, _best_first(scores, n, layout, absolute))
 
@@ -68,12 +72,14 @@ def threshold(scores: Tensor, at_least: float, layout: Layout | None = None, *, 
     Args:
         scores: ``[n_edges]``, any real dtype; infinite scores are fine.
         at_least: in the units of the scores; with ``absolute`` of |score|. Compared in the precision of the scores.
-        layout: only to name the edge in an error.
+        layout: whose edges they are: of another length they are refused, and errors name the edge.
         absolute: compare |score|.
 
     Raises:
-        ValueError: a score or threshold that is NaN; scores that are not a vector.
+        ValueError: a score or threshold that is NaN; scores that are not a vector, or not of the layout.
+        TypeError: scores or a threshold that are not real numbers.
     """
+    require_numbers(at_least=at_least)
     if at_least != at_least:
         raise ValueError("a threshold of NaN: no score can be compared with it")
     return _worth(scores, layout, absolute) >= at_least
@@ -98,6 +104,7 @@ def greedy(scores: Tensor, n: int, layout: Layout, *, absolute: bool = False) ->
 
     Raises:
         ValueError: a score that is NaN; scores of another layout; more edges than there are.
+        TypeError: scores that are not real numbers; a number of edges that is none.
 
     There is no step per edge, one per node is enough. Let ``place`` be an edge's place among all, best first, and
     ``join[k]`` the place of the edge that brings in the k-th node: the first of all candidates from nodes that are
@@ -105,7 +112,7 @@ def greedy(scores: Tensor, n: int, layout: Layout, *, absolute: bool = False) ->
     moment k0 on is taken on the way to the first node k >= k0 with ``place <= join[k]``, and on one such way edges go
     by their places.
     """
-    order = _best_first(layout.check(scores), n, layout, absolute).cpu()
+    order = _best_first(scores, n, layout, absolute).cpu()
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))
     join, opened = _joins(place, layout)
@@ -143,6 +150,11 @@ def _joins(place: Tensor, layout: Layout) -> tuple[Tensor, list[int]]:
 
 def _worth(scores: Tensor, layout: Layout | None, absolute: bool) -> Tensor:
     """What edges are chosen by: the scores or their sizes, once they are known to be sound."""
+    require_instance("scores", scores, Tensor)
+    if scores.is_complex():
+        raise TypeError(f"edges are ranked by real numbers, got scores of {scores.dtype}")
+    if layout is not None:
+        layout.check(scores)
     if scores.ndim != 1:
         raise ValueError(f"expected a flat vector of scores, got a tensor of shape {tuple(scores.shape)}")
     if scores.isnan().any():
@@ -154,6 +166,7 @@ def _worth(scores: Tensor, layout: Layout | None, absolute: bool) -> Tensor:
 
 def _best_first(scores: Tensor, n: int, layout: Layout | None, absolute: bool) -> Tensor:
     """The indices of all edges, the best first, of equals the lower index; n is what will be asked of them."""
+    require_whole_numbers(n=n)
     worth = _worth(scores, layout, absolute)
     if not 0 <= n <= len(worth):
         raise ValueError(f"cannot choose {n:,} of {len(worth):,} edges")
@@ -165,9 +178,16 @@ def _first(n: int, order: Tensor) -> Tensor:
     return torch.zeros_like(order, dtype=torch.bool).index_fill_(0, order[:n], True)
 
 
-def size_to_count(size: float, layout: Layout) -> int:
-    """The number of edges that a size stands for: a float in (0, 1] is a share of all edges, rounded; an integer of at
-    least 1 is a count. So 1 is a single edge and 1.0 is all of them.
+def size_to_count(size: float, layout: Layout, *, none_allowed: bool = False) -> int:
+    """The number of edges that a size stands for: a float in (0, 1] is a share of all edges, an integer of at least 1 a
+    count. So 1 is a single edge and 1.0 is all of them.
+
+    A share is never exceeded: it is ``int(share * n_edges)``, to the bit what MIB takes.
+
+    Args:
+        size: the share or the count.
+        layout: whose edges they are.
+        none_allowed: whether a share may round to no edge, as the smallest on a curve may.
 
     Raises:
         TypeError: neither an integer nor a float.
@@ -182,8 +202,11 @@ def size_to_count(size: float, layout: Layout) -> int:
         return size
     if not 0 < size <= 1:
         raise ValueError(f"size {size}: a share of the edges lies in (0, 1]; write a number of edges without a point")
-    if (count := round(size * total)) == 0:
+    count = int(size * total)
+    if count == 0 and not none_allowed:
+        # Two digits may be 5 % off.
         raise ValueError(
-            f"size {size} of {total:,} edges rounds to 0 edges; the smallest share that gives one: {1 / total:.2g}"
+            f"size {size} of {total:,} edges rounds to 0 edges, shares are rounded down; one that gives an edge: "
+            f"{1.06 / total:.2g}"
         )
     return count

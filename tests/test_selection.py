@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_circuits import selection
 from lightning_circuits.circuit import Circuit
+from lightning_circuits.files import mib
 from lightning_circuits.layout import Layout
 from lightning_circuits.selection import greedy, size_to_count, threshold, top_n
 
@@ -193,17 +194,37 @@ def test_scores_that_are_no_vector_are_refused(select: Callable[..., Tensor]) ->
         select(torch.zeros(3, 3))
 
 
+@each_way
+@pytest.mark.parametrize("n", [46, GPT2.n_edges - 1, GPT2.n_edges + 1, 0])
+def test_scores_of_another_layout_are_refused(select: Callable[..., Tensor], n: int) -> None:
+    with pytest.raises(ValueError, match=rf"32,491 edges of .*\({n},\)"):
+        select(torch.zeros(n), layout=GPT2)
+
+
+@each_way
+def test_what_is_no_vector_of_real_numbers_is_refused(select: Callable[..., Tensor]) -> None:
+    with pytest.raises(TypeError, match="ranked by real numbers"):
+        select(torch.zeros(GPT2.n_edges, dtype=torch.complex64))
+    with pytest.raises(TypeError, match="scores takes an object of the class Tensor"):
+        select([0.5, 0.1])
+
+
+@pytest.mark.parametrize("n", [2.0, "2", None, True])
+def test_a_number_of_edges_that_is_none(n: object) -> None:
+    with pytest.raises(TypeError, match="n takes a whole number"):
+        top_n(torch.zeros(46), n)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="n takes a whole number"):
+        greedy(torch.zeros(46), n, Layout(2, 2, 8))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="at_least takes a number"):
+        threshold(torch.zeros(46), "2")  # type: ignore[arg-type]
+
+
 def test_impossible_counts_are_refused() -> None:
     for n in (-1, 47):
         with pytest.raises(ValueError, match="of 46 edges"):
             top_n(torch.zeros(46), n)
         with pytest.raises(ValueError, match="of 46 edges"):
             greedy(torch.zeros(46), n, Layout(2, 2, 8))
-
-
-def test_greedy_refuses_scores_of_another_layout() -> None:
-    with pytest.raises(ValueError, match="32,491 edges of"):
-        greedy(torch.zeros(46), 3, GPT2)
 
 
 @each_way
@@ -223,10 +244,17 @@ def test_selection_is_fast_for_the_largest_models(select: Callable[..., Tensor])
     assert time.process_time() - start < 3  # a Python loop over the edges would not make it by far
 
 
-@given(st.integers(1, GPT2.n_edges))
-def test_sizes_are_counts_and_shares(count: int) -> None:
+@given(st.integers(1, GPT2.n_edges), st.floats(1e-4, 1))
+def test_sizes_are_counts_and_shares(count: int, share: float) -> None:
     assert size_to_count(count, GPT2) == count
-    assert size_to_count(count / GPT2.n_edges, GPT2) == count
+    edges = size_to_count(share, GPT2)
+    assert edges == int(share * GPT2.n_edges) and edges <= share * GPT2.n_edges < edges + 1
+
+
+@pytest.mark.parametrize("model", mib.MODELS)
+def test_shares_are_those_of_mib(model: str) -> None:
+    layout = mib.MODELS[model]
+    assert [size_to_count(share, layout) for share in mib.SHARES] == mib.counts(layout)
 
 
 def test_one_is_an_edge_and_one_point_zero_is_all() -> None:
@@ -246,7 +274,9 @@ def test_sizes_of_another_type_are_refused(size: object) -> None:
         size_to_count(size, GPT2)  # type: ignore[arg-type]
 
 
-def test_a_size_that_rounds_to_nothing_says_the_smallest_that_does_not() -> None:
+@pytest.mark.parametrize("layout", [Layout(1, 1, 1), Layout(2, 2, 8), GPT2, mib.MODELS["llama3"]], ids=str)
+def test_a_size_that_rounds_to_nothing_says_one_that_does_not(layout: Layout) -> None:
     with pytest.raises(ValueError, match="rounds to 0 edges") as caught:
-        size_to_count(1e-5, GPT2)
-    assert size_to_count(float(str(caught.value).rpartition(" ")[2]), GPT2) == 1
+        size_to_count(0.9 / layout.n_edges, layout)
+    assert size_to_count(float(str(caught.value).rpartition(" ")[2]), layout) == 1
+    assert size_to_count(0.9 / layout.n_edges, layout, none_allowed=True) == 0

@@ -32,6 +32,7 @@ from lightning_circuits.evaluation.comparison import (
 )
 from lightning_circuits.evaluation.curve import to_csv
 from lightning_circuits.files.atomic import write_atomically
+from lightning_circuits.printable import printable
 
 
 def main(args: Sequence[str]) -> None:
@@ -72,7 +73,7 @@ def main(args: Sequence[str]) -> None:
             for ablation in first.ablations
         }
         figure = pareto_figure(panels, options.y, first.model, first.n_edges)
-        rows = [point for points in panels.values() for point in points]
+        rows = [point.to_dict() for points in panels.values() for point in points]
         console.print(pareto_table(panels, options.y))
     else:
         figure = curve_figure(curves, (options.y,), options.x)
@@ -84,9 +85,9 @@ def main(args: Sequence[str]) -> None:
         ]
         console.print(curves_table(curves))
     for note in notes:
-        console.print(Text(f"Note: {note}", style="yellow"))
+        console.print(Text(f"Note: {printable(note, longest=1000)}", style="yellow"))
     stem = options.output / ("pareto" if options.pareto else "compare")
     paths = save(figure, stem)
     paths.append(stem.with_name(f"{stem.name}.csv"))
     write_atomically(paths[-1], to_csv(rows).encode())
-    print("Written:", *(f"  {path}" for path in paths), sep="\n")
+    print("Written:", *(f"  {printable(path)}" for path in paths), sep="\n")

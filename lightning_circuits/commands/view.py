@@ -18,6 +18,7 @@ from lightning_circuits.commands.errors import Parser
 from lightning_circuits.drawing.circuit import save_figure
 from lightning_circuits.drawing.page import save_page
 from lightning_circuits.drawing.style import SUFFIXES
+from lightning_circuits.printable import printable
 
 
 def main(args: Sequence[str]) -> None:
@@ -52,4 +53,4 @@ def main(args: Sequence[str]) -> None:
         names = [path.stem for path in options.circuits] if len(circuits) > 1 else None
         other = circuits[1] if len(circuits) > 1 else None
         save_page(circuits[0], output, other, curve=options.curve, other_curve=options.other_curve, names=names)
-    print(f"Written:\n  {output}")
+    print(f"Written:\n  {printable(output)}")

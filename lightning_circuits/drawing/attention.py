@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lightning_circuits.drawing.style import LONGEST
 from lightning_circuits.evaluation.attention import Patterns
+from lightning_circuits.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +35,7 @@ def patterns_figure(patterns: Patterns, tokenizer: Any, prompt: int = 0) -> Figu
     if not 0 <= prompt < len(patterns.input_ids):
         raise ValueError(f"there is no prompt {prompt}: the batch has {len(patterns.input_ids)}, counted from 0")
     real = patterns.attention_mask[prompt].bool()
-    # A lone $ would begin a formula.
-    words = [tokenizer.decode([i]).replace("$", r"\$") for i in patterns.input_ids[prompt, real].tolist()]
+    words = [printable(tokenizer.decode([i]), longest=LONGEST) for i in patterns.input_ids[prompt, real].tolist()]
     ticks = range(len(words))
     pairs = min(len(patterns.heads), 3)  # so many heads side by side
     rows = -(-len(patterns.heads) // pairs)
@@ -51,8 +52,9 @@ def patterns_figure(patterns: Patterns, tokenizer: Any, prompt: int = 0) -> Figu
             shown = weights[i, prompt][real][:, real].numpy()
             image = panel.imshow(shown, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
             panel.set_title(f"{name}, {where}", fontsize=7)
-            panel.set_xticks(ticks, words, rotation=90, fontsize=5)
-            panel.set_yticks(ticks, words, fontsize=5)
+            # A lone $ would begin a formula.
+            panel.set_xticks(ticks, words, rotation=90, fontsize=5, parse_math=False)
+            panel.set_yticks(ticks, words, fontsize=5, parse_math=False)
             panel.tick_params(length=1.5, labelbottom=i + pairs >= len(patterns.heads))
     figure.colorbar(image, ax=grid, shrink=0.6, aspect=30, pad=0.01).ax.tick_params(labelsize=6)
     figure.supylabel("looks from", fontsize=7)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightning_circuits.circuit import Circuit, scores_are
-from lightning_circuits.drawing.style import RC, SUFFIXES, model_title, save
+from lightning_circuits.drawing.style import RC, SUFFIXES, label, model_title, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,9 +190,9 @@ def _draw_edges(axes: Axes, graph: Any, places: dict[str, tuple[float, float]], 
 
 def _title(circuit: Circuit) -> str:
     said = circuit.metadata
-    parts = [str(said["method"])] if "method" in said else []
+    parts = [label(said["method"])] if "method" in said else []
     parts += [model_title(str(said["model"]))] if "model" in said else []
-    parts += [f"{said['ablation']} ablation"] if "ablation" in said else []
+    parts += [f"{label(said['ablation'])} ablation"] if "ablation" in said else []
     return ", ".join(parts)
 
 

@@ -15,9 +15,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lightning_circuits.drawing.style import N_COLOURS, RANDOM_STYLE, RC, line_style, model_title
-from lightning_circuits.evaluation.comparison import CurveLine, Measure, lines_of
+from lightning_circuits.drawing.style import (
+    LONGEST,
+    N_COLOURS,
+    RANDOM_STYLE,
+    RC,
+    label,
+    label_sizes,
+    line_style,
+    model_title,
+)
+from lightning_circuits.evaluation.comparison import CurveLine, Measure, ParetoPoint, lines_of
 from lightning_circuits.evaluation.curve import RANDOM, Curve
+from lightning_circuits.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +75,7 @@ def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Measure] = ("faithful
         name: RANDOM_STYLE if line.ranking == RANDOM else line_style(i) for i, (name, line) in enumerate(lines.items())
     }
     with matplotlib.rc_context(RC):
-        legend_columns = n_columns * (2 if max(map(len, lines)) <= SHORT else 1)
+        legend_columns = n_columns * (2 if max(len(label(name)) for name in lines) <= SHORT else 1)
         legend_rows = math.ceil((len(lines) + 2) / legend_columns)
         size = (PANEL[0] * n_columns + 0.2, PANEL[1] * n_rows + 0.45 + LINE * legend_rows)
         figure = Figure(figsize=size, layout="constrained")
@@ -85,12 +95,11 @@ def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Measure] = ("faithful
     return figure
 
 
-def pareto_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Measure, model: str, n_edges: int) -> Figure:
+def pareto_figure(panels: Mapping[str, Sequence[ParetoPoint]], y: Measure, model: str, n_edges: int) -> Figure:
     """Edges against how far from the full model, one point per circuit, with the front: what nothing else betters.
 
     Args:
-        panels: for each panel, by its title, the circuits: ``edges`` (before pruning), ``distance`` (in what ``y``
-            says), ``front`` (whether it is on the front) and ``label`` (the run).
+        panels: for each panel, by its title, the circuits (see `evaluation.comparison.pareto_points`).
         y: what the distance is: |1 - f|, KL, or 1 - accuracy.
         model: what the model is called.
         n_edges: how many edges it has.
@@ -102,7 +111,7 @@ def pareto_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Measure,
     import matplotlib
     from matplotlib.figure import Figure
 
-    labels = list(dict.fromkeys(point["label"] for points in panels.values() for point in points))
+    labels = list(dict.fromkeys(point.label for points in panels.values() for point in points))
     if not labels:
         raise ValueError("there is no circuit to draw")
     # More runs than there are markers are one cloud: it is the front that is looked at.
@@ -117,30 +126,30 @@ def pareto_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Measure,
         for axes, (title, points) in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
         ):
-            for label, style in zip(labels, styles, strict=True):
-                mine = [point for point in points if point["label"] == label]
+            for name, style in zip(labels, styles, strict=True):
+                mine = [point for point in points if point.label == name]
                 [dots] = axes.plot(
-                    [point["edges"] for point in mine],
-                    [point["distance"] for point in mine],
+                    [point.row.edges for point in mine],
+                    [point.distance for point in mine],
                     **{**style, "linestyle": "none"},
                     clip_on=False,
                 )
-                handles.setdefault(label if few else f"circuits of {len(labels)} runs", dots)
-            front = sorted((point for point in points if point["front"]), key=lambda point: point["edges"])
+                handles.setdefault(name if few else f"circuits of {len(labels)} runs", dots)
+            front = sorted((point for point in points if point.front), key=lambda point: point.row.edges)
             [handles["Pareto front"]] = axes.step(
-                [point["edges"] for point in front],
-                [point["distance"] for point in front],
+                [point.row.edges for point in front],
+                [point.distance for point in front],
                 where="post",
                 color="#222222",
                 linewidth=0.9,
                 zorder=1,
             )
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+            label_sizes(axes.xaxis, "{:,.0f}".format)
             _from_zero(axes)
             axes.set_xlabel(_size_label(n_edges, "edges"))
             axes.set_ylabel({"faithfulness": "distance |1 - f|", "accuracy": "1 - accuracy"}.get(y, LABELS[y]))
-            axes.set_title(title, loc="left")
+            axes.set_title(printable(title, longest=2 * LONGEST), loc="left")
             axes.grid(color="#e4e4e4", linewidth=0.5)
         _legend(figure, handles, 2 * len(panels))
     return figure
@@ -164,11 +173,10 @@ def _draw(axes: Axes, line: CurveLine, style: Mapping[str, Any], ablation: str, 
 def _finish(axes: Axes, curve: Curve, ablation: str, x: X, y: Measure) -> dict[str, Any]:
     """Scales, words around a panel, and the lines to read the others against, by their names."""
     axes.set_xscale("log")
-    if x == "share":
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-    else:
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_title(f"{ablation} ablation, {curve.split} split, {curve.prompts:,} prompts", loc="left")
+    label_sizes(axes.xaxis, (lambda share: f"{100 * share:g} %") if x == "share" else "{:,.0f}".format)
+    axes.set_title(
+        f"{label(ablation, SHORT)} ablation, {label(curve.split, SHORT)} split, {curve.prompts:,} prompts", loc="left"
+    )
     axes.set_ylabel(LABELS[y])
     axes.grid(color="#e4e4e4", linewidth=0.5)
     if y == "kl":
@@ -225,7 +233,7 @@ def _size_label(n_edges: int, x: X) -> str:
 def _legend(figure: Figure, handles: Mapping[str, Any], columns: int) -> None:
     figure.legend(
         list(handles.values()),
-        list(handles),
+        [label(name) for name in handles],
         loc="outside lower center",
         ncols=min(columns, len(handles)),
         handlelength=3.4,

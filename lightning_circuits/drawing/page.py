@@ -24,9 +24,11 @@ import base64
 import hashlib
 import html
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -34,8 +36,11 @@ from typing import Any
 import torch
 
 from lightning_circuits.circuit import Circuit, scores_are
+from lightning_circuits.evaluation.curve import Curve
+from lightning_circuits.evaluation.rows import Row, from_json, to_json
 from lightning_circuits.files.atomic import write_atomically
 from lightning_circuits.pages import see_page
+from lightning_circuits.printable import printable
 
 MAX_EDGES = 20_000
 """So many edges of a circuit are drawn at most, the strongest."""
@@ -43,9 +48,22 @@ MAX_EDGES = 20_000
 ASSETS = Path(__file__).parent / "assets" / "page"
 CONTROLS = ("full", "empty")
 CONTROL_ENDINGS = (" pruned", " random", " complement")  # rows of an evaluation that are not the circuit's own
-POINT = ("ablation", "split", "edges", "faithfulness", "faithfulness_low", "faithfulness_high")
 
-CurveSource = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
+NO_BAND = {"faithfulness_low": None, "faithfulness_high": None}
+
+CurveSource = str | os.PathLike[str] | Curve | Iterable[Row | Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """How faithful a circuit of so many edges is, as the script wants it (see `evaluation.rows.Row`)."""
+
+    ablation: str
+    split: str
+    edges: int
+    faithfulness: float
+    faithfulness_low: float
+    faithfulness_high: float
 
 
 def save_page(
@@ -83,8 +101,8 @@ def page_html(
     Args:
         circuit: what to draw. Without scores, all edges are alike.
         other: a second circuit of the same layout, to compare it with.
-        curve: the circuit's faithfulness at several sizes: a `curve.json`, what it holds, or rows of an evaluation
-            (`evaluation.Row`, or their `to_dict()`). Default: what was measured when the circuit was saved.
+        curve: the circuit's faithfulness at several sizes: a `curve.json`, the `Curve` in it, or rows of an evaluation
+            (`evaluation.rows.Row`, or their `to_dict()`). Default: what was measured when the circuit was saved.
         other_curve: that of the second circuit.
         names: what the two circuits are called on the page. Default: their methods.
 
@@ -100,7 +118,7 @@ def page_html(
     circuits = [circuit] if other is None else [circuit, other]
     if other is not None:
         circuit.layout.require(other.layout, "the second circuit of the page")
-    names = _names(circuits) if names is None else [str(name) for name in names]
+    names = [printable(name, longest=80) for name in (_names(circuits) if names is None else names)]
     if len(names) != len(circuits):
         raise ValueError(f"{len(circuits)} circuits on the page, but {len(names)} names: {', '.join(names)}")
     layout = circuit.layout
@@ -172,43 +190,37 @@ def _names(circuits: Sequence[Circuit]) -> list[str]:
 
 def _measured(rows: Any, n_edges: int) -> list[dict[str, Any]]:
     """The rows of what stands in a circuit's metadata, which in a file of another tool may be anything."""
-    rows = rows if isinstance(rows, list) else []
-    rows = [row for row in rows if isinstance(row, dict) and row.keys() >= {"circuit", *POINT[:4]}]
-    # A circuit is often saved pruned, and under interchange ablation that is as faithful as what was measured.
-    same = [row["ablation"] == "interchange" and row.get("edges_pruned") == n_edges for row in rows]
-    return [{**row, "edges": n_edges} if pruned else row for row, pruned in zip(rows, same, strict=True)]
+    found = []
+    for row in rows if isinstance(rows, list) else []:
+        try:
+            _point(row)
+        except ValueError:
+            continue
+        # A circuit is often saved pruned, and under interchange ablation that is as faithful as what was measured.
+        pruned = row["ablation"] == "interchange" and row.get("edges_pruned") == n_edges
+        found.append({**row, "edges": n_edges} if pruned else row)
+    return found
 
 
 def _points(curve: CurveSource, ranking: str) -> list[dict[str, Any]]:
     """The rows of a curve that say how faithful a size is: of this ranking, and without its circuits' controls."""
-    source = "the curve"
+    source = str(curve) if isinstance(curve, str | os.PathLike) else "the curve"
     if isinstance(curve, str | os.PathLike):
-        source = str(curve)
-        if not Path(curve).is_file():
-            raise FileNotFoundError(f"no faithfulness curve at {curve}")
-        try:
-            curve = json.loads(Path(curve).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{curve} cannot be read as a faithfulness curve: {error}") from error
-    if isinstance(curve, Mapping):
-        curve = curve.get("rows")  # type: ignore[assignment]  # what is no list is refused below
-    if not isinstance(curve, Iterable):
-        raise ValueError(f"{source} cannot be read as a faithfulness curve: it has no 'rows'")
+        curve = Curve.load(Path(curve))
     points, others = [], set()
-    for row in curve:
-        values = row.to_dict() if hasattr(row, "to_dict") else row
-        if not isinstance(values, Mapping) or not {"circuit", *POINT[:4]} <= values.keys():
-            raise ValueError(
-                f"{source} cannot be read as a faithfulness curve: a row needs circuit, {', '.join(POINT[:4])}; "
-                f"got {row!r}"
-            )
-        name = str(values["circuit"])
-        if name in CONTROLS or name.endswith(CONTROL_ENDINGS) or values["faithfulness"] is None:
+    for number, row in enumerate(curve.rows if isinstance(curve, Curve) else curve):
+        values = row.to_dict() if isinstance(row, Row) else row
+        try:
+            point = _point(values)
+        except ValueError as error:
+            raise ValueError(f"{source}: row {number} says no circuit's faithfulness: {error}") from error
+        name, of = str(values.get("circuit")), values.get("ranking")
+        if name in CONTROLS or name.endswith(CONTROL_ENDINGS) or math.isnan(point.faithfulness):
             continue
-        if values.get("ranking") in (None, ranking):
-            points.append({key: values.get(key) for key in POINT})
+        if of in (None, ranking):
+            points.append(to_json(vars(point)))
         else:
-            others.add(str(values["ranking"]))
+            others.add(printable(of, longest=80))
     if others and not points:
         raise ValueError(
             f"{source} is of circuits by {' and '.join(sorted(others))} score, and the page takes edges by {ranking} "
@@ -216,6 +228,11 @@ def _points(curve: CurveSource, ranking: str) -> list[dict[str, Any]]:
             f"{see_page('reading-the-numbers', 'Traps')}"
         )
     return points
+
+
+def _point(row: Any) -> CurvePoint:
+    """A row of which the script needs this much; its band may be missing."""
+    return from_json(CurvePoint, NO_BAND | row if isinstance(row, dict) else row)
 
 
 def _inert(data: Any) -> str:

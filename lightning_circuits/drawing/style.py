@@ -6,17 +6,22 @@ matplotlib is loaded when something is drawn, and no earlier; pyplot and its glo
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_circuits.files.atomic import write_atomically
+from lightning_circuits.printable import printable
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 SUFFIXES = (".svg", ".pdf", ".png")
 """What a figure can be written as."""
+
+LONGEST = 36
+"""So many characters of a name are drawn at most."""
 
 RC: Any = {
     "svg.fonttype": "none",  # text stays text in an editor
@@ -31,6 +36,7 @@ RC: Any = {
     "lines.linewidth": 1.3,
     "lines.markersize": 4.5,
     "legend.frameon": False,
+    "text.parse_math": False,  # a name from a file is no formula
 }
 
 # Dark and light in turn, so that neighbours differ in grey; the first eight are Okabe and Ito's, or near them.
@@ -90,9 +96,41 @@ def line_style(number: int) -> dict[str, Any]:
     }
 
 
+def label(name: object, longest: int = LONGEST) -> str:
+    """A name as figures have it, those of files too: on one line, and not wider than a panel.
+
+    Args:
+        name: of a method, a model, an ablation; anything else is shown as ``str`` has it.
+        longest: so many characters are kept at most.
+    """
+    text = printable(name, longest=longest)
+    # Of matplotlib's legends, what begins with an underscore is left out.
+    return f" {text}" if text.startswith("_") else text
+
+
 def model_title(name: str) -> str:
     """A model as a title has it: an id as it is, a folder by its last part: paths are wider than figures."""
-    return Path(name).name if Path(name).is_absolute() else name
+    return label(Path(name).name if Path(name).is_absolute() else name)
+
+
+def label_sizes(axis: Axis, form: Callable[[float], str]) -> None:
+    """Let a logarithmic axis say its sizes in one form.
+
+    Args:
+        axis: the x or y axis of a panel.
+        form: a size in words. Between powers of ten, matplotlib says where there is room for it.
+    """
+    from matplotlib.ticker import LogFormatter
+
+    between = LogFormatter()
+    between.set_axis(axis)
+
+    def minor(size: float, _: int | None = None) -> str:
+        between.set_locs()
+        return form(size) if between(size) else ""
+
+    axis.set_major_formatter(lambda size, _: form(size))
+    axis.set_minor_formatter(minor)
 
 
 def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".png", ".svg")) -> list[Path]:

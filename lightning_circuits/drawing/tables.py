@@ -5,6 +5,8 @@
 What stands in them: `evaluation.rows`, `evaluation.curve`, `evaluation.completeness`, `evaluation.hypotheses`,
 `evaluation.stability`; several curves side by side:
 `evaluation.comparison`.
+
+Names in them come from files: text is text here (`_Table`), whatever rich would make of it.
 """
 
 from __future__ import annotations
@@ -18,12 +20,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_circuits.evaluation.comparison import Measure, lines_of, measured_on
+from lightning_circuits.evaluation.comparison import Measure, ParetoPoint, lines_of, measured_on
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurveAreas, CurveRow
 from lightning_circuits.evaluation.hypotheses import HypothesisReport
 from lightning_circuits.evaluation.rows import OVERSHOOT, Row
 from lightning_circuits.evaluation.stability import Stability
+from lightning_circuits.printable import printable
+
+LONGEST = 100
+"""So many characters of a cell are shown at most."""
 
 # ---- circuits --------------------------------------------------------------------------------------------------------
 
@@ -44,7 +50,7 @@ def rows_table(rows: Sequence[Row]) -> Table:
             section = (row.split, row.ablation)
             _begin_section(view, row.ablation)
         view.add_row(
-            Text(row.circuit),
+            row.circuit,
             f"{row.edges:,}",
             f"{row.edges_pruned:,}",
             _faithfulness(row.faithfulness, row.overshoot),
@@ -60,13 +66,9 @@ def curve_table(curve: Curve) -> Table:
     """A curve, a section for each ablation, and the areas of each of its lines."""
     view = _view(
         f"{curve.method} on {curve.model}: {curve.split} split, {curve.prompts:,} prompts",
-        "\n".join(
-            [
-                *map(_areas_in_words, curve.summary),
-                f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}), the 95 % interval of its bootstrap, and f of as "
-                "many random edges. KL from the full model in nats. Agreement with it where it is right / wrong.",
-            ]
-        ),
+        *map(_areas_in_words, curve.summary),
+        f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}), the 95 % interval of its bootstrap, and f of as many "
+        "random edges. KL from the full model in nats. Agreement with it where it is right / wrong.",
     )
     view.caption_justify = "left"
     view.add_column("circuit", no_wrap=True)
@@ -77,7 +79,7 @@ def curve_table(curve: Curve) -> Table:
         chance = {row.edges: row.faithfulness for row in rows if row.ranking == RANDOM}
         for row in (row for row in rows if row.ranking != RANDOM):
             view.add_row(
-                Text(row.circuit),
+                row.circuit,
                 f"{row.edges:,}",
                 f"{row.edges_pruned:,}",
                 _faithfulness(row.faithfulness, row.overshoot),
@@ -148,7 +150,7 @@ def _cell(row: CurveRow, key: str) -> str:
     return _number(row.accuracy, ".0%")
 
 
-def pareto_table(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Measure) -> RenderableType:
+def pareto_table(panels: Mapping[str, Sequence[ParetoPoint]], y: Measure) -> RenderableType:
     """The circuits on the front, smallest first, a table for each panel (see `curves.pareto_figure`)."""
     head = {"faithfulness": "|1 - f|", "kl": "KL", "accuracy": "1 - acc."}[y]
     parts = []
@@ -156,15 +158,15 @@ def pareto_table(panels: Mapping[str, Sequence[Mapping[str, Any]]], y: Measure) 
         view = _view(f"Pareto front, {title}", f"the best of {len(points):,} circuits")
         _add_numbers(view, "edges", "pruned", head, "f", "KL", "accuracy")
         view.add_column("run", overflow="fold")
-        for point in sorted((point for point in points if point["front"]), key=lambda point: point["edges"]):
+        for point in sorted((point for point in points if point.front), key=lambda point: point.row.edges):
             view.add_row(
-                f"{point['edges']:,}",
-                f"{point['edges_pruned']:,}",
-                _number(point["distance"], ".3f"),
-                _faithfulness(point["faithfulness"], point["overshoot"]),
-                _number(point["kl"], ".3f"),
-                _number(point["accuracy"], ".1%"),
-                f" {point['label']}, {point['circuit']}",
+                f"{point.row.edges:,}",
+                f"{point.row.edges_pruned:,}",
+                _number(point.distance, ".3f"),
+                _faithfulness(point.row.faithfulness, point.row.overshoot),
+                _number(point.row.kl, ".3f"),
+                _number(point.row.accuracy, ".1%"),
+                f" {point.label}, {point.row.circuit}",
             )
         parts.append(view)
     return Group(*parts)
@@ -184,7 +186,7 @@ def knockouts_table(knockouts: Sequence[Knockout]) -> Table:
     _add_numbers(view, "parts", "F(C - K)", "F(M - K)", "gap", "share")
     for knockout in sorted(knockouts, key=lambda knockout: -knockout.incompleteness):
         view.add_row(
-            Text(" ".join(knockout.parts) or "(nothing)"),
+            " ".join(knockout.parts) or "(nothing)",
             str(len(knockout.parts)),
             f"{knockout.circuit:.2f}",
             f"{knockout.full:.2f}",
@@ -207,7 +209,7 @@ def contributions_table(found: PartContributions, n: int = 10) -> Table:
     for place, row in enumerate(rows):
         if place == n and len(rows) < len(order):
             view.add_section()
-        view.add_row(Text(found.parts[row]), f"{float(found.values[row]):+.3f}", f"{float(found.errors[row]):.3f}")
+        view.add_row(found.parts[row], f"{float(found.values[row]):+.3f}", f"{float(found.errors[row]):.3f}")
     return view
 
 
@@ -250,9 +252,29 @@ def stability_table(found: Sequence[Stability]) -> Table:
 # ---- how all of them look --------------------------------------------------------------------------------------------
 
 
-def _view(title: str, caption: str | None = None) -> Table:
+class _Table(Table):
+    """A table of text: no markup, no links, nothing that a terminal would obey, and no cell that fills the screen."""
+
+    def add_column(self, header: RenderableType = "", *args: Any, **options: Any) -> None:
+        super().add_column(_text(header), *args, **options)
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        super().add_row(*map(_text, cells), **options)
+
+
+def _text(cell: Any) -> Any:
+    return Text(printable(cell, longest=LONGEST)) if isinstance(cell, str) else cell
+
+
+def _view(title: str, *caption: str) -> _Table:
+    """A table without rows; every line of its caption as one text."""
     # Columns one letter apart, so that ten of them fit a terminal of 80.
-    return Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0)
+    return _Table(
+        title=Text(printable(title, longest=3 * LONGEST), style="table.title"),
+        caption=Text("\n".join(map(printable, caption)), style="table.caption") if caption else None,
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
 
 
 def _add_numbers(view: Table, *names: str) -> None:
@@ -262,7 +284,7 @@ def _add_numbers(view: Table, *names: str) -> None:
 
 def _begin_section(view: Table, name: str) -> None:
     view.add_section()
-    view.add_row(Text(name, style="bold"))
+    view.add_row(name, style="bold")
 
 
 def _number(value: float | None, form: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurveRow
@@ -50,7 +50,9 @@ def comparable(curves: Mapping[str, Curve]) -> list[str]:
     Raises:
         ValueError: different models, or counts of their edges; no ablation in common.
     """
-    models = {name: (curve.metadata.get("model_hash", curve.model), curve.n_edges) for name, curve in curves.items()}
+    models = {
+        name: (str(curve.metadata.get("model_hash", curve.model)), curve.n_edges) for name, curve in curves.items()
+    }
     if len(set(models.values())) > 1:
         told = "; ".join(f"{name}: {curve.model}, {curve.n_edges:,} edges" for name, curve in curves.items())
         raise ValueError(
@@ -105,24 +107,50 @@ def _shared_ablations(curves: Mapping[str, Curve]) -> list[str]:
 
 def _data(curve: Curve, curves: Mapping[str, Curve]) -> str:
     """What this curve's data have that is not the same in all."""
-    descriptions = [other.metadata.get("data") or {} for other in curves.values()]
-    mine = curve.metadata.get("data") or {}
+    descriptions = [_described(other) for other in curves.values()]
+    mine = _described(curve)
     keys = sorted({key for one in descriptions for key in one})
     differ = [key for key in keys if any(one.get(key) != descriptions[0].get(key) for one in descriptions)]
     return ", ".join(f"{key} {mine.get(key)}" for key in differ)
 
 
+def _described(curve: Curve) -> dict[str, Any]:
+    """What a curve's metadata say of its data; in a file it may be anything."""
+    data = curve.metadata.get("data")
+    return data if isinstance(data, dict) else {}
+
+
 # ---- what is best ----------------------------------------------------------------------------------------------------
 
 
-def pareto_points(curves: Mapping[str, Curve], ablation: str, y: Measure) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class ParetoPoint:
+    """A circuit of a curve, and how far it is from the full model.
+
+    ``label``: the line's name. ``distance``: |1 - f|, KL, or 1 - accuracy. ``front``: whether no circuit of as few
+    edges or fewer is as near.
+    """
+
+    label: str
+    method: str
+    distance: float
+    front: bool
+    row: CurveRow
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the row's own beside it."""
+        own = {name: value for name, value in vars(self).items() if name != "row"}
+        return {**own, **self.row.to_dict()}
+
+
+def pareto_points(curves: Mapping[str, Curve], ablation: str, y: Measure) -> list[ParetoPoint]:
     """Every circuit of every curve as a point: its edges before pruning and its distance from the full model.
 
-    The distance is |1 - f|, KL, or 1 - accuracy. ``front`` is whether no circuit of as few edges or fewer is as near,
-    the empty one included. Random circuits are left out.
+    The empty circuit is none of them, but nothing that is no nearer than it is on the front. Random circuits are left
+    out.
     """
     points = [
-        {"label": name, "method": line.curve.method, "distance": _distance(row, y), "front": False, **row.to_dict()}
+        ParetoPoint(name, line.curve.method, _distance(row, y), False, row)
         for name, line in lines_of(curves).items()
         if line.ranking != RANDOM
         for row in line.curve.points(ablation, line.ranking)
@@ -130,9 +158,9 @@ def pareto_points(curves: Mapping[str, Curve], ablation: str, y: Measure) -> lis
     ]
     empty = [curve.reference(ablation, "empty") for curve in curves.values()]
     nearest = min((_distance(row, y) for row in empty if not math.isnan(getattr(row, y))), default=math.inf)
-    for point in sorted(points, key=lambda point: (point["edges"], point["distance"])):
-        if point["distance"] < nearest:
-            nearest, point["front"] = point["distance"], True
+    for i in sorted(range(len(points)), key=lambda i: (points[i].row.edges, points[i].distance)):
+        if points[i].distance < nearest:
+            nearest, points[i] = points[i].distance, replace(points[i], front=True)
     return points
 
 

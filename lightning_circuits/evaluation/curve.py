@@ -18,7 +18,7 @@ A curve is saved as `curve.csv` (a line per circuit) and `curve.json`, which is 
 
     >>> curve = Curve.load("runs/eap/curve.json")                                                # doctest: +SKIP
     >>> [(row.edges, row.faithfulness) for row in curve.points("interchange", "signed")]         # doctest: +SKIP
-    [(32, 0.11), (65, 0.35), ...]
+    [(32, 0.11), (64, 0.35), ...]
 """
 
 from __future__ import annotations
@@ -30,11 +30,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from lightning_circuits.evaluation.metrics import cmd, cpr, log_area
 from lightning_circuits.evaluation.rows import Row, from_json, to_json
 from lightning_circuits.files.atomic import write_atomically
+from lightning_circuits.files.base import content_of, require_keys
+from lightning_circuits.files.plain_json import plain_data, read_json
+from lightning_circuits.printable import printable
+
+Entry = TypeVar("Entry")
 
 RANDOM = "random"
 """The ranking of random circuits."""
@@ -188,37 +193,80 @@ class Curve:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not JSON, or not the JSON of a curve (what is missing is said).
+            ValueError: not JSON, or not the JSON of a curve (see `from_dict`).
         """
-        if not path.is_file():
-            raise FileNotFoundError(f"no curve at {path}")
+        content = content_of(path, "curve")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} cannot be read as a curve, it is not JSON: {error}") from error
-        fields = list(cls.__dataclass_fields__)
-        if missing := [name for name in fields if not isinstance(content, dict) or name not in content]:
-            raise ValueError(f"{path} cannot be read as a curve: missing {', '.join(map(repr, missing))}")
-        try:
-            rows = [from_json(CurveRow, row) for row in content["rows"]]
-            summary = [from_json(CurveAreas, areas) for areas in content["summary"]]
-            curve = cls(**{name: content[name] for name in fields} | {"rows": rows, "summary": summary})
-            for ablation in curve.ablations:
-                curve.reference(ablation, "full"), curve.reference(ablation, "empty")
-                for ranking in curve.rankings:
-                    curve.areas(ablation, ranking), curve.points(ablation, ranking)[0]
-            if not rows:
-                raise KeyError("rows")
-        except (KeyError, TypeError, IndexError, StopIteration) as error:
-            what = repr(error) if str(error) else "rows of the full model and the empty circuit, or a summary"
-            raise ValueError(f"{path} cannot be read as a curve, its rows are not complete: {what}") from error
+            return cls.from_dict(read_json(content))
+        except ValueError as error:
+            # What the file holds may be in the message.
+            raise ValueError(f"{path} cannot be read as a curve: {printable(error, longest=600)}") from error
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Curve:
+        """The curve that `to_dict` was made of.
+
+        Args:
+            content: what stands in a file; anything.
+
+        Raises:
+            ValueError: something is missing, of another type, or contradicts the rest (which row is said).
+        """
+        require_keys(content, *cls.__dataclass_fields__)
+        for name in ("method", "model", "split"):
+            if not isinstance(content[name], str):
+                raise ValueError(f"its {name!r} is {content[name]!r}, not a text")
+        rows = _entries(CurveRow, content, "rows")
+        for number, row in enumerate(rows):
+            if row.split != content["split"]:
+                raise ValueError(
+                    f"entry {number} of its 'rows' is of the split {row.split!r}, not {content['split']!r}"
+                )
+            if row.ranking is not None and not 0 <= row.share <= 1:
+                raise ValueError(f"entry {number} of its 'rows' has the share {row.share}, not one from 0 to 1")
+        curve = cls(
+            *(content[name] for name in ("method", "model", "split")),
+            rows=rows,
+            summary=_entries(CurveAreas, content, "summary"),
+            metadata=plain_data(content["metadata"]),
+        )
+        for ablation in curve.ablations:
+            for what, found in (
+                ("full", [row for row in rows if (row.ablation, row.circuit) == (ablation, "full")]),
+                ("empty", [row for row in rows if (row.ablation, row.circuit) == (ablation, "empty")]),
+                *((ranking, curve.points(ablation, ranking)) for ranking in curve.rankings),
+            ):
+                if not found:
+                    raise ValueError(f"its 'rows' have none of {what!r} under {ablation!r} ablation")
+            for ranking in curve.rankings:
+                if not any((areas.ablation, areas.ranking) == (ablation, ranking) for areas in curve.summary):
+                    raise ValueError(f"its 'summary' lacks the ranking {ranking!r} under {ablation!r} ablation")
         return curve
 
 
+def _entries(kind: type[Entry], content: Mapping[str, Any], part: str) -> list[Entry]:
+    """A list of a file, typed."""
+    if not isinstance(content[part], list) or not content[part]:
+        raise ValueError(f"its {part!r} are no list, or an empty one")
+    found = []
+    for number, entry in enumerate(content[part]):
+        try:
+            found.append(from_json(kind, entry))
+        except ValueError as error:
+            raise ValueError(f"entry {number} of its {part!r}: {error}") from error
+    return found
+
+
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each row under the names of the columns; a number that does not exist is left empty."""
+    """A line for each row under the names of the columns; a number that does not exist is left empty.
+
+    Args:
+        rows: at least one, all with the same keys. Texts are written as they can be shown (`printable`).
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(
+        {name: printable(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows
+    )
     return text.getvalue()

@@ -17,7 +17,7 @@ circuit is a different circuit there, and gets a row of its own.
 
     >>> rows = evaluate(model, loader, {"1%": circuit}, [ABLATIONS.make("interchange")])          # doctest: +SKIP
     >>> rows[2].circuit, rows[2].faithfulness, rows[2].edges, rows[2].edges_pruned               # doctest: +SKIP
-    ('1%', 0.97, 325, 301)
+    ('1%', 0.97, 324, 301)
     >>> rich.print(rows_table(rows))                                        # drawing.tables       # doctest: +SKIP
 
 The stock runs of a batch are made once and serve all circuits and all ablations; the stream that the references of an
@@ -42,6 +42,18 @@ from lightning_circuits.evaluation.metrics import CircuitFaithfulness
 from lightning_circuits.models import CircuitModel
 
 Numbers = TypeVar("Numbers")
+
+JSON_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), "a text"),
+    "str | None": ((str, type(None)), "a text or null"),
+    "bool": ((bool,), "true or false"),
+    "int": ((int,), "a count"),
+    "float": ((int, float, type(None)), "a number or null"),
+}
+"""Types of fields: what JSON has for them, and the same in words."""
+
+LARGEST = 1e15
+"""No number in a file is larger: beyond, floats no longer count, and figures cannot be drawn."""
 
 OVERSHOOT = 1.005
 """Faithfulness above which a row is marked as overshooting: above 1 also as it is printed."""
@@ -95,15 +107,30 @@ def to_json(numbers: Mapping[str, Any]) -> dict[str, Any]:
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in numbers.items()}
 
 
-def from_json(kind: type[Numbers], numbers: Mapping[str, Any]) -> Numbers:
+def from_json(kind: type[Numbers], numbers: Any) -> Numbers:
     """The dataclass that `to_json` was given the fields of: None is NaN again; fields that it does not have are left.
 
+    Args:
+        kind: a dataclass whose fields are of the types in `JSON_TYPES`.
+        numbers: what stands in a file; anything.
+
     Raises:
-        KeyError: a field is missing.
+        ValueError: it is no object, a field is missing or of another type, a count is negative or beyond all sizes, a
+            number infinite. The field is named.
     """
-    values = {field.name: numbers[field.name] for field in fields(kind)}  # type: ignore[arg-type]
-    nan = {field.name: math.nan for field in fields(kind) if field.type == "float"}  # type: ignore[arg-type]
-    return kind(**{name: nan.get(name) if value is None else value for name, value in values.items()})
+    if not isinstance(numbers, Mapping):
+        raise ValueError(f"it is no object but {type(numbers).__name__}")
+    values: dict[str, Any] = {}
+    for field in fields(kind):  # type: ignore[arg-type]
+        types, words = JSON_TYPES[str(field.type)]
+        if field.name not in numbers:
+            raise ValueError(f"missing {field.name!r}")
+        value = numbers[field.name]
+        wrong_number = type(value) in (int, float) and (abs(value) >= LARGEST or (field.type == "int" and value < 0))
+        if type(value) not in types or wrong_number:
+            raise ValueError(f"its {field.name!r} is {value!r}, not {words}")
+        values[field.name] = math.nan if field.type == "float" and value is None else value
+    return kind(**values)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ each batch kept apart, the batches are drawn again with replacement, and every d
 of one example make it the bootstrap over examples; larger ones are cheaper, and coarser.
 
     >>> kept = scores_per_batch(search.attribute, loader)                                          # doctest: +SKIP
-    >>> rich.print(stability_table(bootstrap_stability(kept, [325, 1625], draws=100)))             # doctest: +SKIP
+    >>> rich.print(stability_table(bootstrap_stability(kept, [324, 1624], draws=100)))             # doctest: +SKIP
 
 A Jaccard index means little without its level by chance: two random circuits with half of all edges share a third.
 """

@@ -65,7 +65,7 @@ SomeCircuit = TypeVar("SomeCircuit", bound=CircuitLike)
 
 
 def counts(layout: Layout) -> list[int]:
-    """The largest circuits that the nine places have room for, in edges: MIB rounds down."""
+    """The largest circuits that the nine places have room for, in edges: rounded down, as `selection.size_to_count`."""
     return [int(share * layout.n_edges) for share in SHARES]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.callbacks import FaithfulnessCurve
+from lightning_circuits.callbacks.curve import MIB_SIZES
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.commands.runs import find_curves
 from lightning_circuits.datamodules import IOIDataModule
@@ -82,7 +83,7 @@ def test_the_curve_is_exact_ablation_of_the_best_edges(data: IOIDataModule, tmp_
     for ablation in ablations:
         order = search.scores.detach().argsort(descending=True)
         for n, share, point, random in zip(
-            (100, round(0.5 * total), round(0.9 * total)),
+            (100, int(0.5 * total), int(0.9 * total)),
             (100 / total, 0.5, 0.9),
             curve.points(ablation.name, "signed"),
             curve.points(ablation.name, "random"),
@@ -133,12 +134,13 @@ def test_absolute_scores_are_ranked_both_ways(data: IOIDataModule, tmp_path: Pat
         assert one == both
 
 
-def test_the_default_sizes_are_mib_s_where_they_are_an_edge(data: IOIDataModule, tmp_path: Path) -> None:
+def test_the_default_sizes_are_mib_s(data: IOIDataModule, tmp_path: Path) -> None:
     callback = FaithfulnessCurve(random=False, dirpath=tmp_path)
     make_trainer(callback).test(Waves(), data, verbose=False)
     assert callback.curve is not None
     points = callback.curve.points("interchange", "signed")
-    assert [row.share for row in points] == [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]  # of 479
+    assert [row.share for row in points] == [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
+    assert [row.edges for row in points] == [0, 0, 2, 4, 9, 23, 47, 95, 239, 479]
     assert points[-1].edges == 479 and points[-1].faithfulness == pytest.approx(1)
 
 
@@ -322,13 +324,24 @@ def test_a_full_disk_costs_the_files_of_the_curve_and_nothing_else(
         trainer.test(Waves(), data, verbose=False)
 
 
+def test_a_size_of_no_edge_is_the_row_of_the_empty_circuit(data: IOIDataModule, tmp_path: Path) -> None:
+    """As MIB has it, so that areas of small and large models are over the same sizes."""
+    callback = FaithfulnessCurve(dirpath=tmp_path)
+    make_trainer(callback).fit(Waves(), data)
+    assert callback.curve is not None and callback.curve.shares == list(MIB_SIZES)
+    first, empty = callback.curve.points("interchange", "signed")[0], callback.curve.reference("interchange", "empty")
+    assert (first.circuit, first.share, first.edges, first.faithfulness) == ("0.1%", 0.001, 0, 0.0)
+    assert (first.kl, first.accuracy) == (empty.kl, empty.accuracy)
+    assert Curve.load(tmp_path / "curve.json").to_dict() == callback.curve.to_dict()
+
+
 # ---- bad input -----------------------------------------------------------------------------------------------------
 
 
 def test_bad_input_is_said_before_training(data: IOIDataModule, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for callback, said in (
-        (FaithfulnessCurve(sizes=[0.0001, 0.5]), "rounds to 0 edges"),
+        (FaithfulnessCurve(sizes=[1.5, 0.5]), "a share of the edges lies in"),
         (FaithfulnessCurve(sizes=[480, 0.5]), "a count lies between"),
         (FaithfulnessCurve(sizes=[0.1, 0.5], dirpath=tmp_path / "file" / "folder"), "another dirpath"),
     ):

@@ -69,7 +69,7 @@ def test_the_file_says_how_it_was_made(data: IOIDataModule, tmp_path: Path) -> N
     assert circuit.metadata["data"] == json.loads(json.dumps(data.describe()))
     for key in ("method", "model", "model_hash", "ablation", "objective", "kv", "versions"):
         assert circuit.metadata[key] == search.describe()[key]
-    n = round(0.3 * search.layout.n_edges)
+    n = int(0.3 * search.layout.n_edges)
     told = {key: circuit.metadata[key] for key in ("step", "edges", "edges_pruned", "size")}
     assert told == {
         "step": 3,

@@ -40,7 +40,7 @@ def test_a_probe_finds_what_a_search_finds(method: Any, search: Attribution, abs
         fit(probe, Mine(trainable(), lr=0.0), max_steps=1)
     pl.Trainer(**QUIET).fit(search, small(batch_size=1))
     scores = search.edge_scores().abs() if absolute else search.edge_scores()
-    members = {"40 edges": top_n(scores, 40), "10%": top_n(scores, round(0.1 * search.layout.n_edges))}
+    members = {"40 edges": top_n(scores, 40), "10%": top_n(scores, int(0.1 * search.layout.n_edges))}
     val = small(batch_size=1).val_dataloader()
     rows = evaluate(search.circuit_model, val, members, [ABLATIONS.make("interchange")], controls=False)
     [found] = probe.history

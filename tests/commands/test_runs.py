@@ -51,8 +51,11 @@ def test_what_cannot_be_found_or_read_is_said(tmp_path: Path) -> None:
         ("nonsense", "it is not JSON"),
         ("[1]", "missing 'method'"),
         (json.dumps({"method": "x"}), "missing 'model'"),
-        (json.dumps({**json.loads((good / "curve.json").read_text()), "rows": []}), "its rows are not complete"),
-        (json.dumps({**json.loads((good / "curve.json").read_text()), "summary": []}), "its rows are not complete"),
+        (
+            json.dumps({**json.loads((good / "curve.json").read_text()), "rows": []}),
+            "its 'rows' are no list, or an empty",
+        ),
+        (json.dumps({**json.loads((good / "curve.json").read_text()), "summary": []}), "its 'summary' are no list"),
         (json.dumps({**json.loads((good / "curve.json").read_text()), "rows": [{"f": 1}]}), "'circuit'"),
     ):
         (bad / "curve.json").write_text(content)

@@ -145,10 +145,13 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
 
 
 def test_matplotlib_is_loaded_only_to_draw() -> None:
-    # torchmetrics imports matplotlib wherever it is installed: so only what does not need torchmetrics.
+    # torchmetrics, of which curves are made, imports matplotlib wherever it is installed.
     program = """
-import sys
+import sys, torchmetrics
+for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+    del sys.modules[name]
 sys.modules["matplotlib"] = None  # whoever imports it now gets an ImportError
 import lightning_circuits.drawing.circuit, lightning_circuits.drawing.attention, lightning_circuits.drawing.page
+import lightning_circuits.drawing.curves, lightning_circuits.drawing.style
 """
     subprocess.run([sys.executable, "-c", program], check=True)

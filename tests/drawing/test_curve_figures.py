@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 from lightning_circuits.drawing.curves import curve_figure, pareto_figure
 from lightning_circuits.drawing.style import N_COLOURS, N_STYLES, RANDOM_STYLE, line_style, save
+from lightning_circuits.evaluation.comparison import ParetoPoint
 from tests.support.made_curves import make_curve
 
 EAP = make_curve({"signed": {0.01: 0.2, 0.1: 0.7, 1.0: 1.0}, "absolute": {0.01: 0.1, 0.1: 0.8, 1.0: 1.0}})
@@ -135,8 +137,12 @@ def test_files_are_the_same_bytes_each_time_and_text_stays_text(tmp_path: Path) 
 
 
 def test_more_runs_than_styles_are_one_cloud() -> None:
-    def points(n: int) -> list[dict]:
-        return [{"label": f"run {i}", "edges": 10 + i, "distance": 1 / (i + 1), "front": True} for i in range(n)]
+    def points(n: int) -> list[ParetoPoint]:
+        row = EAP.points("interchange", "signed")[0]
+        return [
+            ParetoPoint(f"run {i}", "EAP", 1 / (i + 1), True, replace(row, edges=10 + i, kl=1 / (i + 1)))
+            for i in range(n)
+        ]
 
     few = pareto_figure({"title": points(3)}, "kl", "gpt2", 100)
     many = pareto_figure({"title": points(30)}, "faithfulness", "gpt2", 100)

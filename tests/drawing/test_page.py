@@ -15,6 +15,7 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing.page import page_html, save_page
 from lightning_circuits.layout import Layout
 from tests.support.drawn_circuits import PER_GROUP, PER_HEAD, row, scored
+from tests.support.made_curves import make_curve
 
 
 def data(html: str) -> dict[str, Any]:
@@ -64,23 +65,28 @@ def test_a_curve_comes_as_a_file_as_rows_or_from_the_circuit(tmp_path: Path) -> 
     rows[-1]["faithfulness"] = None
     wanted = [row("5", 5, 0.5, faithfulness_low=None, faithfulness_high=None)]
     del wanted[0]["circuit"]
-    (tmp_path / "curve.json").write_text(json.dumps({"rows": rows}))
-    for curve in (rows, {"rows": rows}, tmp_path / "curve.json", str(tmp_path / "curve.json")):
-        assert data(page_html(circuit, curve=curve))["circuits"][0]["curve"] == wanted
+    assert data(page_html(circuit, curve=rows))["circuits"][0]["curve"] == wanted
+    measured = make_curve({"absolute": {0.01: 0.2, 0.5: 1.4}})
+    measured.save(tmp_path)
+    for curve in (measured, measured.rows, tmp_path / "curve.json", str(tmp_path / "curve.json")):
+        points = data(page_html(circuit, curve=curve))["circuits"][0]["curve"]
+        assert [(point["edges"], point["faithfulness"]) for point in points] == [(10, 0.2), (500, 1.4)]
     assert data(page_html(replace(circuit, metadata={"measured": rows})))["circuits"][0]["curve"] == wanted
     assert (
         data(page_html(replace(circuit, metadata={"measured": {"by": "someone else"}})))["circuits"][0]["curve"] == []
     )
 
-    with pytest.raises(FileNotFoundError, match="no faithfulness curve at"):
+    with pytest.raises(FileNotFoundError, match="no curve at"):
         page_html(circuit, curve=tmp_path / "other.json")
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ValueError, match=r"bad\.json cannot be read as a faithfulness curve"):
+    with pytest.raises(ValueError, match=r"bad\.json cannot be read as a curve"):
         page_html(circuit, curve=tmp_path / "bad.json")
-    with pytest.raises(ValueError, match="it has no 'rows'"):
-        page_html(circuit, curve={"points": []})
-    with pytest.raises(ValueError, match="a row needs circuit, ablation, split, edges, faithfulness"):
+    with pytest.raises(ValueError, match="row 0 says no circuit's faithfulness: missing 'ablation'"):
         page_html(circuit, curve=[{"edges": 3}])
+    for odd in ([3], [None], [{**rows[2], "edges": "5"}], [{**rows[2], "faithfulness": [1]}]):
+        with pytest.raises(ValueError, match="row 0 says no circuit's faithfulness"):
+            page_html(circuit, curve=odd)
+        assert data(page_html(replace(circuit, metadata={"measured": odd})))["circuits"][0]["curve"] == []
 
 
 def test_of_a_curve_with_two_rankings_the_circuit_s_own_is_shown() -> None:

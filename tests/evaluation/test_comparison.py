@@ -61,14 +61,19 @@ def test_the_front_is_what_nothing_else_betters(curves: list[dict[float, float]]
     points = pareto_points(made, "interchange", "faithfulness")
     assert len(points) == sum(map(len, curves))
     for point in points:
-        dominated = point["distance"] >= 1 or any(  # where the empty circuit is
-            other["edges"] <= point["edges"]
-            and other["distance"] <= point["distance"]
-            and (other["edges"], other["distance"]) != (point["edges"], point["distance"])
+        dominated = point.distance >= 1 or any(  # where the empty circuit is
+            other.row.edges <= point.row.edges
+            and other.distance <= point.distance
+            and (other.row.edges, other.distance) != (point.row.edges, point.distance)
             for other in points
         )
         if dominated:
-            assert not point["front"]
+            assert not point.front
         else:  # of equals, one
-            equals = [p for p in points if (p["edges"], p["distance"]) == (point["edges"], point["distance"])]
-            assert sum(p["front"] for p in equals) == 1
+            equals = [p for p in points if (p.row.edges, p.distance) == (point.row.edges, point.distance)]
+            assert sum(p.front for p in equals) == 1
+
+
+def test_metadata_of_a_file_may_be_anything() -> None:
+    odd = [make_curve({"signed": F}, metadata={"data": data, "model_hash": ["x"]}) for data in ([1], "x", 3, None)]
+    assert comparable({f"run {i}": curve for i, curve in enumerate(odd)}) == []

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,9 +57,77 @@ def test_rows_of_a_curve_have_types() -> None:
     assert [row.circuit for row in curve.rows if row.pruned][:2] == ["10% signed pruned", "10% absolute pruned"]
 
 
-def test_a_row_that_lacks_a_number_is_refused_with_its_name(tmp_path: Path) -> None:
+def put(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(content: Any) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        if value is MISSING:
+            del content[keys[-1]]
+        else:
+            content[keys[-1]] = value
+
+    return change
+
+
+MISSING = object()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (put("rows", 2, "kl", value=MISSING), "entry 2 of its 'rows': missing 'kl'"),
+        (put("rows", 2, "share", value=MISSING), "entry 2 of its 'rows': missing 'share'"),
+        (put("summary", 0, "cmd", value=MISSING), "entry 0 of its 'summary': missing 'cmd'"),
+        *(
+            (put("rows", 2, "kl", value=value), re.escape(f"entry 2 of its 'rows': its 'kl' is {value!r}"))
+            for value in ("0.1", [], True, math.inf, 1e300, 10**200)
+        ),
+        *(
+            (put("rows", 2, "edges", value=value), f"its 'edges' is {value!r}, not a count")
+            for value in (1.0, -1, "3", None, 10**30)
+        ),
+        *((put("rows", 2, "circuit", value=value), "its 'circuit' is") for value in (None, 3, [])),
+        *((put("rows", 2, "pruned", value=value), "its 'pruned' is") for value in (None, 0, "yes")),
+        *((put("rows", 2, "share", value=value), "has the share") for value in (None, math.nan, -0.1, 1.1)),
+        (put("rows", 2, "ranking", value=3), "its 'ranking' is 3, not a text or null"),
+        (put("rows", 2, "split", value="val"), "is of the split 'val', not 'test'"),
+        (put("rows", 2, value=[]), "entry 2 of its 'rows': it is no object but list"),
+        *((put("rows", value=value), "its 'rows' are no list") for value in (None, {}, "x", [])),
+        *((put("summary", value=value), "its 'summary' are no list") for value in (None, {}, "x", [])),
+        *((put("metadata", value=value), "metadata is not plain JSON") for value in (None, [], {"lr": math.nan})),
+        *((put(name, value=value), f"its '{name}' is") for name in ("method", "model", "split") for value in (3, None)),
+        (put("rows", 0, "circuit", value="whole"), "none of 'full' under 'interchange' ablation"),
+        (put("rows", 0, "ablation", value="zero"), "none of 'full' under 'interchange'|none of 'empty' under 'zero'"),
+        (put("summary", 0, "ranking", value="x"), "'summary' lacks the ranking 'signed' under 'interchange'"),
+        (put("rows", 2, "ranking", value="\x1b[31m" + "y" * 9999), r"none of|lacks the ranking '\\x1b\[31my"),
+    ],
+)
+def test_what_is_no_curve_is_refused_with_the_place(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], what: str
+) -> None:
+    path = tmp_path / "curve.json"
     content = make_curve({"signed": {0.1: 0.5, 1.0: 1.0}}).to_dict()
-    del content["rows"][0]["kl"]
-    (tmp_path / "curve.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="its rows are not complete: KeyError\\('kl'\\)"):
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="cannot be read as a curve") as caught:
+        Curve.load(path)
+    said = str(caught.value)
+    assert re.search(what, said) and said.startswith(str(path)) and said.isprintable() and len(said) < 1000, said
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "it is not JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"rows": 1, "rows": 2}', "the key 'rows' stands twice"),
+        ("{}".encode("utf-16"), "not JSON in UTF-8"),
+        (b"null", "missing 'method'"),
+    ],
+)
+def test_a_file_of_something_else(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "curve.json").write_bytes(content)
+    with pytest.raises(ValueError, match=what):
         Curve.load(tmp_path / "curve.json")
+    with pytest.raises(FileNotFoundError, match=r"no curve at .*: that is a folder"):
+        Curve.load(tmp_path)

@@ -16,7 +16,7 @@ from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.files import mib
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import wrap
-from lightning_circuits.selection import top_n
+from lightning_circuits.selection import size_to_count, top_n
 
 INTERPBENCH, GPT2 = mib.MODELS["interpbench"], mib.MODELS["gpt2"]
 SUFFIXES = pytest.mark.parametrize("suffix", [".json", ".pt"])
@@ -46,6 +46,15 @@ def test_layouts_have_the_numbers_of_edges_that_mib_counts() -> None:
 def test_sizes_are_those_mib_evaluates_at() -> None:
     """`int(share * n_edges)`, in its evaluation, of all ten shares but the full model."""
     assert mib.counts(INTERPBENCH) == [1, 2, 5, 11, 22, 55, 110, 221, 554]
+
+
+@pytest.mark.parametrize("model", ["interpbench", "gpt2"])
+def test_circuits_of_its_shares_fit_their_places(tmp_path: Path, model: str) -> None:
+    layout = mib.MODELS[model]
+    scores = torch.randn(layout.n_edges, generator=torch.Generator().manual_seed(0))
+    circuits = [Circuit(layout, top_n(scores, size_to_count(share, layout), layout)) for share in mib.SHARES]
+    mib.write_circuits(tmp_path, "ioi", model, circuits, ".pt")
+    assert [int(found.members.sum()) for found in mib.read(tmp_path)["ioi", model]] == mib.counts(layout)
 
 
 @SUFFIXES

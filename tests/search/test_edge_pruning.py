@@ -45,7 +45,7 @@ def eap_scores(search: CircuitSearch, batches: Any) -> Tensor:
 def test_the_circuit_found_is_far_better_than_attribution_and_chance(trained: Trained) -> None:
     search, held_out = trained.search, list(trained.data.val_dataloader())
     scores = eap_scores(search, trained.data.train_dataloader())
-    n = round(0.05 * search.layout.n_edges)
+    n = int(0.05 * search.layout.n_edges)
     circuit = search.circuit(size=0.05)
     assert circuit.n_edges == n
     found = mean_kl(search, circuit.members, held_out)
@@ -77,7 +77,7 @@ def test_hard_concrete_reaches_the_target_it_was_given() -> None:
     fit(search, 90, data(n_train=300, batch_size=4), callbacks=[Recorder()])
     assert 0.06 < search.gate.openness().item() < 0.15
     assert search.trained_size() == pytest.approx(0.1)
-    assert search.circuit().n_edges == round(0.1 * search.layout.n_edges)
+    assert search.circuit().n_edges == int(0.1 * search.layout.n_edges)
     held_out = list(data(n_train=300).val_dataloader())
     found = mean_kl(search, search.circuit().members, held_out)
     assert found < 0.3 * mean_kl(search, Circuit.random(search.layout, search.circuit().n_edges, 0).members, held_out)
