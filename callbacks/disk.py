@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from lightning_circuits.files.atomic import clear_leftovers
 from lightning_circuits.namespace import pl
 
 
@@ -26,6 +27,8 @@ def once(trainer: pl.Trainer, write: Callable[[], object]) -> str | None:
 def writable_folder(trainer: pl.Trainer, dirpath: str | Path | None, what: str, callback: pl.Callback) -> Path:
     """The folder ``dirpath``, or that of the run, made and tried out; the same on every process.
 
+    What a killed run was writing there is cleared away.
+
     Args:
         what: shall be written there, for the message: ``"circuits"``.
         callback: whose ``dirpath`` it is.
@@ -39,6 +42,7 @@ def writable_folder(trainer: pl.Trainer, dirpath: str | Path | None, what: str, 
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        clear_leftovers(folder)
 
     if trouble := once(trainer, try_out):
         raise ValueError(

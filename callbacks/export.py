@@ -45,6 +45,7 @@ from lightning_circuits.drawing.page import save_page
 from lightning_circuits.drawing.style import SUFFIXES
 from lightning_circuits.evaluation.rows import Row
 from lightning_circuits.files import FORMATS
+from lightning_circuits.files.atomic import staging
 from lightning_circuits.namespace import pl
 from lightning_circuits.printable import printable
 from lightning_circuits.search.base import CircuitSearch
@@ -219,15 +220,11 @@ class CircuitExport(pl.Callback):
         if self.save_top_k >= 0:
             after = after[: self.save_top_k]
         paths = self._files(name, None) + (self._files(name, step) if (value, step) in after else [])
-        staged = {path: path.with_name(f".writing-{path.name}") for path in paths}
-        try:
-            for path, temporary in staged.items():
-                PICTURES.get(path.suffix, Circuit.save)(circuit, temporary)
-            for path, temporary in staged.items():
-                os.replace(temporary, path)
-        finally:
-            for temporary in staged.values():
-                temporary.unlink(missing_ok=True)
+        with staging(self._folder) as folder:
+            for path in paths:
+                PICTURES.get(path.suffix, Circuit.save)(circuit, folder / path.name)
+            for path in paths:
+                os.replace(folder / path.name, path)
         self.best[name] = after
         for entry in before:
             if entry not in after:

@@ -63,7 +63,7 @@ def _curves_of(source: str) -> list[FoundCurve]:
     if path.is_file():
         return [FoundCurve(source, str(path.resolve()), Curve.load(path))]
     if path.is_dir():
-        files = {file.resolve(): file for file in sorted(path.rglob("curve*.json")) if IS_CURVE.fullmatch(file.name)}
+        files = {file.resolve(): file for file in sorted(path.rglob("curve*.json")) if _is_curve(file, path)}
         if not files:
             raise FileNotFoundError(
                 f"no curve in {path}: looked for curve.json in it and all folders below. FaithfulnessCurve among a "
@@ -73,6 +73,12 @@ def _curves_of(source: str) -> list[FoundCurve]:
     if RUN_ID.fullmatch(source):
         return _from_wandb(source)
     raise FileNotFoundError(f"there is no run at {source}: neither a folder, a file, nor entity/project/run_id of W&B")
+
+
+def _is_curve(file: Path, below: Path) -> bool:
+    """By its name. What stands in a hidden folder is being written, or a copy that some editor keeps."""
+    hidden = any(part.startswith(".") for part in file.relative_to(below).parts)
+    return bool(IS_CURVE.fullmatch(file.name)) and not hidden
 
 
 def _from_wandb(run_id: str) -> list[FoundCurve]:

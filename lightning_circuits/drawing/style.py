@@ -125,7 +125,7 @@ def label_sizes(axis: Axis, form: Callable[[float], str]) -> None:
     between = LogFormatter()
     between.set_axis(axis)
 
-    def minor(size: float, _: int | None = None) -> str:
+    def minor(size: float, _: float) -> str:
         between.set_locs()
         return form(size) if between(size) else ""
 

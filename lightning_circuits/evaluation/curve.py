@@ -225,7 +225,9 @@ class Curve:
             if row.ranking is not None and not 0 <= row.share <= 1:
                 raise ValueError(f"entry {number} of its 'rows' has the share {row.share}, not one from 0 to 1")
         curve = cls(
-            *(content[name] for name in ("method", "model", "split")),
+            method=content["method"],
+            model=content["model"],
+            split=content["split"],
             rows=rows,
             summary=_entries(CurveAreas, content, "summary"),
             metadata=plain_data(content["metadata"]),
