@@ -124,9 +124,10 @@ class Layout:
                 f"{self.n_heads} query heads cannot share {self.n_kv_readers} key/value readers evenly: {self}"
             )
         object.__setattr__(self, "spans", tuple(self.spans))
-        for name in self.spans:
-            if not name or "@" in name or "->" in name or self.spans.count(name) > 1:
-                raise ValueError(f"spans need names of their own, without '@' and '->', got {', '.join(self.spans)}")
+        odd = [name for name in self.spans if not name or "@" in name or "->" in name or not name.isprintable()]
+        if odd or len(set(self.spans)) < len(self.spans):
+            said = ", ".join(map(repr, odd or self.spans))
+            raise ValueError(f"spans need printable names of their own, without '@' and '->', got {said}")
 
     # ---- spans -------------------------------------------------------------------------------------------------
 

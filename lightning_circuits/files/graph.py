@@ -74,6 +74,7 @@ class DOT(Format):
         for writer, node, attributes in graph.edges(data=True):
             parts = [attributes["reader"]] if attributes["reader"] in "qkv" else []
             parts += [attributes["span"]] if "span" in attributes else []
-            label = f' [label="{" ".join(parts)}"]' if parts else ""
+            said = " ".join(parts).replace("\\", r"\\").replace('"', r"\"")  # a span's name may be anything
+            label = f' [label="{said}"]' if parts else ""
             lines.append(f'  "{writer}" -> "{node}"{label};')
         return "\n".join([*lines, "}", ""]).encode()

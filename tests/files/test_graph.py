@@ -41,3 +41,9 @@ def test_dot_holds_the_graph(tmp_path: Path) -> None:
         '  "a0.h1" -> "m1";',
         '  "m1" -> "logits";',
     ]
+
+
+def test_the_name_of_a_span_ends_no_text_in_dot(tmp_path: Path) -> None:
+    layout = PER_HEAD.in_spans(['"]; a - b', "back\\slash"])
+    text = Circuit.full(layout).save(tmp_path / "c.dot").read_text()
+    assert r'[label="q \"]; a - b"];' in text and r'[label="v back\\slash"];' in text

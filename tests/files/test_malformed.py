@@ -258,6 +258,18 @@ def test_what_torch_advises_is_not_passed_on(tmp_path: Path) -> None:
         ({"members": torch.ones(3).bool()}, {}, r"have shape \(3,\), not \(110,\)"),
         ({}, {}, "missing 'members'"),
         ({"members": torch.ones(110).bool(), "scorse": torch.ones(110)}, {}, "none of a circuit: 'scorse'"),
+        *(
+            ({"members": torch.ones(110).bool()}, {"layout": PER_HEAD.to_dict() | {"spans": spans}}, what)
+            for spans, what in (
+                (3, "spans are not a list"),
+                ([1], "spans are not a list"),
+                (["a", "a"], "of their own.*got 'a', 'a'"),
+                (["\x1b[31m"], r"got '\\x1b\[31m'"),
+                (["@" * 5000], "printable names of their own"),
+                (["a", "b"], r"have shape \(110,\), not \(220,\)"),
+                ([f"s{i}" for i in range(50_000)], r"have shape \(110,\)"),
+            )
+        ),
         ({"members": torch.ones(110).bool()}, {"metadata": None}, "metadata is not plain JSON"),
     ],
 )
