@@ -81,6 +81,9 @@ class CircuitModel:
     module_types: ClassVar[tuple[type, ...]] = ()
     """The classes that an adapter reads, of models that are not Hugging Face's."""
 
+    pads_left = True
+    """False of a model that does not read the attention mask, as `verify` finds: its padding stands on the right."""
+
     def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
         if kv not in ("head", "group"):
             raise ValueError(f"kv must be 'head' or 'group', got {kv!r}")
@@ -312,6 +315,11 @@ class CircuitModel:
                     f"prompt {int(lengths.argmax())} of a batch has {longest} tokens, more than the {limit.tokens} "
                     f"that this {owner} takes: {limit.reason}"
                 )
+        if not self.pads_left and not attention_mask[:, 0].all():
+            raise ValueError(
+                f"prompts are padded on the left, and this {owner} computes something else on them: it does not read "
+                "the attention mask. Pad on the right"
+            )
         if not input_ids.is_floating_point() and input_ids.device.type == "cpu":
             outside = (input_ids < 0) | (input_ids >= self.vocabulary)
             if outside.any():

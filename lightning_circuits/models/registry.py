@@ -121,10 +121,11 @@ def wrap(model: Any, kv: str = "head", freeze: bool = True) -> CircuitModel:
     family = family_of(model)
     if family is None:
         if not hasattr(config, "model_type") or not hasattr(model, "lm_head"):
-            inside = ", whose .model is one: give that" if family_of(getattr(model, "model", None)) else ""
+            inside = next((name for name, part in _parts(model).items() if family_of(part)), None)
+            hint = "" if inside is None else f", which holds one: give its .{inside}"
             raise TypeError(
                 f"expected a Hugging Face language model with its head (such as GPT2LMHeadModel or LlamaForCausalLM), "
-                f"got {type(model).__name__}{inside}. To read a model of one's own: lightning_circuits.models.register "
+                f"got {type(model).__name__}{hint}. To read a model of one's own: lightning_circuits.models.register "
                 f"{see_page('own-model', 'Not from Hugging Face')}"
             )
         raise _not_supported(config.model_type)
@@ -136,6 +137,11 @@ def wrap(model: Any, kv: str = "head", freeze: bool = True) -> CircuitModel:
     except Exception as error:  # whatever a model with other modules, or a family that is not finished, comes to
         raise ValueError(_cannot_be_read(model, family, error)) from error
     return read
+
+
+def _parts(model: Any) -> dict[str, Any]:
+    """What a model may stand in, by path: a module, or (as a pipeline) something with an attribute of that name."""
+    return dict(model.named_modules()) if isinstance(model, nn.Module) else {"model": getattr(model, "model", None)}
 
 
 def _cannot_be_read(model: Any, family: type[CircuitModel], error: Exception) -> str:

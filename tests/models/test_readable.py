@@ -154,6 +154,7 @@ def test_checkpointed_gradients_do_not_matter() -> None:
 
 
 def test_what_holds_a_model_is_told_where() -> None:
-    """As the pipelines of transformers do."""
-    with pytest.raises(TypeError, match=r"got SimpleNamespace, whose .model is one: give that"):
-        wrap(SimpleNamespace(model=fresh()))
+    """A pipeline of transformers; a module around it."""
+    for outer, name in ((SimpleNamespace(model=fresh()), "model"), (nn.ModuleDict({"lm": fresh()}), "lm")):
+        with pytest.raises(TypeError, match=rf"got {type(outer).__name__}, which holds one: give its \.{name}\."):
+            wrap(outer)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel, LlamaConfig, Lla
 
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.llama import LlamaCircuitModel
+from lightning_circuits.models.registry import FAMILIES as REGISTERED
 from lightning_circuits.models.verify import verify
 from tests.support.oracle import FAMILIES, SIZES, VOCABULARY, tiny_model
 
@@ -172,6 +176,36 @@ def test_whatever_a_model_fails_with_is_one_message() -> None:
 
     with pytest.raises(NotImplementedError):
         Unfinished(deepcopy(tiny_model("gpt2"))).attention_norm(0)
+
+
+# ---- models that are not Hugging Face's ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_model() -> ModuleType:
+    path = Path(__file__).parents[2] / "examples" / "own_model.py"
+    spec = importlib.util.spec_from_file_location("own_model_to_verify", path)
+    module = importlib.util.module_from_spec(spec)
+    before = dict(REGISTERED._classes)
+    spec.loader.exec_module(module)
+    REGISTERED._classes.clear()
+    REGISTERED._classes.update(before)
+    return module
+
+
+def test_a_model_that_reads_no_mask_takes_its_padding_on_the_right(own_model: ModuleType) -> None:
+    class Maskless(own_model.TinyTransformer):
+        def forward(self, ids: Tensor, real: Tensor) -> Tensor:
+            return super().forward(ids, torch.ones_like(real))
+
+    ids, right = torch.arange(10).view(2, 5), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    for model, takes_left in ((own_model.TinyTransformer(12), True), (Maskless(12), False)):
+        read = own_model.TinyTransformerCircuits(model)
+        verify(read)
+        read.run(ids, right, torch.tensor([4, 2]))
+        assert read.pads_left is takes_left
+    with pytest.raises(ValueError, match="padded on the left, and this Maskless computes something else"):
+        read.run(ids, right.flip(1), torch.tensor([4, 4]))
 
 
 # ---- rotary scalings -------------------------------------------------------------------------------------------------
