@@ -12,13 +12,15 @@ measured, and with which controls):
     trainer.test(search, datamodule)       # the same on the test split
 
 `trainer.validate` and `trainer.test` measure too, on their own split. The numbers are returned by them, go to all
-loggers, and can be monitored by Lightning's own callbacks (`EarlyStopping(monitor="val/interchange/1%/kl")`). Other
-callbacks are told of each measurement: `on_circuits_measured` (see `lightning_circuits.callbacks.announcing`).
+loggers, and can be monitored by Lightning's own callbacks (`EarlyStopping(monitor="val/interchange/1%/kl")`). Those
+look at the end of every epoch: if nothing has been measured by then, it is measured then. Other callbacks are told of
+each measurement: `on_circuits_measured` (see `lightning_circuits.callbacks.announcing`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from lightning_circuits.callbacks.announcing import Measured, announce
 from lightning_circuits.callbacks.exact_ablation import ExactAblationCallback
 from lightning_circuits.callbacks.loggers import in_key, log_scalars, log_table
 from lightning_circuits.callbacks.looked_at import circuits_to_look_at, sizes_to_look_at
+from lightning_circuits.callbacks.monitors import monitored, monitored_each_step, refuse_unknown
 from lightning_circuits.callbacks.options import require_sizes
 from lightning_circuits.callbacks.requirements import require_search
 from lightning_circuits.callbacks.terminal import close_progress_bar, console
@@ -36,6 +39,9 @@ from lightning_circuits.drawing.tables import rows_table
 from lightning_circuits.evaluation.rows import Row
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import CircuitSearch
+
+CONTROLS = ("", "-pruned", "-random", "-complement")
+"""What a circuit's name ends with in the keys of its own numbers and of its controls'."""
 
 
 class FaithfulnessValidation(ExactAblationCallback):
@@ -53,8 +59,9 @@ class FaithfulnessValidation(ExactAblationCallback):
         measured: the last measurement, a `Measured`; None before the first.
 
     Raises:
-        ValueError: here, an unknown ablation or a step count below 1. At setup, so before any training: a size that
-            rounds to no edge; no validation (test) prompts; mean ablation without training prompts.
+        ValueError: here, an unknown ablation or a step count below 1. Before any training: a size that rounds to no
+            edge; no validation (test) prompts; mean ablation without training prompts; a key monitored by a callback
+            of Lightning's that nobody will log.
         TypeError: here, an ablation or a size that is none. At setup, the model is no `CircuitSearch`, or the Trainer
             of the other of Lightning's two names.
     """
@@ -90,9 +97,22 @@ class FaithfulnessValidation(ExactAblationCallback):
         self._begin(trainer, "test" if stage == "test" else "val")
         self.measured = None
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        refuse_unknown(trainer, pl_module)
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step > 0 and trainer.global_step % self.every_n_steps == 0:
             self._measure_step(trainer, require_search(self, trainer, pl_module))
+        elif monitored_each_step(trainer):
+            self._measure_what_is_monitored(trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            with torch.inference_mode(False), torch.no_grad():  # what ablations learn here is used in training
+                self._measure_what_is_monitored(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._measure_what_is_monitored(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._measure_step(trainer, require_search(self, trainer, pl_module))
@@ -110,7 +130,22 @@ class FaithfulnessValidation(ExactAblationCallback):
             close_progress_bar(trainer, stage)
             console(trainer).print(rows_table(self.rows))
 
+    def logged_keys(self, search: CircuitSearch) -> list[str]:
+        """What can be monitored: every number of the circuits, their controls, the full and the empty one."""
+        numbers = [*(field.name for field in fields(Row) if field.type != "str"), "overshoot"]
+        sizes = [in_key(name) for name in sizes_to_look_at(search, self.sizes)]
+        circuits = ["full", "empty", *(f"{name}{control}" for name in sizes for control in CONTROLS)]
+        names = [ablation.name for ablation in self.ablations]
+        return [f"val/{name}/{circuit}/{number}" for name in names for circuit in circuits for number in numbers]
+
     # ---- measuring ---------------------------------------------------------------------------------------------
+
+    def _measure_what_is_monitored(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning would end the run if a number were not there."""
+        if self.measured is None and monitored(trainer):
+            search = require_search(self, trainer, pl_module)
+            if monitored(trainer) & set(self.logged_keys(search)):
+                self._measure_step(trainer, search)
 
     def _measure_step(self, trainer: pl.Trainer, search: CircuitSearch) -> None:
         """Within fit. With gradients accumulated there are several batches to a step, and the last step may be due."""

@@ -13,6 +13,9 @@ from torch import Tensor
 from lightning_circuits.callbacks.loggers import in_key
 from lightning_circuits.evaluation.rows import Row
 
+NUMBERS = ("faithfulness", "kl", "accuracy", "logit_difference")
+"""What is logged of each circuit of a probe."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -35,7 +38,7 @@ class Probe:
         """The numbers as loggers get them; what does not exist is left out."""
         found: dict[str, float] = {}
         for row in self.rows:
-            for number in ("faithfulness", "kl", "accuracy", "logit_difference"):
+            for number in NUMBERS:
                 found[f"probe/{in_key(row.circuit)}/{number}"] = getattr(row, number)
         for name, value in self.iou_last.items():
             found[f"probe/{in_key(name)}/iou_last"] = value

@@ -25,14 +25,16 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.arguments import require_numbers, require_whole_numbers
 from lightning_circuits.batch import Batch, unshared
 from lightning_circuits.callbacks.at_rest import at_rest
-from lightning_circuits.callbacks.history import Probe
+from lightning_circuits.callbacks.history import NUMBERS, Probe
 from lightning_circuits.callbacks.loggers import in_key, log_scalars
 from lightning_circuits.callbacks.looked_at import size_name
+from lightning_circuits.callbacks.monitors import monitored, refuse_unknown
 from lightning_circuits.callbacks.options import require_sizes
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.layout import Layout
@@ -52,8 +54,9 @@ DEFAULT_SIZES = (0.005, 0.01, 0.02, 0.05, 0.1)
 class CircuitProbe(pl.Callback):
     """Probe the circuits of a model while it is trained.
 
-    Logged after every `every_n_steps` optimizer steps, and after the last one: ``probe/edges_needed`` (left out where
-    no size is faithful enough), and for each size, ``full`` and ``empty`` ``probe/1%/faithfulness``, ``/kl``,
+    Logged before the first optimizer step (as step 0, what training starts from), after every `every_n_steps` of them,
+    and after the last one: ``probe/edges_needed`` (left out where no size is faithful enough, so whoever monitors it is
+    given ``strict=False``), and for each size, ``full`` and ``empty`` ``probe/1%/faithfulness``, ``/kl``,
     ``/accuracy``, ``/logit_difference`` and ``/iou_last``. When training is done, ``probe/1%/iou_final`` for the step
     of each probe.
 
@@ -64,9 +67,10 @@ class CircuitProbe(pl.Callback):
         sizes: of the circuits: shares of the edges, or numbers of edges, one or several. Default: `DEFAULT_SIZES`,
             without those that are no edge in a very small model.
         faithfulness: that a circuit has to reach to count as enough.
-        method: that scores the edges: the name of an attribution method, which then scores for `objective` under
-            `ablation`, the highest scores first; or an object, its model left out, that says all of this itself, such
-            as ``EAPIG(steps=10, absolute=False)``. `EAP` is three times as fast as `EAPIG`, and often misleading.
+        method: that scores the edges: the name of an attribution method, with its own defaults (edges are taken by
+            |score|), but for `objective` and `ablation`; or an object, its model left out, that says all of this
+            itself, such as ``EAPIG(steps=10, absolute=False)``, whose edges are taken by signed score. `EAP` is three
+            times as fast as `EAPIG`, and often misleading.
         model: where in the LightningModule the language model is, as attributes joined by points. Default: the only
             one.
         objective: that edges are scored for, an object or a name. Default: `LogitDifference`.
@@ -77,9 +81,9 @@ class CircuitProbe(pl.Callback):
 
     Raises:
         ValueError: here, an unknown name, no size, a step count below 1, a faithfulness that is not positive, a method
-            with a language model of its own, or with an objective beside its own. At setup, so before any training: no
-            supported language model in the module, or an adapter in it; a strategy that splits the model among
-            processes; a size of no edge; token ids that the model lacks.
+            with a language model of its own, or with an objective beside its own. Before any training: no supported
+            language model in the module, or an adapter in it; a strategy that splits the model among processes; a size
+            of no edge; token ids that the model lacks; a key ``probe/...`` monitored that there will not be.
         TypeError: here, an argument of a wrong type. At setup, a Trainer of the other of Lightning's two names.
     """
 
@@ -115,6 +119,7 @@ class CircuitProbe(pl.Callback):
         self.method = _method(method, objective, self.ablation)
         self.history: list[Probe] = []
         self._ready = False
+        self._sizes: list[str] = []  # their names, once the model is known
 
     # ---- Lightning ---------------------------------------------------------------------------------------------
 
@@ -138,6 +143,22 @@ class CircuitProbe(pl.Callback):
         if not self._ready:
             self._look(pl_module)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        refuse_unknown(trainer, pl_module)
+        if self.history:  # of the run that is resumed
+            trainer.callback_metrics.update(_tensors(self.history[-1].scalars()))
+        elif trainer.global_step == 0:
+            self._probe(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning would end the run if a number that is monitored were not there by now.
+        there_will_be = set(self.logged_keys(pl_module)) - {"probe/edges_needed"}
+        if (
+            monitored(trainer) & there_will_be - set(trainer.callback_metrics)
+            and trainer.global_step > self._last_step()
+        ):
+            self._probe(trainer, pl_module)
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         # With gradients accumulated there are several batches to a step.
         if trainer.global_step % self.every_n_steps == 0 and trainer.global_step > self._last_step():
@@ -150,6 +171,12 @@ class CircuitProbe(pl.Callback):
             probe.iou_final.update(probe.overlap(self.history[-1]))
             scalars = {f"probe/{in_key(name)}/iou_final": value for name, value in probe.iou_final.items()}
             log_scalars(trainer, scalars, probe.step)
+
+    def logged_keys(self, module: pl.LightningModule) -> list[str]:
+        """What can be monitored."""
+        sizes = [in_key(size) for size in self._sizes]
+        judged = [f"probe/{name}/{number}" for name in ("full", "empty", *sizes) for number in NUMBERS]
+        return ["probe/edges_needed", *judged, *(f"probe/{size}/iou_last" for size in sizes)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": [probe.state_dict() for probe in self.history]}
@@ -165,7 +192,7 @@ class CircuitProbe(pl.Callback):
         with pl.utilities.seed.isolate_rng():
             with at_rest(language_model):
                 model = wrap(language_model, freeze=False)
-            self._counts(model.layout)
+            self._sizes = list(self._counts(model.layout))
             self.data.prepare_data()
             self.data.setup("fit")
             vocabulary = len(model.token_embedding.weight)
@@ -223,12 +250,16 @@ class CircuitProbe(pl.Callback):
             probe.iou_last.update(probe.overlap(self.history[-1]))
         self.history.append(probe)
         log_scalars(trainer, probe.scalars(), probe.step)
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in probe.scalars().items()})
+        trainer.callback_metrics.update(_tensors(probe.scalars()))
 
     def _batches(self, split: str) -> Iterator[Batch]:
         """All of a split, on every process."""
         loader = self.data.train_dataloader() if split == "train" else self.data.val_dataloader()
         return iter(unshared(loader))  # the Trainer's own data are shared out among processes already
+
+
+def _tensors(scalars: dict[str, float]) -> dict[str, Tensor]:
+    return {name: torch.tensor(value) for name, value in scalars.items()}
 
 
 LATER = ("setup", "configure_model")
@@ -258,5 +289,5 @@ def _method(given: str | Attribution, objective: AnyObjective | None, ablation: 
         raise ValueError(f"unknown attribution method {given!r}; choose one of {', '.join(names)}")
     method = kind()
     method.objective = OBJECTIVES.make("LogitDifference" if objective is None else objective, "objective")
-    method.ablation, method.absolute = ablation, False
+    method.ablation = ablation
     return method

@@ -26,7 +26,7 @@ The prompts are tokenised by the model's own tokenizer; `--tokenizer NAME` takes
 
 A mistake in the options, the model, the data or a file ends with one line, `error: ...`, and exit code 2, before
 anything is trained; with JSONARGPARSE_DEBUG=true in the environment, with its traceback. What goes wrong once
-training has begun is always shown in full.
+training has begun is always shown in full. Ctrl-C ends with code 130, SIGTERM with 143, after the step under way.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from jsonargparse import ActionConfigFile, DefaultHelpFormatter
 from lightning_circuits import ablation, callbacks, configs, datamodules, gates, objectives, search  # noqa: F401
 from lightning_circuits.callbacks import FaithfulnessCurve
 from lightning_circuits.commands import compare, view
+from lightning_circuits.commands.ending import Ending
 from lightning_circuits.commands.errors import LightningParser, debugging, in_one_line
 from lightning_circuits.models.loading import load_without_bars
 from lightning_circuits.namespace import LightningArgumentParser, LightningCLI, pl
@@ -61,47 +62,60 @@ def main(args: Sequence[str] | None = None) -> None:
         args: the words after `lightning-circuits`. Default: those of this process.
 
     Raises:
-        SystemExit: with code 2 for a mistake in what was asked for, 0 after `--help` and `--print_config`.
+        SystemExit: with code 2 for a mistake in what was asked for, 0 after `--help` and `--print_config`, 130 and 143
+            after Ctrl-C and SIGTERM.
     """
     # Of Lightning against torch, and nothing that a user could mend.
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
-    begun = _Begun()
+    ending = Ending()
     words = sys.argv[1:] if args is None else list(args)
     if "--quiet" in words:  # what is said before there is a Trainer
         warnings.simplefilter("ignore")
         for name in (pl.__name__, "lightning_fabric", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.ERROR)
         load_without_bars()
-    try:
-        if words[:1] in (["compare"], ["view"]):  # of files: there is no model and no Trainer
-            {"compare": compare.main, "view": view.main}[words[0]](words[1:])
-            return
-        CircuitCLI(
-            CircuitSearch,
-            datamodules.PairDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_class=CircuitTrainer,
-            parser_class=_Parser,
-            seed_everything_default=0,
-            # Each method has its own optimizer, which --optimizer would replace.
-            auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [begun]},
-            args=None if args is None else list(args),
-        )
-    except Exception as error:
-        said = in_one_line(error)
-        if said is None or begun.yes or debugging():
-            raise
-        sys.stderr.write(f"error: {said}\n")
-        raise SystemExit(2) from None
+    with ending.heeded():
+        try:
+            _run(words, ending, None if args is None else words)
+        except Exception as error:
+            said = in_one_line(error)
+            if said is None or ending.begun or debugging():
+                raise
+            sys.stderr.write(f"error: {said}\n")
+            raise SystemExit(2) from None
+
+
+def _run(words: list[str], ending: Ending, args: list[str] | None) -> None:
+    """The command that the words name."""
+    if words[:1] in (["compare"], ["view"]):  # of files: there is no model and no Trainer
+        {"compare": compare.main, "view": view.main}[words[0]](words[1:])
+        return
+    CircuitCLI(
+        CircuitSearch,
+        datamodules.PairDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        trainer_class=CircuitTrainer,
+        parser_class=_Parser,
+        seed_everything_default=0,
+        # Each method has its own optimizer, which --optimizer would replace.
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"callbacks": [ending]},
+        args=args,
+    )
 
 
 class CircuitTrainer(pl.Trainer):
     """Lightning's Trainer, which can also measure the faithfulness curve of a search as it stands, and be quiet."""
 
     quiet = False  # whether callbacks keep their tables to themselves
+    ending: Ending | None = None
+
+    @property
+    def received_sigterm(self) -> bool:
+        """Whether to end after this step, as all processes know: Lightning's is of the process that was told."""
+        return super().received_sigterm if self.ending is None else self.ending.agreed
 
     def evaluate(
         self,
@@ -176,6 +190,9 @@ class CircuitCLI(LightningCLI):
             options |= {"enable_progress_bar": False, "enable_model_summary": False}
         trainer: Any = super().instantiate_trainer(**options)
         trainer.quiet = quiet
+        [trainer.ending] = self.trainer_defaults["callbacks"]
+        trainer.ending.trainer = trainer
+        trainer.callbacks.sort(key=lambda callback: callback is not trainer.ending)
         return trainer
 
 
@@ -211,17 +228,6 @@ class _BareNames(DefaultHelpFormatter):
 class _Parser(LightningParser):
     def __init__(self, *args: Any, formatter_class: type[argparse.HelpFormatter] = _BareNames, **kwargs: Any) -> None:
         super().__init__(*args, formatter_class=formatter_class, **kwargs)
-
-
-class _Begun(pl.Callback):
-    """Tells a run that has begun from one that never got there."""
-
-    yes = False
-
-    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.yes = True
-
-    on_train_start = on_validation_start = on_test_start = _begin
 
 
 if __name__ == "__main__":

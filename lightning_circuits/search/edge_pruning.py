@@ -132,6 +132,9 @@ class EdgePruning(CircuitSearch):
 
     def configure_optimizers(self) -> Any:
         total = self.trainer.estimated_stepping_batches
+        # To count batches Lightning has made the loader, before it reads a checkpoint. One that is made after that is
+        # told where in the epoch a resumed run stands.
+        self.trainer.fit_loop._combined_loader = None
         if total == float("inf"):
             raise ValueError("the training has no end to plan for: give the Trainer max_steps or max_epochs")
         optimizer = torch.optim.Adam(self.gate.parameter_groups(), lr=self.lr, weight_decay=0.0)

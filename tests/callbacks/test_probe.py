@@ -27,9 +27,9 @@ from tests.support.training import QUIET, Mine, fit, small, start, trainable
 @pytest.mark.parametrize(
     ("method", "search", "absolute"),
     [
-        ("EAP", EAP("tiny-ioi"), False),
-        ("EAP-IG", EAPIG("tiny-ioi", steps=5), False),
-        (EAPIG(steps=2), EAPIG("tiny-ioi", steps=2), True),
+        ("EAP", EAP("tiny-ioi"), True),  # a name means the method with its own defaults
+        ("EAP-IG", EAPIG("tiny-ioi", steps=5), True),
+        (EAPIG(steps=2, absolute=False), EAPIG("tiny-ioi", steps=2), False),
         (ActivationPatching(edges_per_batch=200), ActivationPatching("tiny-ioi", edges_per_batch=200), True),
     ],
 )
@@ -43,7 +43,7 @@ def test_a_probe_finds_what_a_search_finds(method: Any, search: Attribution, abs
     members = {"40 edges": top_n(scores, 40), "10%": top_n(scores, int(0.1 * search.layout.n_edges))}
     val = small(batch_size=1).val_dataloader()
     rows = evaluate(search.circuit_model, val, members, [ABLATIONS.make("interchange")], controls=False)
-    [found] = probe.history
+    _, found = probe.history
     assert found.step == 1
     for name, chosen in members.items():
         assert torch.equal(found.members[name], chosen)
@@ -58,10 +58,14 @@ def test_what_is_logged(tmp_path: Path) -> None:
     logger = pl.loggers.CSVLogger(tmp_path)
     probe = CircuitProbe(small(), every_n_steps=2, sizes=[5, 0.2], faithfulness=0.5)
     trainer = fit(probe, Mine(trainable(), lr=1e-2), max_steps=5, logger=logger, log_every_n_steps=100)
-    assert [found.step for found in probe.history] == [2, 4, 5]
-    first, second, last = probe.history
-    assert first.iou_last == {} and set(second.iou_last) == {"5 edges", "20%"}
-    for found, before in ((second, first), (last, second)):
+    assert [found.step for found in probe.history] == [0, 2, 4, 5]
+    start, first, second, last = probe.history
+    assert start.iou_last == {} and start.iou_final["5 edges"] <= 1
+    before_training = CircuitProbe(small(), sizes=[5, 0.2])
+    fit(before_training, Mine(trainable(), lr=0.0), max_steps=1)
+    assert repr(start.rows) == repr(before_training.history[1].rows)  # of the weights that training began with
+    assert set(first.iou_last) == set(second.iou_last) == {"5 edges", "20%"}
+    for found, before in ((first, start), (second, first), (last, second)):
         for name, value in found.iou_last.items():
             here, there = (set(probe.members[name].nonzero().flatten().tolist()) for probe in (found, before))
             assert value == pytest.approx(len(here & there) / len(here | there))
@@ -96,12 +100,12 @@ def test_a_resumed_run_has_the_history_of_the_run_before(tmp_path: Path) -> None
     resumed = CircuitProbe(small(), every_n_steps=1, sizes=[0.1])
     trainer = pl.Trainer(**QUIET, max_steps=3, callbacks=[resumed])
     trainer.fit(Mine(trainable()), small(seed=1).train_dataloader(), ckpt_path=tmp_path / "two.ckpt")
-    assert [found.step for found in resumed.history] == [1, 2, 3]
-    rows = [[row.to_dict() for row in run.history[1].rows] for run in (probe, resumed)]
+    assert [found.step for found in resumed.history] == [0, 1, 2, 3]
+    rows = [[row.to_dict() for row in run.history[2].rows] for run in (probe, resumed)]
     assert rows[0] == rows[1]
     for one, other in zip(probe.history, resumed.history, strict=False):
         assert torch.equal(one.members["10%"], other.members["10%"]) and other.members["10%"].dtype == torch.bool
-    assert "10%" in resumed.history[2].iou_last
+    assert "10%" in resumed.history[3].iou_last
     state = resumed.state_dict()["history"][0]
     assert len(state["members"]["10%"]) == -(-state["n_edges"] // 8)  # a bit an edge
 
@@ -145,7 +149,7 @@ def test_two_processes_share_the_prompts_and_agree(tmp_path: Path) -> None:
     for seed, (one, other) in zip((0, 1), zip(*ranks, strict=True), strict=True):
         alone = CircuitProbe(small(seed=seed), every_n_steps=2, sizes=[0.05, 0.2])
         fit(alone, Mine(trainable(), lr=0.0), max_steps=3)
-        assert [found["step"] for found in one["history"]] == [2, 3]
+        assert [found["step"] for found in one["history"]] == [0, 2, 3]
         assert repr(one) == repr(other)  # in which NaN equals NaN
         for state, single in zip(one["history"], alone.history, strict=True):
             here = Probe.from_state_dict(state)

@@ -52,7 +52,8 @@ def run(gate, ablation, folder, every, steps, resume=None, kill=None):
     record = Record()
     keep = pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=every, save_top_k=-1, filename="{step}")
     trainer = pl.Trainer(
-        max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        max_steps=steps, max_epochs=99, accelerator="cpu", logger=False,
+        enable_progress_bar=False, enable_model_summary=False,
         callbacks=[keep, record] + ([Kill(kill)] if kill else []),
     )
     search = EdgePruning("tiny-ioi", gate=GATES[gate](), ablation=ablation)

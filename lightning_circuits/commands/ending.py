@@ -1,0 +1,116 @@
+"""How a command ends that is told to end, so that a shell or a scheduler can tell: 130 for Ctrl-C, 143 for SIGTERM.
+
+Lightning ends both in its own way: Ctrl-C with code 1, SIGTERM (after the step that is under way) with code 0, which
+reads as success. SIGUSR1, by which SLURM has a job put into the queue again, stays Lightning's.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+from lightning_circuits.callbacks.monitors import refuse_unknown
+from lightning_circuits.namespace import pl
+
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+PATIENCE = 5.0
+"""Seconds that other processes of a run get to end by themselves, when the first one has."""
+
+
+class Ending(pl.Callback):
+    """The first among the callbacks of a run: knows how far it has come, and what it has been told.
+
+    On SIGTERM a training step that is under way is completed first, as Lightning's callbacks that save a checkpoint of
+    an exception expect. Of several processes all end after the same step, whichever was told. Whatever else is under
+    way ends at once: files are written whole or not at all.
+
+    Attributes:
+        begun: whether anything has been trained or judged.
+        interrupted: whether Ctrl-C has come.
+        terminated: whether SIGTERM has come.
+        agreed: whether SIGTERM has come to any of the processes, as all of them know after the same step.
+    """
+
+    def __init__(self) -> None:
+        self.begun = self.interrupted = self.terminated = self.agreed = False
+        self._stepping = False
+        self.trainer: pl.Trainer | None = None  # once there is one
+
+    def _begin(self, *_: Any) -> None:
+        self.begun = True
+        self._listen()  # Lightning has put its own handler before ours
+
+    on_sanity_check_start = on_validation_start = on_test_start = _begin
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        refuse_unknown(trainer, pl_module)
+        self._begin()
+        self._stepping = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        # From a checkpoint of the end of an epoch (no callback's, but of how Lightning then ends) it would go on with
+        # the epoch after the next. So one more step is taken, unless every step ends an epoch.
+        if not trainer.is_last_batch or trainer.num_training_batches == 1:
+            self.agreed = trainer.strategy.reduce_boolean_decision(self.terminated, all=False)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stepping = False
+        if self.terminated:
+            raise SystemExit(TERMINATED)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._stepping = False
+        self.interrupted = isinstance(exception, KeyboardInterrupt)
+
+    # ---- around a command --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """While open, signals are heeded; what comes out ends with their exit code, and no process is left behind."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._listen()
+        try:
+            yield
+            if self.terminated:
+                raise SystemExit(TERMINATED)
+        except BaseException as error:
+            self._end_others()
+            if self.terminated:  # whatever came of it
+                raise SystemExit(TERMINATED) from None
+            if self.interrupted or isinstance(error, KeyboardInterrupt):
+                raise SystemExit(INTERRUPTED) from None
+            raise
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    def _listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
+        self.terminated = True
+        if not self._stepping:
+            raise SystemExit(TERMINATED)
+
+    def _end_others(self) -> None:
+        """End the processes that Lightning has started, which would wait for this one."""
+        launcher = None if self.trainer is None else self.trainer.strategy.launcher
+        started = [one for one in getattr(launcher, "procs", ()) if isinstance(one, subprocess.Popen)]
+        if not started:
+            return
+        launcher.procs.clear()  # Lightning's observer would kill this process for the end of another
+        for process in started:
+            if self.terminated:
+                process.terminate()
+        for process in started:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+            process.kill()
