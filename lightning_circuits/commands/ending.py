@@ -42,7 +42,7 @@ class Ending(pl.Callback):
         self._stepping = False
         self.trainer: pl.Trainer | None = None  # once there is one
 
-    def _begin(self, *_: Any) -> None:
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.begun = True
         self._listen()  # Lightning has put its own handler before ours
 
@@ -50,7 +50,7 @@ class Ending(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         refuse_unknown(trainer, pl_module)
-        self._begin()
+        self._begin(trainer, pl_module)
         self._stepping = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -102,7 +102,7 @@ class Ending(pl.Callback):
 
     def _end_others(self) -> None:
         """End the processes that Lightning has started, which would wait for this one."""
-        launcher = None if self.trainer is None else self.trainer.strategy.launcher
+        launcher: Any = None if self.trainer is None else self.trainer.strategy.launcher
         started = [one for one in getattr(launcher, "procs", ()) if isinstance(one, subprocess.Popen)]
         if not started:
             return
