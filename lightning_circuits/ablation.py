@@ -6,11 +6,12 @@
 | `zero`            | nothing                                                                                     |
 | `mean`            | its mean output over all clean prompts of a loader, one vector                              |
 | `mean-positional` | the same for each token position, counted from the first real token                         |
+| `mean-span`       | the same for each named span of the prompts                                                 |
 
     >>> ABLATIONS.make("zero").name
     'zero'
 
-How a circuit scores depends on which: write it beside every number. The two means need one pass over a loader, `fit`,
+How a circuit scores depends on which: write it beside every number. The means need one pass over a loader, `fit`,
 before they are used; the others ignore it.
 
 An ablation of one's own is a subclass of `Ablation` that says `reference`; registered, configs know it by its name:
@@ -85,7 +86,7 @@ class Ablation:
 
 
 ABLATIONS = Registry("ablation", Ablation)
-AblationName = Literal["interchange", "zero", "mean", "mean-positional"]
+AblationName = Literal["interchange", "zero", "mean", "mean-positional", "mean-span"]
 """Those of this package, for signatures and their help."""
 
 
@@ -112,10 +113,13 @@ class MeanAblation(Ablation):
 
     name = "mean"
     needs_data = True
-    positional = False
 
     def __init__(self) -> None:
-        self.means: Tensor | None = None  # [n_writers, positions, d]; a single position when not positional
+        self.means: Tensor | None = None  # [n_writers, n_slots, d]
+
+    def slots(self, batch: Batch) -> Tensor:
+        """int64 ``[B, T]``: which tokens share a mean, counted from 0. Here, all."""
+        return torch.zeros_like(batch["clean_ids"])
 
     @torch.no_grad()
     def fit(self, model: CircuitModel, batches: Iterable[Batch]) -> None:
@@ -128,8 +132,8 @@ class MeanAblation(Ablation):
             stack = model.new_stack(ids.shape)
             model.run(ids, mask, batch["positions"], writers=stack)
             real = mask.bool()
-            slots = (position_ids(mask) if self.positional else torch.zeros_like(ids))[real]
-            more = max(0, int(slots.max()) + 1 - len(counts))  # a prompt longer than all before
+            slots = self.slots(batch)[real]
+            more = max(0, int(slots.max()) + 1 - len(counts))  # such as a prompt longer than all before
             sums, counts = F.pad(sums, (0, 0, 0, more)), F.pad(counts, (0, more))
             sums.index_add_(1, slots, stack[:, real].double())
             counts.index_add_(0, slots, counts.new_ones(len(slots)))
@@ -140,9 +144,7 @@ class MeanAblation(Ablation):
     def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
         if self.means is None:
             raise RuntimeError(f"{self.name} ablation needs the means of a data set: call fit(model, loader) first")
-        if not self.positional:
-            return self.means[:, None].expand_as(corrupt).clone()
-        slots = position_ids(batch["attention_mask"])
+        slots = self.slots(batch)
         if int(slots.max()) >= self.means.shape[1]:
             raise ValueError(
                 f"{self.name} ablation: a prompt of {int(slots.max()) + 1} tokens, but the means were taken over "
@@ -156,4 +158,43 @@ class MeanPositionalAblation(MeanAblation):
     """The mean for every position over the prompts that are long enough to have it."""
 
     name = "mean-positional"
-    positional = True
+
+    def slots(self, batch: Batch) -> Tensor:
+        return position_ids(batch["attention_mask"])
+
+
+@ABLATIONS.register
+class MeanSpanAblation(MeanAblation):
+    """The mean for every named span of the prompts, so that prompts of different lengths line up.
+
+    Each token of a span counts once. Prompts have to name their places (see `batch.Spans`).
+    """
+
+    name = "mean-span"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    @torch.no_grad()
+    def fit(self, model: CircuitModel, batches: Iterable[Batch]) -> None:
+        self.means, self.names = None, []
+        super().fit(model, batches)
+
+    def slots(self, batch: Batch) -> Tensor:
+        names, ids = batch.get("span_names", ()), batch.get("spans")
+        if ids is None:
+            raise ValueError(f"{self.name} ablation: the prompts have no spans: give data that name their places")
+        if self.means is None:  # while it is fitted
+            there = {names[i] for i in ids.unique().tolist() if i >= 0}
+            self.names += [name for name in names if name in there and name not in self.names]
+        used = [self.names.index(name) if name in self.names else -1 for name in names]
+        slots = torch.tensor([*used, -1], device=ids.device)[ids]
+        real = batch["attention_mask"].bool()
+        if (without := (slots < 0) & real).any():
+            span = int(ids[without][0])
+            raise ValueError(
+                f"{self.name} ablation: no prompt that the means were taken over has the span "
+                f"{names[span] if span >= 0 else 'of some token'}; it had {', '.join(self.names)}"
+            )
+        return slots.clamp(min=0)

@@ -20,7 +20,8 @@ LENGTHS = (4, 2, 5, 3, 5, 1, 2)
 MODELS = ("gpt2", "llama-gqa")
 
 models = pytest.mark.parametrize("family", MODELS)
-means = pytest.mark.parametrize("name", ["mean", "mean-positional"])
+means = pytest.mark.parametrize("name", ["mean", "mean-positional", "mean-span"])
+SPANS = ("A", "A..END", "END")
 
 Prompts = list[tuple[list[int], list[int]]]
 Batch = dict[str, Tensor]
@@ -39,8 +40,18 @@ def prompts() -> Prompts:
     return [(clean, corrupt) for clean, corrupt in drawn]
 
 
+def span(token: int, length: int) -> int:
+    """The last token of a prompt is END, the first, if that is another one, A."""
+    return 2 if token == length - 1 else min(token, 1)
+
+
+def slot(name: str, token: int, length: int) -> int:
+    """Which tokens share a mean."""
+    return {"mean": 0, "mean-positional": token, "mean-span": span(token, length)}[name]
+
+
 def collate(rows: Prompts, side: str) -> Batch:
-    """A batch, padded with a token that would show if it were read."""
+    """A batch, padded with a token that would show if it were read. The names of spans are in another order each."""
     longest = max(len(clean) for clean, _ in rows)
 
     def padded(ids: list[int], fill: int) -> list[int]:
@@ -48,7 +59,11 @@ def collate(rows: Prompts, side: str) -> Batch:
         return ids + gap if side == "right" else gap + ids
 
     mask = torch.tensor([padded([1] * len(clean), 0) for clean, _ in rows])
+    turned = [(i + len(rows)) % 3 for i in range(3)]
+    spans = [[turned[span(token, len(clean))] for token in range(len(clean))] for clean, _ in rows]
     return {
+        "spans": torch.tensor([padded(ids, -1) for ids in spans]),
+        "span_names": tuple(SPANS[turned.index(i)] for i in range(3)),
         "clean_ids": torch.tensor([padded(clean, 7) for clean, _ in rows]),
         "corrupt_ids": torch.tensor([padded(corrupt, 7) for _, corrupt in rows]),
         "attention_mask": mask,
@@ -74,7 +89,7 @@ def loop_means(family: str, name: str) -> dict[str, list[Tensor]]:
             tiny_model(family, torch.float64), ALL_OPEN, batch.clean_ids, batch
         ).writers.items():
             for token, vector in enumerate(output[0]):
-                seen[writer, token if name == "mean-positional" else 0].append(vector)
+                seen[writer, slot(name, token, len(output[0]))].append(vector)
     found: dict[str, list[Tensor]] = defaultdict(list)
     for (writer, _), vectors in sorted(seen.items(), key=lambda item: item[0][1]):
         found[writer].append(torch.stack(vectors).sum(0) / len(vectors))
@@ -96,9 +111,11 @@ def check_against_loops(family: str, name: str, ablation: Ablation, rows: Prompt
     for w, writer in enumerate(model.layout.writer_names):
         for i in range(len(rows)):
             real = batch["attention_mask"][i].nonzero().flatten().tolist()
-            for token, slot in enumerate(real):
-                mean = expected[writer][token if name == "mean-positional" else 0]
-                torch.testing.assert_close(reference[w, i, slot], mean, atol=1e-9, rtol=0, msg=f"{writer} {i} {token}")
+            for token, column in enumerate(real):
+                mean = expected[writer][slot(name, token, len(real))]
+                torch.testing.assert_close(
+                    reference[w, i, column], mean, atol=1e-9, rtol=0, msg=f"{writer} {i} {token}"
+                )
 
 
 @models
@@ -177,8 +194,9 @@ def test_a_circuit_under_every_ablation_is_that_of_the_oracle(family: str, name:
         carried = {writer: torch.zeros_like(corrupt[0]) for writer in layout.writer_names}
         for writer, output in carried.items():
             for i, mask in enumerate(batch["attention_mask"]):
-                for token, slot in enumerate(mask.nonzero().flatten().tolist()):
-                    output[i, slot] = loop_means(family, name)[writer][token if name == "mean-positional" else 0]
+                real = mask.nonzero().flatten().tolist()
+                for token, column in enumerate(real):
+                    output[i, column] = loop_means(family, name)[writer][slot(name, token, len(real))]
     gates = dict(zip(layout.edge_names(range(layout.n_edges)), circuit.double().tolist(), strict=True))
     expected = oracle(model.model, gates, pairs.clean_ids, pairs, carried).logits
     torch.testing.assert_close(logits, expected, atol=1e-8, rtol=1e-8)
@@ -218,12 +236,12 @@ def test_interchange_carries_the_corrupt_run_and_zero_nothing() -> None:
 
 
 def test_ablations_go_by_their_names() -> None:
-    assert ABLATIONS.names() == ["interchange", "zero", "mean", "mean-positional"]
+    assert ABLATIONS.names() == ["interchange", "zero", "mean", "mean-positional", "mean-span"]
     assert all(ABLATIONS.make(name).name == name for name in ABLATIONS)
 
 
 def test_an_unknown_ablation_is_refused_with_those_known() -> None:
-    with pytest.raises(ValueError, match=r"'resample'.*interchange, zero, mean, mean-positional"):
+    with pytest.raises(ValueError, match=r"'resample'.*interchange, zero, mean, mean-positional, mean-span"):
         ABLATIONS.make("resample")
 
 
@@ -237,6 +255,19 @@ def test_a_mean_that_was_never_taken_is_refused(name: str) -> None:
 def test_a_loader_without_batches_has_no_mean(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} ablation: the loader for the means has no batch"):
         ABLATIONS.make(name).fit(wrapped("gpt2"), [])
+
+
+def test_prompts_without_spans_or_with_another_have_no_mean_by_span() -> None:
+    model, batch = wrapped("gpt2"), collate(prompts(), "right")
+    with pytest.raises(ValueError, match="mean-span ablation: the prompts have no spans"):
+        ABLATIONS.make("mean-span").fit(model, [{key: value for key, value in batch.items() if "span" not in key}])
+    ablation = fitted("mean-span", model, prompts())
+    other = batch | {"span_names": tuple("S2" if name == "END" else name for name in batch["span_names"])}
+    with pytest.raises(ValueError, match=r"no prompt that the means were taken over has the span S2; it had .*END"):
+        ablation.reference(other, model.run_pair(batch)[1])
+    ablation.fit(model, [other])
+    with pytest.raises(ValueError, match=r"has the span END; it had .*S2"):
+        ablation.reference(batch, model.run_pair(batch)[1])
 
 
 def test_a_prompt_longer_than_all_that_means_were_taken_over_is_refused() -> None:

@@ -1,0 +1,133 @@
+"""Named places of prompts: from spans of characters to the span of every token.
+
+A pair may name places in its clean prompt, each by the characters where it begins and ends:
+
+    "When Mary and John went to the store, John gave a drink to"        {"S2": (39, 43), "END": (57, 59)}
+
+Tokens are what circuits are found between, so a place becomes the tokens that its characters are in; the corrupt prompt
+is aligned token for token, so its tokens are at the same places. What lies between two named places is a span of its
+own, ``S2..END``; what lies before the first is ``..S2``, after the last ``END..``. So every token is in one span, and
+prompts of different lengths line up by the names.
+
+    >>> names_of_tokens({"S2": (5, 9), "END": (10, 12)}, [(0, 4), (5, 9), (10, 12)], "row 1", "then John to")
+    ['..S2', 'S2', 'END']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+Places = Mapping[str, tuple[int, int] | None]
+"""The named places of a prompt: where its characters begin, and behind which they end; None for one that it lacks."""
+
+By = Literal["roles", "token"]
+"""Spans are the places that pairs name, or every token is one of its own."""
+
+
+def names_of_tokens(places: Places, offsets: Sequence[tuple[int, int]], where: str, text: str) -> list[str]:
+    """The span of every token, by name.
+
+    Args:
+        places: of the prompt.
+        offsets: of every token, where its characters begin and end, as fast tokenizers give them.
+        where: the prompt comes from, for errors.
+        text: of the prompt.
+
+    Raises:
+        ValueError: a place outside the prompt, without a token, or through one; two places that overlap; a name that
+            cannot be one.
+    """
+    named: dict[int, str] = {}
+    for name, place in places.items():
+        _require_name(name, where)
+        if place is None:
+            continue
+        begin, end = place
+        if not 0 <= begin < end <= len(text):
+            raise ValueError(
+                f"{where}: the span {name} is from character {begin} to {end}, and the clean prompt has "
+                f"{len(text)}: {text!r}"
+            )
+        inside = []
+        for token, (first, last) in enumerate(offsets):
+            first += len(text[first:last]) - len(text[first:last].lstrip())  # a token may begin with the space before
+            if first < last and begin < last and first < end:
+                if not begin <= first <= last <= end:
+                    raise ValueError(
+                        f"{where}: the span {name}, {text[begin:end]!r}, goes through the token {text[first:last]!r}: "
+                        "give the characters of whole tokens"
+                    )
+                inside.append(token)
+        if not inside:
+            raise ValueError(f"{where}: the span {name}, {text[begin:end]!r}, holds no token")
+        for token in inside:
+            if token in named:
+                raise ValueError(f"{where}: the spans {named[token]} and {name} overlap, at {text[begin:end]!r}")
+            named[token] = name
+    return _with_gaps([named.get(token) for token in range(len(offsets))])
+
+
+def _require_name(name: str, where: str) -> None:
+    if not name or ".." in name or "@" in name or "->" in name or not name.isprintable():
+        raise ValueError(
+            f"{where}: {name!r} cannot be the name of a span: names are printable and without '..', '@' and '->', "
+            "which names of edges and of what lies between spans are made with"
+        )
+
+
+def _with_gaps(names: Sequence[str | None]) -> list[str]:
+    """The tokens in no named span, too, by what stands on either side of them."""
+    before, after = "", ""
+    left, right = [], []
+    for name in names:
+        before = name or before
+        left.append(before)
+    for name in reversed(names):
+        after = name or after
+        right.append(after)
+    return [name or f"{a}..{b}" for name, a, b in zip(names, left, reversed(right), strict=True)]
+
+
+def line_up(spans: Sequence[Sequence[str]], places: Sequence[Places], wheres: Sequence[str]) -> tuple[str, ...]:
+    """The names of all spans of a split, in the order in which prompts come to them.
+
+    Args:
+        spans: of every prompt the names of its tokens' spans; none of a prompt without named places.
+        places: those that each prompt names.
+        wheres: each comes from, for errors.
+
+    Raises:
+        ValueError: a prompt that lacks a place which another names, and does not say so.
+    """
+    every: dict[str, int] = {}  # the name of a place, and a prompt that names it
+    for row, named in enumerate(places):
+        for name in named:
+            every.setdefault(name, row)
+    for named, where in zip(places, wheres, strict=True):
+        if missing := [name for name in every if name not in named]:
+            raise ValueError(
+                f"{where}: no span {missing[0]}, which {wheres[every[missing[0]]]} has: name it in every prompt, or "
+                f"say that this one has none, by {missing[0]}: null"
+            )
+    # Placed by how far on they stand, so that the names of a task are in the order of its prompts.
+    far: dict[str, list[float]] = {}
+    for names in spans:
+        for token, name in enumerate(names):
+            far.setdefault(name, []).append(token / len(names))
+    return tuple(sorted(far, key=lambda name: sum(far[name]) / len(far[name])))
+
+
+def one_span_a_token(lengths: Sequence[int], wheres: Sequence[str]) -> tuple[str, ...]:
+    """Names of spans of one token each, ``t0``, ``t1``, ..., for prompts of these lengths in tokens.
+
+    Raises:
+        ValueError: prompts of different lengths.
+    """
+    for length, where in zip(lengths, wheres, strict=True):
+        if length != lengths[0]:
+            raise ValueError(
+                f"a span for every token needs prompts of one length: {wheres[0]} has {lengths[0]} tokens and {where} "
+                f"has {length}. Name places instead, which line up prompts of any length"
+            )
+    return tuple(f"t{token}" for token in range(lengths[0]))
