@@ -6,12 +6,14 @@ Every data module yields the same batches, `lightning_circuits.batch.Batch`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_circuits.arguments import require_choice, require_whole_numbers
 from lightning_circuits.datamodules.fitting import require_fit
 from lightning_circuits.datamodules.loader import PaddingSide, PairLoader
+from lightning_circuits.datamodules.spans import By, one_span_a_token
 from lightning_circuits.datamodules.tokenising import PromptPair, TokenPair, tokenise
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
@@ -33,10 +35,11 @@ class PairDataModule(pl.LightningDataModule, ABC):
         batch_size: pairs per step and process.
         padding_side: `right` or `left`. Results do not depend on it.
         seed: decides the splits and the order of training.
+        spans: which tokens are a span, for circuits in spans: the places that pairs name, ``roles``, or each ``token``.
 
     Raises:
         TypeError: an argument of a wrong type.
-        ValueError: a batch size below 1, another side.
+        ValueError: a batch size below 1, another side or kind of spans.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class PairDataModule(pl.LightningDataModule, ABC):
         batch_size: int = 8,
         padding_side: PaddingSide = "right",
         seed: int = 0,
+        spans: By = "roles",
     ) -> None:
         super().__init__()
         if not isinstance(tokenizer, (str, Path, PreTrainedTokenizerBase)):
@@ -53,11 +57,13 @@ class PairDataModule(pl.LightningDataModule, ABC):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it has to be at least 1")
         require_choice("padding_side", padding_side, PaddingSide)
+        require_choice("spans", spans, By)
         self._tokenizer = tokenizer
         self.tokenizer_name = str(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer.name_or_path
         self.batch_size = batch_size
         self.padding_side = padding_side
         self.seed = seed
+        self.spans = spans
         self._splits: dict[str, list[TokenPair]] = {}
 
     @abstractmethod
@@ -76,7 +82,8 @@ class PairDataModule(pl.LightningDataModule, ABC):
         return self._tokenizer
 
     def setup(self, stage: str | None = None) -> None:
-        """Make, check and tokenise all splits, once; ValueError for a bad pair (see `tokenise`) or an empty split."""
+        """Make, check and tokenise all splits, once; ValueError for a bad pair (see `tokenise`) or an empty split,
+        or for prompts of different lengths where each token is to be a span."""
         if self._splits:
             return
         splits = self.make_splits()
@@ -84,6 +91,12 @@ class PairDataModule(pl.LightningDataModule, ABC):
             if not splits[name]:
                 raise ValueError(f"the {name} split of {type(self).__name__} is empty: it needs at least one pair")
         self._splits = {name: tokenise(splits[name], self.tokenizer) for name in SPLITS}
+        if self.spans == "token":
+            pairs = [pair for split in self._splits.values() for pair in split]
+            names = one_span_a_token([len(pair.clean) for pair in pairs], [pair.where for pair in pairs])
+            self._splits = {
+                name: [replace(pair, spans=names) for pair in split] for name, split in self._splits.items()
+            }
 
     def require_fit(self, model: CircuitModel) -> None:
         """See that a model can read the prompts of all splits; ValueError for a pair that it cannot."""

@@ -26,6 +26,7 @@ The texts are our own, in the manner of the set of Wang et al. (2022), "Interpre
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Collection
 from itertools import count
 from math import comb
@@ -37,6 +38,7 @@ from lightning_circuits.datamodules.base import PairDataModule
 from lightning_circuits.datamodules.encoding import encode
 from lightning_circuits.datamodules.loader import PaddingSide
 from lightning_circuits.datamodules.shuffling import shuffled
+from lightning_circuits.datamodules.spans import By
 from lightning_circuits.datamodules.tokenising import PromptPair
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
@@ -113,6 +115,7 @@ class IOIDataModule(PairDataModule):
             in are none of the prompt's own, and as a triple are used nowhere else.
         held_out_templates: so many templates, chosen by `seed`, are kept for validation and test, which then use no
             others.
+        spans: see `PairDataModule`. The places of a prompt are IO, S1, S1+1, S2 and END.
 
     Raises:
         ValueError: unknown corruption; a split without prompts; held-out templates that leave none to train on. When
@@ -130,8 +133,9 @@ class IOIDataModule(PairDataModule):
         held_out_templates: int = 0,
         padding_side: PaddingSide = "right",
         seed: int = 0,
+        spans: By = "roles",
     ) -> None:
-        super().__init__(tokenizer, batch_size, padding_side, seed)
+        super().__init__(tokenizer, batch_size, padding_side, seed, spans)
         require_whole_numbers(n_train=n_train, n_val=n_val, n_test=n_test, held_out_templates=held_out_templates)
         self.sizes = {"train": n_train, "val": n_val, "test": n_test}
         for split, size in self.sizes.items():
@@ -205,7 +209,8 @@ class IOIDataModule(PairDataModule):
         def fill(a: str, b: str, s: str) -> str:
             return templates[which].format(A=a, B=b, S=s, place=place, object=thing)
 
-        return PromptPair(fill(first, second, subject), fill(*corrupt), (f" {io}",), (f" {subject}",), where)
+        clean = fill(first, second, subject)
+        return PromptPair(clean, fill(*corrupt), (f" {io}",), (f" {subject}",), where, _places(clean, io, subject))
 
     def _single_token_names(self, triples: int) -> list[str]:
         """The names that are one known token in the place of an answer; enough of them for so many triples."""
@@ -226,6 +231,14 @@ class IOIDataModule(PairDataModule):
                 "PromptPairDataModule with names that fit"
             )
         return names
+
+
+def _places(clean: str, io: str, subject: str) -> dict[str, tuple[int, int]]:
+    """Where in a prompt the names stand, the word or mark after the first S, and the end."""
+    (io_at,), (s1, s2) = ([match.span() for match in re.finditer(rf"\b{name}\b", clean)] for name in (io, subject))
+    after = re.compile(r" ?(\w+|[^\w\s])").match(clean, s1[1])
+    end = clean.rindex(" ") + 1
+    return {"IO": io_at, "S1": s1, "S1+1": after.span(1), "S2": s2, "END": (end, len(clean))}
 
 
 class _TripleDeck:

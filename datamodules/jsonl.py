@@ -4,7 +4,9 @@
 
     data = PromptPairDataModule("gpt2", train="capitals.jsonl", batch_size=8)
 
-An answer is a text, or the id of a token, `"answers": [4881]`.
+An answer is a text, or the id of a token, `"answers": [4881]`. Places of the clean prompt may have names, by the
+characters where they begin and behind which they end: `"spans": {"CITY": [0, 5], "END": [9, 11]}`; null stands for a
+place that a prompt does not have.
 
 Splits that have no file of their own are cut out of the training file.
 """
@@ -21,6 +23,7 @@ from lightning_circuits.arguments import require_numbers
 from lightning_circuits.datamodules.base import PairDataModule
 from lightning_circuits.datamodules.loader import PaddingSide
 from lightning_circuits.datamodules.shuffling import shuffled
+from lightning_circuits.datamodules.spans import By
 from lightning_circuits.datamodules.tokenising import PromptPair, shortened
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
@@ -42,6 +45,7 @@ class PromptPairDataModule(PairDataModule):
         batch_size: pairs per step and process.
         padding_side: `right` or `left`. Results do not depend on it.
         seed: decides the splits and the order of training.
+        spans: see `PairDataModule`.
         val_fraction: how much of `train` to cut off where there is no `val`.
         test_fraction: how much of `train` to cut off where there is no `test`.
 
@@ -62,8 +66,9 @@ class PromptPairDataModule(PairDataModule):
         test_fraction: float = 0.1,
         padding_side: PaddingSide = "right",
         seed: int = 0,
+        spans: By = "roles",
     ) -> None:
-        super().__init__(tokenizer, batch_size, padding_side, seed)
+        super().__init__(tokenizer, batch_size, padding_side, seed, spans)
         require_numbers(val_fraction=val_fraction, test_fraction=test_fraction)
         for name, file in (("train", train), ("val", val), ("test", test)):
             if not isinstance(file, (str, Path)) and (file is not None or name == "train"):
@@ -176,7 +181,9 @@ def _parse_pair(line: bytes, where: str) -> PromptPair:
             raise ValueError(
                 f"{where}: {field} has to be a list of at least one text or token id, not {shortened(record[field])}"
             )
-    return PromptPair(record["clean"], record["corrupt"], tuple(record["answers"]), tuple(record["distractors"]), where)
+    spans = {} if record.get("spans") is None else record["spans"]
+    answers, distractors = tuple(record["answers"]), tuple(record["distractors"])
+    return PromptPair(record["clean"], record["corrupt"], answers, distractors, where, spans)
 
 
 def _each_once(fields: list[tuple[str, Any]]) -> dict[str, Any]:

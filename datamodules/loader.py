@@ -8,8 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_circuits.batch import Batch
+from lightning_circuits.batch import Batch, Spans
 from lightning_circuits.datamodules.shuffling import shuffled
+from lightning_circuits.datamodules.spans import in_order
 from lightning_circuits.datamodules.tokenising import TokenPair
 
 PaddingSide = Literal["right", "left"]
@@ -58,6 +59,7 @@ class PairLoader:
         self.epoch = 0
         self._seen = (0, 0)  # epoch, and batches handed out in it
         self._resume_after: tuple[int, int] | None = None
+        self.span_names = in_order([pair.spans for pair in pairs])
 
     #: Lightning calls `loader.sampler.set_epoch`, and asks evaluation loaders for `batch_sampler`.
     batch_sampler = None
@@ -121,8 +123,13 @@ class PairLoader:
             return torch.tensor([gap + row if left else row + gap for gap, row in zip(gaps, rows, strict=True)])
 
         left = self.padding_side == "left"
+        spans: Spans = {}
+        if self.span_names:
+            ids = [[self.span_names.index(name) for name in pair.spans] for pair in pairs]
+            spans = {"spans": padded(ids, longest, -1, left), "span_names": self.span_names}
         width = max(len(words) for pair in pairs for words in (pair.answers, pair.distractors))
         return {
+            **spans,
             "clean_ids": padded([pair.clean for pair in pairs], longest, self.pad_id, left),
             "corrupt_ids": padded([pair.corrupt for pair in pairs], longest, self.pad_id, left),
             "attention_mask": padded([[1] * length for length in lengths], longest, 0, left),

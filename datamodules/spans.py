@@ -18,11 +18,57 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from lightning_circuits.models.loading import PreTrainedTokenizerBase
+
 Places = Mapping[str, tuple[int, int] | None]
 """The named places of a prompt: where its characters begin, and behind which they end; None for one that it lacks."""
 
 By = Literal["roles", "token"]
 """Spans are the places that pairs name, or every token is one of its own."""
+
+
+def spans_of_tokens(
+    places: Sequence[Places],
+    texts: Sequence[str],
+    wheres: Sequence[str],
+    lengths: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[list[str]]:
+    """The span of every token of every prompt, by name; nothing of prompts of which none names a place.
+
+    Args:
+        places: of each prompt.
+        texts: the clean prompts.
+        wheres: they come from, for errors.
+        lengths: in tokens.
+        tokenizer: that they are read with.
+
+    Raises:
+        ValueError: what `names_of_tokens` raises; a prompt that lacks a place which another names, and does not say so;
+            a tokenizer that does not say which characters a token is of.
+    """
+    named_by: dict[str, int] = {}  # the name of a place, and a prompt that names it
+    for row, named in enumerate(places):
+        for name in named:
+            named_by.setdefault(name, row)
+    if not named_by:
+        return [[] for _ in texts]
+    for named, where in zip(places, wheres, strict=True):
+        if missing := [name for name in named_by if name not in named]:
+            raise ValueError(
+                f"{where}: no span {missing[0]}, which {wheres[named_by[missing[0]]]} has: name it in every prompt, "
+                f"or say that this one has none, by {missing[0]}: null"
+            )
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{wheres[0]}: spans of characters are named, and {type(tokenizer).__name__} does not say which characters "
+            "a token is of: take the fast tokenizer of the model, or leave the spans out"
+        )
+    offsets = tokenizer(list(texts), return_offsets_mapping=True)["offset_mapping"]
+    return [
+        names_of_tokens(*of_prompt)
+        for of_prompt in zip(places, (o[:n] for o, n in zip(offsets, lengths, strict=True)), wheres, texts, strict=True)
+    ]
 
 
 def names_of_tokens(places: Places, offsets: Sequence[tuple[int, int]], where: str, text: str) -> list[str]:
@@ -89,28 +135,12 @@ def _with_gaps(names: Sequence[str | None]) -> list[str]:
     return [name or f"{a}..{b}" for name, a, b in zip(names, left, reversed(right), strict=True)]
 
 
-def line_up(spans: Sequence[Sequence[str]], places: Sequence[Places], wheres: Sequence[str]) -> tuple[str, ...]:
-    """The names of all spans of a split, in the order in which prompts come to them.
+def in_order(spans: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The names of all spans, by how far on in the prompts they stand.
 
     Args:
-        spans: of every prompt the names of its tokens' spans; none of a prompt without named places.
-        places: those that each prompt names.
-        wheres: each comes from, for errors.
-
-    Raises:
-        ValueError: a prompt that lacks a place which another names, and does not say so.
+        spans: of every prompt the names of its tokens' spans.
     """
-    every: dict[str, int] = {}  # the name of a place, and a prompt that names it
-    for row, named in enumerate(places):
-        for name in named:
-            every.setdefault(name, row)
-    for named, where in zip(places, wheres, strict=True):
-        if missing := [name for name in every if name not in named]:
-            raise ValueError(
-                f"{where}: no span {missing[0]}, which {wheres[every[missing[0]]]} has: name it in every prompt, or "
-                f"say that this one has none, by {missing[0]}: null"
-            )
-    # Placed by how far on they stand, so that the names of a task are in the order of its prompts.
     far: dict[str, list[float]] = {}
     for names in spans:
         for token, name in enumerate(names):
@@ -118,8 +148,12 @@ def line_up(spans: Sequence[Sequence[str]], places: Sequence[Places], wheres: Se
     return tuple(sorted(far, key=lambda name: sum(far[name]) / len(far[name])))
 
 
-def one_span_a_token(lengths: Sequence[int], wheres: Sequence[str]) -> tuple[str, ...]:
+def one_span_a_token(lengths: Sequence[int], wheres: Sequence[str]) -> list[str]:
     """Names of spans of one token each, ``t0``, ``t1``, ..., for prompts of these lengths in tokens.
+
+    Args:
+        lengths: of the prompts.
+        wheres: they come from, for errors.
 
     Raises:
         ValueError: prompts of different lengths.
@@ -130,4 +164,4 @@ def one_span_a_token(lengths: Sequence[int], wheres: Sequence[str]) -> tuple[str
                 f"a span for every token needs prompts of one length: {wheres[0]} has {lengths[0]} tokens and {where} "
                 f"has {length}. Name places instead, which line up prompts of any length"
             )
-    return tuple(f"t{token}" for token in range(lengths[0]))
+    return [f"t{token}" for token in range(lengths[0])]

@@ -14,12 +14,13 @@ that no text leads to, such as "00" after "13" where "1300" is one token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import TypeAlias
 
 from lightning_circuits.datamodules.encoding import encode, letters_left_out, unknown_words
+from lightning_circuits.datamodules.spans import Places, spans_of_tokens
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 from lightning_circuits.pages import see_page
 
@@ -31,8 +32,12 @@ Answer: TypeAlias = str | int
 class PromptPair:
     """Two prompts and what may follow them; `where` says in errors where the pair came from (file and line).
 
+    ``spans``: places of the clean prompt that have a name, each the characters where it begins and behind which it ends
+    (see `datamodules.spans`).
+
     Raises:
-        ValueError: (naming `where`) a prompt that is no text; answers or distractors that are no texts and no ids.
+        ValueError: (naming `where`) a prompt that is no text; answers or distractors that are no texts and no ids; a
+            span that is no pair of whole numbers.
     """
 
     clean: str
@@ -40,19 +45,30 @@ class PromptPair:
     answers: tuple[Answer, ...]
     distractors: tuple[Answer, ...]
     where: str
+    spans: Places = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for field in ("clean", "corrupt"):
-            _require_text(self.where, field, getattr(self, field))
-        for field in ("answers", "distractors"):
-            words = getattr(self, field)
-            if not isinstance(words, (tuple, list)) or (field == "answers" and not words):
+        for name in ("clean", "corrupt"):
+            _require_text(self.where, name, getattr(self, name))
+        for name in ("answers", "distractors"):
+            words = getattr(self, name)
+            if not isinstance(words, (tuple, list)) or (name == "answers" and not words):
                 raise ValueError(
-                    f"{self.where}: {field} has to be a list of at least one text or token id, not {shortened(words)}"
+                    f"{self.where}: {name} has to be a list of at least one text or token id, not {shortened(words)}"
                 )
             for word in words:
                 if isinstance(word, bool) or not isinstance(word, Integral):
-                    _require_text(self.where, f"each of {field}", word, "a text or the id of a token")
+                    _require_text(self.where, f"each of {name}", word, "a text or the id of a token")
+        if not isinstance(self.spans, Mapping):
+            raise ValueError(f"{self.where}: spans have to be an object, of a name each, not {shortened(self.spans)}")
+        for name, place in self.spans.items():
+            ends = place if isinstance(place, (tuple, list)) else ()
+            whole = [end for end in ends if isinstance(end, Integral) and not isinstance(end, bool)]
+            if place is not None and not len(whole) == len(ends) == 2:
+                raise ValueError(
+                    f"{self.where}: the span {name} has to be two characters, where it begins and behind which it "
+                    f"ends, not {shortened(place)}"
+                )
 
 
 def _require_text(where: str, what: str, given: object, wanted: str = "a text") -> None:
@@ -74,13 +90,17 @@ def shortened(value: object, most: int = 200) -> str:
 
 @dataclass(frozen=True)
 class TokenPair:
-    """A `PromptPair` as token ids: `clean` and `corrupt` are equally long, and differ."""
+    """A `PromptPair` as token ids: `clean` and `corrupt` are equally long, and differ.
+
+    ``spans``: the name of the span of every token; empty of pairs that name no place.
+    """
 
     clean: list[int]
     corrupt: list[int]
     answers: list[int]
     distractors: list[int]
     where: str = "a pair"
+    spans: list[str] = field(default_factory=list)
 
 
 def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) -> list[TokenPair]:
@@ -89,7 +109,7 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) ->
     Raises:
         ValueError: (naming `pair.where`, the texts and their tokens) clean and corrupt have different numbers of
             tokens, or the same tokens, or words that the tokenizer does not know; an answer or distractor is not
-            exactly one known token; a token is both, or is given twice.
+            exactly one known token; a token is both, or is given twice; a span that is none (see `spans`).
     """
     clean = _encode(pairs, [pair.clean for pair in pairs], tokenizer)
     corrupt = _encode(pairs, [pair.corrupt for pair in pairs], tokenizer)
@@ -137,7 +157,9 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) ->
                 f"{pair.where}: {shared} is given as an answer and as a distractor; it can be only one of them"
             )
         result.append(TokenPair(clean_ids, corrupt_ids, answers, distractors, pair.where))
-    return result
+    places, texts, wheres = ([getattr(pair, name) for pair in pairs] for name in ("spans", "clean", "where"))
+    spans = spans_of_tokens(places, texts, wheres, [len(ids) for ids in clean], tokenizer)
+    return [replace(pair, spans=names) for pair, names in zip(result, spans, strict=True)]
 
 
 def _words(pair: PromptPair) -> list[Answer]:
