@@ -236,9 +236,9 @@ class IOIDataModule(PairDataModule):
 def _places(clean: str, io: str, subject: str) -> dict[str, tuple[int, int]]:
     """Where in a prompt the names stand, the word or mark after the first S, and the end."""
     (io_at,), (s1, s2) = ([match.span() for match in re.finditer(rf"\b{name}\b", clean)] for name in (io, subject))
-    after = re.compile(r" ?(\w+|[^\w\s])").match(clean, s1[1])
+    after = next(re.compile(r"\w+|[^\w\s]").finditer(clean, s1[1]))
     end = clean.rindex(" ") + 1
-    return {"IO": io_at, "S1": s1, "S1+1": after.span(1), "S2": s2, "END": (end, len(clean))}
+    return {"IO": io_at, "S1": s1, "S1+1": after.span(), "S2": s2, "END": (end, len(clean))}
 
 
 class _TripleDeck:

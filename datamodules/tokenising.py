@@ -157,8 +157,13 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) ->
                 f"{pair.where}: {shared} is given as an answer and as a distractor; it can be only one of them"
             )
         result.append(TokenPair(clean_ids, corrupt_ids, answers, distractors, pair.where))
-    places, texts, wheres = ([getattr(pair, name) for pair in pairs] for name in ("spans", "clean", "where"))
-    spans = spans_of_tokens(places, texts, wheres, [len(ids) for ids in clean], tokenizer)
+    spans = spans_of_tokens(
+        [pair.spans for pair in pairs],
+        [pair.clean for pair in pairs],
+        [pair.where for pair in pairs],
+        [len(ids) for ids in clean],
+        tokenizer,
+    )
     return [replace(pair, spans=names) for pair, names in zip(result, spans, strict=True)]
 
 
