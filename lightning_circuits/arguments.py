@@ -1,18 +1,42 @@
-"""Arguments of what users make, checked where they are given: a wrong type is one error that names the argument.
+"""Arguments of what users make: checked where they are given, and read again from what was made.
+
+A wrong type is one error that names the argument:
 
     >>> require_numbers(low=0.1, high="much")
     Traceback (most recent call last):
     TypeError: high takes a number, got 'much'
 
 What range a number has to lie in is said by the class whose number it is.
+
+What was given can be read again because it is kept: as in scikit-learn, every argument of a constructor stands in an
+attribute of its own name. So checkpoints and files say of every object with which options it was made, whoever wrote
+its class:
+
+    >>> class Noise:
+    ...     def __init__(self, scale: float = 0.1):
+    ...         self.scale = scale
+    >>> options_of(Noise(scale=0.5))
+    {'scale': 0.5}
 """
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+from collections.abc import Collection, Mapping
+from enum import Enum
+from functools import partial
 from numbers import Integral, Real
+from pathlib import PurePath
 from typing import Any, TypeVar, get_args
 
+import numpy as np
+import torch
+from torch import Tensor
+
 Instance = TypeVar("Instance")
+UNKNOWN = "unknown"
+"""What is recorded of an argument that cannot be read again; such a one is never taken for the same as another."""
 
 
 def require_numbers(**given: Any) -> None:
@@ -67,3 +91,99 @@ def require_instance(what: str, given: Any, kind: type[Instance]) -> Instance:
     if not isinstance(given, kind):
         raise TypeError(f"{what} takes an object of the class {kind.__name__}, got {given!r}")
     return given
+
+
+# ---- reading them again ----------------------------------------------------------------------------------------------
+
+
+def options_of(thing: Any, leave_out: Collection[str] = ()) -> dict[str, Any]:
+    """The arguments that an object was made with, by name, as plain JSON data; `UNKNOWN` where it does not keep one.
+
+    Those of the classes above are among them, also where a subclass has settled what they are.
+
+    Args:
+        thing: the object.
+        leave_out: names of arguments that are recorded in another way.
+    """
+    made_with: dict[str, Any] = {}
+    constructors = [vars(cls)["__init__"] for cls in type(thing).__mro__[:-1] if "__init__" in vars(cls)]
+    for constructor in constructors:
+        for name in _arguments(constructor):
+            if name not in leave_out and (constructor is constructors[0] or hasattr(thing, name)):
+                made_with.setdefault(name, getattr(thing, name, UNKNOWN))
+    return {name: as_data(value) for name, value in made_with.items()}
+
+
+def as_data(value: Any) -> Any:
+    """A value as plain JSON data in which another one is told from it.
+
+    An object is its class and the options that it was made with, a function its qualified name and what it is bound
+    to, a tensor its shape and the hash of its numbers.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (Integral, Real)):
+        return int(value) if isinstance(value, Integral) else float(value)
+    if isinstance(value, (PurePath, Enum, torch.dtype, torch.device)):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): as_data(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_data(each) for each in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((as_data(each) for each in value), key=repr)
+    if isinstance(value, np.ndarray):
+        value = torch.as_tensor(value)
+    if isinstance(value, Tensor):
+        return {"shape": list(value.shape), "hash": hash_of_numbers(value)}
+    if isinstance(value, partial):
+        return {"function": as_data(value.func), "arguments": as_data(value.args), **as_data(value.keywords)}
+    if isinstance(value, type):
+        return full_name(value)
+    if inspect.isroutine(value):
+        return _function_as_data(value)
+    return {"class": full_name(type(value)), **options_of(value)}
+
+
+def hash_of_numbers(tensor: Tensor) -> str:
+    """16 hex digits of the dtype and the numbers of a tensor of any shape, the same on every device.
+
+    They are copied in parts of 16 MiB, and on a CPU not at all.
+    """
+    found = hashlib.sha256(str(tensor.dtype).encode())
+    flat = tensor.detach().reshape(-1)
+    numbers = 2**24 // max(flat.element_size(), 1)
+    for start in range(0, len(flat), numbers):
+        found.update(flat[start : start + numbers].cpu().view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
+
+
+def full_name(thing: Any) -> str:
+    """A class or a function by its name, with its module if that is not of this package."""
+    name, module = getattr(thing, "__qualname__", repr(thing)), getattr(thing, "__module__", None) or ""
+    return name if module.partition(".")[0] == __name__.partition(".")[0] else f"{module}.{name}"
+
+
+def called(thing: Any) -> str:
+    """What an object or a function is called: its ``name`` if it says one, else that of its class or its own."""
+    name = getattr(thing, "name", None)
+    return name if isinstance(name, str) else getattr(thing, "__name__", type(thing).__name__)
+
+
+def _arguments(constructor: Any) -> list[str]:
+    """The names of those it takes, without the object itself, and without what it hands on."""
+    try:
+        _, *parameters = inspect.signature(constructor).parameters.values()
+    except ValueError:  # one that is not written in Python
+        return []
+    return [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+
+
+def _function_as_data(function: Any) -> Any:
+    name = full_name(function)
+    if "<lambda>" in name:  # all of them are called that
+        return UNKNOWN
+    if inspect.ismethod(function):
+        return {"function": name, "self": as_data(function.__self__)}
+    bound = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+    return {"function": name, **as_data(bound)}

@@ -83,8 +83,11 @@ class SharedLoader(Protocol):
 
 
 def unshared(loader: Any) -> Any:
-    """A loader over all prompts of its split on every process: the one given, or a copy of one that shares them out."""
-    if isinstance(loader, SharedLoader) and loader.replicas > 1:
+    """A loader over all prompts of its split on every process: the one given, or a copy of one that shares them out.
+
+    The copy is iterated without the other's noticing, which may be in the middle of an epoch.
+    """
+    if isinstance(loader, SharedLoader):
         loader = copy(loader)
         loader.replicas, loader.rank = 1, 0
     return loader

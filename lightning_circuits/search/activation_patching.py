@@ -26,6 +26,7 @@ from lightning_circuits.namespace import pl
 from lightning_circuits.scoring.exact_patching import ExactPatching, chunks
 from lightning_circuits.search.base import METHODS, LanguageModel
 from lightning_circuits.search.one_pass import Attribution
+from lightning_circuits.search.record import count_faults
 
 
 @METHODS.register
@@ -96,6 +97,9 @@ class ActivationPatching(Attribution):
         edges, writers, examples, prompts = super()._contribution(batch, batch_idx)
         prompts[self.parts[self._part].to(prompts.device)] = examples
         return [edges, writers, examples, prompts]
+
+    def _faults(self, checkpoint: dict[str, Any]) -> list[str]:
+        return [*super()._faults(checkpoint), *count_faults(checkpoint["state_dict"], "prompts")]
 
     # ---- Lightning ---------------------------------------------------------------------------------------------
 

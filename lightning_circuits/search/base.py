@@ -16,8 +16,6 @@ line in `search/__init__.py`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +26,7 @@ from torch import Tensor, nn
 
 from lightning_circuits import selection
 from lightning_circuits.ablation import ABLATIONS, Ablation, AblationName
-from lightning_circuits.arguments import require_choice
+from lightning_circuits.arguments import called, full_name, options_of, require_choice
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import KV, Layout
@@ -37,8 +35,18 @@ from lightning_circuits.models.loading import DType, load_model
 from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.objectives import OBJECTIVES, AnyObjective
 from lightning_circuits.registry import Registry
-from lightning_circuits.search.checkpoints import PlainDataIO, read_plain_data
-from lightning_circuits.search.splits import require_fit, whole_split
+from lightning_circuits.search.checkpoints import read_checkpoint, read_plain_data
+from lightning_circuits.search.identity import WeightsHash, fingerprint
+from lightning_circuits.search.record import (
+    RECORD,
+    differences,
+    plain_options,
+    progress_faults,
+    read_record,
+    refuse_another,
+    state_faults,
+)
+from lightning_circuits.search.splits import Training, describe_data, require_fit, whole_split
 
 if TYPE_CHECKING:
     LanguageModel: TypeAlias = str | nn.Module
@@ -80,6 +88,8 @@ class CircuitSearch(pl.LightningModule):
         require_choice("kv", kv, KV)
         require_choice("dtype", dtype, DType)
         self.read_model(model, kv, dtype)
+        self._weights_hash = WeightsHash()
+        self._forget_training()
         # A checkpoint holds what was learned. The frozen model is hundreds of times larger, and is where it was.
         self.strict_loading = False
 
@@ -150,21 +160,52 @@ class CircuitSearch(pl.LightningModule):
         return Circuit(self.layout, members, scores, self.describe(), self.node_scores())
 
     def describe(self) -> dict[str, Any]:
-        """How the scores came about, as plain JSON data; every exported circuit carries it."""
+        """How the scores came about, as plain JSON data; every exported circuit carries it.
+
+        Every option goes by its name: the number or text itself, or what an object is called, with its own options
+        beside it (``gate``, ``gate_options``).
+        """
         return {
-            "method": type(self).__name__,
+            **self.describe_method(),
             "model": self.model_name,
-            "model_hash": fingerprint(self.model),
-            "dtype": str(self.circuit_model.dtype).removeprefix("torch."),
-            "ablation": self.ablation.name,
-            "objective": getattr(self.objective, "__name__", type(self.objective).__name__),
+            **self._describe_model(),
             "kv": self.layout.kv,
             "n_edges": self.layout.n_edges,
-            "ranking": "absolute" if self.absolute else "signed",
-            "scores_are": self.scores_are,
-            "step": self.global_step,
+            "step": self.global_step if self._fitting() else self._trained_to,
+            **{name: said for name in ("trained_on", "resumed") if (said := getattr(self, f"_{name}"))},
             "versions": _versions(),
         }
+
+    def describe_method(self) -> dict[str, Any]:
+        """As much of it as does not depend on the language model, which a warm start has not."""
+        return {
+            "method": type(self).__name__,
+            **self._describe_options(),
+            "ranking": "absolute" if self.absolute else "signed",
+            "scores_are": self.scores_are,
+        }
+
+    def _describe_model(self) -> dict[str, Any]:
+        return {
+            "model_hash": fingerprint(self.model),
+            "weights_hash": self._weights_hash(self.model),
+            "dtype": str(self.circuit_model.dtype).removeprefix("torch."),
+        }
+
+    def _describe_options(self) -> dict[str, Any]:
+        said: dict[str, Any] = {}
+        for name, value in self._options().items():
+            if isinstance(value, dict) and value.keys() & {"class", "function"}:
+                said[name] = called(getattr(self, name))
+                of_it = {key: each for key, each in value.items() if key not in ("class", "function")}
+                said |= {f"{name}_options": of_it} if of_it else {}
+            elif name != "absolute":  # that is the ranking
+                said[name] = value
+        return said
+
+    def _options(self) -> dict[str, Any]:
+        """What the search was made with, beside its language model, in full."""
+        return options_of(self, leave_out=("model", "kv", "dtype"))
 
     # ---- Lightning ---------------------------------------------------------------------------------------------
 
@@ -173,6 +214,19 @@ class CircuitSearch(pl.LightningModule):
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         read_plain_data(self.trainer)
         require_fit(getattr(self.trainer, "datamodule", None), self.circuit_model)
+        if stage == "fit":
+            self._forget_training()
+
+    def on_train_end(self) -> None:
+        self._trained_to = self.global_step
+
+    def _forget_training(self) -> None:
+        """For a run of its own, with other prompts perhaps."""
+        self._trained_to = 0
+        self._training: Training | None = None
+        self._trained_on: dict[str, Any] = {}
+        self._run: dict[str, Any] = {}
+        self._resumed: list[dict[str, Any]] = []
 
     def on_fit_start(self) -> None:
         if self.ablation.needs_data:
@@ -211,45 +265,102 @@ class CircuitSearch(pl.LightningModule):
         state = super().state_dict(*args, **kwargs)
         return {name: value for name, value in state.items() if not name.startswith("model.")}
 
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        """As usual, but the language model is not missing, of which Lightning would warn weight by weight."""
+        found = super().load_state_dict(*args, **options)
+        found.missing_keys[:] = [name for name in found.missing_keys if not name.startswith("model.")]
+        return found
+
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
         """As Lightning's, from files and addresses; plain data is all that is read (see `search.checkpoints`).
 
+        Args:
+            checkpoint_path: the file, its address, or an open file.
+            args: see Lightning's.
+            options: what the search was made with. Numbers and texts that are not given are those of the checkpoint.
+
         Raises:
-            ValueError: the file holds more than plain data, is damaged, or no checkpoint.
+            ValueError: the file holds more than plain data, is damaged, or no checkpoint; or it is of another search.
         """
-        if isinstance(checkpoint_path, (str, Path)):  # the errors of reading are told from those of making the search
-            PlainDataIO(pl.plugins.TorchCheckpointIO()).load_checkpoint(checkpoint_path)
+        if isinstance(checkpoint_path, (str, Path)):
+            # The errors of reading are told from those of making the search.
+            made_with = read_record(read_checkpoint(checkpoint_path), f"the checkpoint {checkpoint_path}")["search"]
+            if made_with.get("method") == full_name(cls):
+                options = {**plain_options(made_with), **options}
         return super().load_from_checkpoint(checkpoint_path, *args, **options | {"weights_only": True})
 
+    # ---- checkpoints -------------------------------------------------------------------------------------------
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["lightning_circuits"] = self._identity()
+        checkpoint[RECORD] = self._record()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved, here = checkpoint.get("lightning_circuits", {}), self._identity()
-        different = [
-            f"{key} {saved.get(key)!r} there, {here[key]!r} here" for key in here if saved.get(key) != here[key]
-        ]
-        if different:
-            raise ValueError(f"the checkpoint is of another model or search: {'; '.join(different)}")
+        """See that a checkpoint is one of this search, and whole, before anything is taken from it (`search.record`).
 
-    def _identity(self) -> dict[str, Any]:
-        return {"method": type(self).__name__, "model_hash": fingerprint(self.model), **self.layout.to_dict()}
+        Raises:
+            ValueError: it is of another model, another search or, to go on from, of other prompts; or it lacks
+                something. All that is wrong stands in it.
+        """
+        resuming = self._fitting()
+        where = f"the checkpoint {self.trainer.ckpt_path}" if self._trainer is not None else "the checkpoint"
+        there, here = read_record(checkpoint, where), self._record()
+        unknown = refuse_another(there, here, where, prompts=resuming)
+        if faults := self._faults(checkpoint):
+            raise ValueError(f"{where} is damaged, or was written for something else: {'; '.join(faults)}")
+        self._trained_to, self._trained_on = checkpoint["global_step"], there["trained_on"]
+        self._resumed = there["resumed"]
+        if unknown:
+            pl.utilities.rank_zero_warn(f"{where} does not tell whether this is as it was: {', '.join(unknown)}")
+        if resuming and (changed := list(differences(there["run"], here["run"]))):
+            self._resumed += [{"step": self._trained_to, "changed": {each.name: list(each[1:]) for each in changed}}]
+            pl.utilities.rank_zero_warn(
+                f"{where} goes on otherwise than it was made, from step {self._trained_to}: "
+                f"{'; '.join(map(str, changed))}. What is here holds, and the files of this run say so"
+            )
+
+    def _record(self) -> dict[str, Any]:
+        """What a checkpoint says of the run."""
+        if self._fitting():
+            self._training = self._training or Training.of(self.trainer)
+            self._trained_on = {"prompts": self._training.prompts, "data": describe_data(self.trainer)}
+            self._run = self._run_settings(self._training)
+        return {
+            "model": {**self._describe_model(), **self.layout.to_dict()},
+            "search": {"method": full_name(type(self)), **self._options()},
+            "trained_on": self._trained_on,
+            "run": self._run,
+            "resumed": self._resumed,
+        }
+
+    def _run_settings(self, training: Training) -> dict[str, Any]:
+        """What the Trainer and the loader decide, and a run that goes on takes from them."""
+        trainer = self.trainer
+        return {
+            "max_steps": trainer.max_steps,
+            "max_epochs": trainer.max_epochs,
+            "processes": trainer.world_size,
+            "batch_size": training.batch_size,
+            "order_seed": training.order_seed,
+            "limit_train_batches": trainer.limit_train_batches,
+            "overfit_batches": trainer.overfit_batches,
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "gradient_clip_val": trainer.gradient_clip_val,
+            "precision": trainer.precision,
+        }
+
+    def _faults(self, checkpoint: dict[str, Any]) -> list[str]:
+        """What is wrong with what a checkpoint of this search holds."""
+        faults = state_faults(self.state_dict(), checkpoint.get("state_dict"))
+        if self._fitting() and self._training is not None:
+            faults += progress_faults(checkpoint, self.trainer.fit_loop.state_dict(), self._training.goes_on)
+        return faults
+
+    def _fitting(self) -> bool:
+        return self._trainer is not None and self.trainer.state.fn == "fit"
 
 
 METHODS = Registry("method", CircuitSearch)
-
-
-def fingerprint(model: Any) -> str:
-    """16 hex digits that depend on the shapes of a model's weights and on its config, not on the weights' values."""
-    config = {"class": type(model).__qualname__}
-    if hasattr(getattr(model, "config", None), "to_dict"):
-        config = model.config.to_dict()
-    # Where it was loaded from, in which dtype and by which version does not make it another model.
-    for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "quantization_config"):
-        config.pop(key, None)
-    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-    return hashlib.sha256(json.dumps([config, shapes], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _versions() -> dict[str, str]:

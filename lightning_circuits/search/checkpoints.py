@@ -8,6 +8,7 @@ command line's, `CircuitSearch.load_from_checkpoint`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
@@ -58,6 +59,15 @@ class PlainDataIO(pl.plugins.CheckpointIO):
 
     def teardown(self) -> None:
         self.inner.teardown()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The checkpoint at a path or an address.
+
+    Raises:
+        ValueError, OSError: as `PlainDataIO.load_checkpoint` does.
+    """
+    return PlainDataIO(pl.plugins.TorchCheckpointIO()).load_checkpoint(path)
 
 
 def read_plain_data(trainer: pl.Trainer) -> None:

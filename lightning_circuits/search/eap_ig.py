@@ -50,6 +50,3 @@ class EAPIG(Attribution):
 
     def attribute(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return gradient_scores(self.circuit_model, batch, self.ablation, self.objective, self.points)
-
-    def describe(self) -> dict[str, object]:
-        return {**super().describe(), "steps": self.steps, "rule": self.rule}

@@ -54,6 +54,3 @@ class EAPIGActivations(Attribution):
 
     def attribute(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return one_component_scores(self.circuit_model, batch, self.ablation, self.objective, self.steps, self.pooled)
-
-    def describe(self) -> dict[str, object]:
-        return {**super().describe(), "steps": self.steps, "pooled": self.pooled}

@@ -15,18 +15,21 @@ After "Finding Transformer Circuits with Edge Pruning" (Bhaskar et al. 2024), wh
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_circuits.arguments import require_numbers, require_whole_numbers
+from lightning_circuits.arguments import hash_of_numbers, require_numbers, require_whole_numbers
 from lightning_circuits.batch import Batch
 from lightning_circuits.gates import GATES, Gate
 from lightning_circuits.masked import masked_logits
+from lightning_circuits.objectives import losses
 from lightning_circuits.search.base import METHODS, CircuitSearch, LanguageModel
 from lightning_circuits.search.one_pass import Attribution
-from lightning_circuits.search.splits import whole_split
+from lightning_circuits.search.record import adam_faults
+from lightning_circuits.search.splits import Share, share_of, whole_split
 from lightning_circuits.search.warm_start import WarmStart, describe_start, read_warm_start, start_scores
 
 
@@ -66,23 +69,22 @@ class EdgePruning(CircuitSearch):
         super().__init__(model, **options)
         self.lr, self.seed, self.gate = lr, seed, made
         self.gate.start(self.layout.n_edges, self._generator(0))
+        self._share = Share()
         self._attribute_first: list[Attribution] = []  # in a list it is no submodule: nothing of it is trained or saved
+        self.warm_start, self._start_hash = describe_start(start), ""
         if isinstance(start, Attribution):
             start.borrow_model(self.circuit_model, self.model_name)
             self._attribute_first.append(start)
         elif start is not None:
-            self.gate.start_from(start_scores(start, self.layout))
-        self._started_from = describe_start(start)
+            scores = start_scores(start, self.layout)
+            self.gate.start_from(scores)
+            self._start_hash = hash_of_numbers(scores)
 
     def edge_scores(self) -> Tensor:
         return self.gate.edge_scores()
 
     def trained_size(self) -> float | None:
         return self.gate.trained_size()
-
-    def describe(self) -> dict[str, Any]:
-        made = {"gate": type(self.gate).__name__, "lr": self.lr, "seed": self.seed, "warm_start": self._started_from}
-        return {**super().describe(), **made}
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -100,7 +102,8 @@ class EdgePruning(CircuitSearch):
         full_logits, corrupt = self.circuit_model.run_pair(batch)
         progress = self._progress()
         done = self.trainer.fit_loop.total_batch_idx
-        gates = self.gate(self._generator(1 + done), done * self.trainer.world_size + self.global_rank, progress)
+        # The same gates in all processes: together they make the step that one would make with all their prompts.
+        gates = self.gate(self._generator(1 + done), done, progress)
         logits = masked_logits(
             self.circuit_model,
             gates,
@@ -110,7 +113,7 @@ class EdgePruning(CircuitSearch):
             self.ablation.reference(batch, corrupt),
             skip_closed=self.gate.closed_for_good(progress),
         )
-        objective = self.objective(logits, batch, full_logits).mean()
+        objective = self._mean(losses(self.objective, logits, batch, full_logits), batch_idx)
         if not objective.isfinite():
             raise FloatingPointError(
                 f"the objective is {objective.item()} at step {self.global_step} (batch {batch_idx} of epoch "
@@ -125,6 +128,21 @@ class EdgePruning(CircuitSearch):
             {f"train/{name}": value for name, value in report.items()}, prog_bar=True, batch_size=len(full_logits)
         )
         return objective if penalty is None else objective + penalty
+
+    def on_train_start(self) -> None:
+        self._share = share_of(self.trainer.train_dataloader, self.trainer.world_size)
+
+    def _mean(self, loss: Tensor, batch_idx: int) -> Tensor:
+        """The mean of the losses ``[B]``, such that its mean over the processes is that over all their prompts.
+
+        What a loader repeats, only to give all processes equally many, does not count.
+        """
+        size = getattr(self.trainer.train_dataloader, "batch_size", None)
+        if self._share.total is None or size is None:
+            return loss.mean()
+        shares = [replace(self._share, rank=rank) for rank in range(self._share.replicas)]
+        new = [share.new_rows(batch_idx * size, len(loss)) for share in shares]
+        return loss[: new[self._share.rank]].sum() * len(new) / sum(new)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -147,10 +165,21 @@ class EdgePruning(CircuitSearch):
         """How far training is, from 0 to 1, or will be some steps ahead."""
         return (self.global_step + ahead) / self.trainer.estimated_stepping_batches
 
-    def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), "gate": type(self.gate).__name__}
+    def _record(self) -> dict[str, Any]:
+        record = super()._record()
+        if self._start_hash:  # the same scores are the same wherever they lie
+            record["search"]["warm_start"] = {"kind": "scores", "hash": self._start_hash}
+        return record
+
+    def _faults(self, checkpoint: dict[str, Any]) -> list[str]:
+        faults = super()._faults(checkpoint)
+        if self._fitting() and not faults:
+            groups = [list(group["params"]) for group in self.gate.parameter_groups()]
+            faults = adam_faults(checkpoint["optimizer_states"], groups, begun=checkpoint["global_step"] > 0)
+            if len(checkpoint["lr_schedulers"]) != 1:
+                faults.append("its lr_schedulers are not those of one optimizer")
+        return faults
 
     def _generator(self, draw: int) -> torch.Generator:
-        """Random numbers that depend on the seed, the draw and the rank alone, so that a resumed run draws the same."""
-        rank = self.global_rank if self._trainer is not None else 0
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + draw) * 4_099 + rank)
+        """Random numbers that depend on the seed and the draw alone: a resumed run and every process draw the same."""
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + draw) * 4_099)

@@ -42,5 +42,5 @@ class InformationFlowRoutes(Attribution):
         with torch.no_grad():
             return information_flow_scores(self.circuit_model, batch), None
 
-    def describe(self) -> dict[str, Any]:
-        return {key: value for key, value in super().describe().items() if key not in ("ablation", "objective")}
+    def _describe_options(self) -> dict[str, Any]:
+        return {key: said for key, said in super()._describe_options().items() if key not in ("ablation", "objective")}

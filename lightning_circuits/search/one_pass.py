@@ -40,7 +40,8 @@ from lightning_circuits.models.loading import DType
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import AnyObjective
 from lightning_circuits.search.base import CircuitSearch, LanguageModel
-from lightning_circuits.search.splits import Share, share_of
+from lightning_circuits.search.record import count_faults
+from lightning_circuits.search.splits import Share, Training, share_of
 
 
 class Attribution(CircuitSearch):
@@ -216,6 +217,19 @@ class Attribution(CircuitSearch):
                 f"language model a dtype instead, {type(self).__name__}(dtype=...)"
             )
 
+    @property
+    def trainer(self) -> pl.Trainer:
+        return super().trainer
+
+    @trainer.setter
+    def trainer(self, trainer: pl.Trainer | None) -> None:
+        # The first that a module sees of its Trainer, which is about to warn whoever gave no max_epochs of a thousand.
+        if trainer is not None and trainer.state.fn == "fit":
+            loop = trainer.fit_loop
+            self._limits = loop.min_epochs, loop.max_epochs, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps
+            loop.max_epochs = 1 if loop.max_epochs is None else loop.max_epochs
+        pl.LightningModule.trainer.fset(self, trainer)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         # Lightning hands it to the loader; without one, even a loader that could go on begins anew.
@@ -228,7 +242,6 @@ class Attribution(CircuitSearch):
             self._forget()
         # One pass: scores are means over prompts, each counted once. The Trainer may be used again for something else.
         loop = self.trainer.fit_loop
-        self._limits = loop.min_epochs, loop.max_epochs, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps
         loop.min_epochs, loop.max_epochs = 0, 1
         loop.epoch_loop.min_steps, loop.epoch_loop.max_steps = None, -1
 
@@ -246,6 +259,15 @@ class Attribution(CircuitSearch):
                 "resume with a loader that has state_dict() and load_state_dict() (those of "
                 "lightning_circuits.datamodules have them)"
             )
+
+    def _run_settings(self, training: Training) -> dict[str, Any]:
+        # Of the others nothing depends on them: one pass, one prompt after the other, in full precision.
+        apply = ("processes", "batch_size", "order_seed", "limit_train_batches", "overfit_batches")
+        return {name: value for name, value in super()._run_settings(training).items() if name in apply}
+
+    def _faults(self, checkpoint: dict[str, Any]) -> list[str]:
+        state, begun = checkpoint["state_dict"], bool(checkpoint.get("global_step"))
+        return [*super()._faults(checkpoint), *count_faults(state, "examples", begun), *count_faults(state, "rows")]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()

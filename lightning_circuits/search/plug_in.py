@@ -21,6 +21,7 @@ from torch import nn
 from lightning_circuits.models.inside import find_language_model
 from lightning_circuits.pages import see_page
 from lightning_circuits.search.base import CircuitSearch
+from lightning_circuits.search.checkpoints import read_checkpoint
 from lightning_circuits.search.edge_pruning import EdgePruning
 
 Search = TypeVar("Search", bound=CircuitSearch)
@@ -41,15 +42,15 @@ def from_lightning_module(
         module: a LightningModule, or any other module; or with ``checkpoint``, its class.
         model: where the language model is, as attributes joined by points. Default: the only one there is.
         search: the method, a subclass of `CircuitSearch`.
-        checkpoint: a checkpoint of the class. Arguments that are not in it, for want of ``save_hyperparameters()``:
-            load the module yourself.
+        checkpoint: a checkpoint of the class. If it holds more than plain data, which is all that is read here, or not the
+            arguments of the class, for want of ``save_hyperparameters()``: load the module yourself.
         options: of the search (``ablation``, ``gate``, ``kv``, ...).
 
     Raises:
         TypeError: not a module, or a class without a checkpoint; a class that cannot be made from its checkpoint.
         FileNotFoundError: no such checkpoint.
-        ValueError: nothing at this path, with the names that are there; no language model of a supported family, or
-            several; an adapter that is not merged.
+        ValueError: a checkpoint that holds more than plain data, is damaged, or none; nothing at this path, with the
+            names that are there; no language model of a supported family, or several; an adapter that is not merged.
     """
     made_from = f"{module.__name__ if isinstance(module, type) else type(module).__name__}"
     if isinstance(module, type):
@@ -75,11 +76,18 @@ def _load(module: Any, checkpoint: str | Path | None) -> nn.Module:
         raise TypeError(f"{module.__name__} is not a LightningModule, so it has no checkpoint: give a module")
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
+    by_hand = (
+        f"load it yourself, {module.__name__}.load_from_checkpoint(path, ...), and give the module "
+        f"{see_page('existing-project', 'Search the trained model')}"
+    )
     try:
-        return module.load_from_checkpoint(checkpoint, map_location="cpu")
+        read_checkpoint(checkpoint)
+    except ValueError as error:
+        raise ValueError(f"{error}. If you trust where it is from, {by_hand}") from None
+    try:
+        return module.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     except TypeError as error:
         raise TypeError(
             f"{module.__name__} cannot be made from {checkpoint} ({error}). Its arguments are in there only if it "
-            f"calls save_hyperparameters(); else load it yourself, {module.__name__}.load_from_checkpoint(path, "
-            f"argument=...), and give the module {see_page('existing-project', 'Search the trained model')}"
+            f"calls save_hyperparameters(); else {by_hand}"
         ) from error

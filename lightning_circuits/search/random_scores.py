@@ -38,6 +38,5 @@ class RandomScores(Attribution):
         scores = torch.rand(self.layout.n_edges, generator=generator, dtype=torch.float64)
         return scores.to(self.circuit_model.device) * len(batch["clean_ids"]), None
 
-    def describe(self) -> dict[str, Any]:
-        said = {key: value for key, value in super().describe().items() if key not in ("ablation", "objective")}
-        return {**said, "seed": self.seed}
+    def _describe_options(self) -> dict[str, Any]:
+        return {key: said for key, said in super()._describe_options().items() if key not in ("ablation", "objective")}

@@ -11,10 +11,12 @@ from typing import Any
 
 from torch.utils.data.distributed import DistributedSampler
 
+from lightning_circuits.arguments import UNKNOWN
 from lightning_circuits.batch import SharedLoader, unshared
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
+from lightning_circuits.search.identity import drawing_nothing, hash_of_prompts, undisturbed
 
 
 def whole_split(trainer: pl.Trainer, split: str) -> Any:
@@ -49,6 +51,33 @@ def whole_split(trainer: pl.Trainer, split: str) -> Any:
             "out, the prompts are shared out here, each once"
         )
     return unshared(loader)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained on: which prompts, in which batches and order, `UNKNOWN` where a loader does not say."""
+
+    prompts: dict[str, Any] | str
+    batch_size: int | str | None = UNKNOWN
+    order_seed: int | str | None = UNKNOWN
+    goes_on: bool | None = None
+    """Whether the loader can begin in the middle of an epoch; None if that is not known."""
+
+    @classmethod
+    def of(cls, trainer: pl.Trainer) -> Training:
+        """Look at the training prompts, all of them once, without disturbing the run."""
+        with undisturbed():
+            try:
+                loader = whole_split(trainer, "train")
+            except ValueError:  # several of them, or one that repeats prompts
+                return cls(UNKNOWN)
+            prompts: dict[str, Any] | str = UNKNOWN
+            if _has_length(loader):
+                with drawing_nothing(loader):
+                    number, found = hash_of_prompts(loader)
+                prompts = {"number": number, "hash": found}
+            said = (getattr(loader, name, UNKNOWN) for name in ("batch_size", "seed"))
+            return cls(prompts, *said, goes_on=hasattr(loader, "load_state_dict"))
 
 
 def describe_data(trainer: pl.Trainer) -> dict[str, Any] | None:
@@ -99,12 +128,17 @@ def share_of(loader: Any, world_size: int) -> Share:
         return Share(len(sampler.dataset), sampler.num_replicas, sampler.rank)  # type: ignore[arg-type]
     if isinstance(loader, SharedLoader) and loader.replicas > 1:
         return Share(len(loader.pairs), loader.replicas, loader.rank)
-    if world_size > 1:
-        try:
-            len(loader)
-        except TypeError:
-            raise ValueError(
-                f"the training loader ({type(loader).__name__}) does not know its length, so {world_size} processes "
-                "cannot tell which prompts are repeated to even them out: give a dataset with a length, or one process"
-            ) from None
+    if world_size > 1 and not _has_length(loader):
+        raise ValueError(
+            f"the training loader ({type(loader).__name__}) does not know its length, so {world_size} processes cannot "
+            "tell which prompts are repeated to even them out: give a dataset with a length, or one process"
+        )
     return Share()
+
+
+def _has_length(loader: Any) -> bool:
+    try:
+        len(loader)
+    except TypeError:
+        return False
+    return True

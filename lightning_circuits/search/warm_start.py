@@ -68,9 +68,7 @@ def describe_start(start: Attribution | Path | Circuit | Tensor | None) -> dict[
         start: as `read_warm_start` gives it; scores are ``[n_edges]``.
     """
     if isinstance(start, Attribution):
-        # What is said of the model is that of the search, and no prompt has been attributed yet.
-        left_out = {"model", "model_hash", "dtype", "kv", "n_edges", "step", "versions", "examples", "edges_cut"}
-        return {"kind": "method", **{key: value for key, value in start.describe().items() if key not in left_out}}
+        return {"kind": "method", **start.describe_method()}
     if isinstance(start, Path):
         return {"kind": "file", "path": str(start)}
     if isinstance(start, Circuit):

@@ -82,7 +82,9 @@ def test_a_checkpoint_holds_the_gates_and_nothing_of_the_model(trained: Trained,
     checkpoint = torch.load(path, weights_only=True)
     assert list(checkpoint["state_dict"]) == ["gate.logits", "gate.average", "gate.averaged"]
     n_edges = trained.search.layout.n_edges
-    assert path.stat().st_size < 4 * 4 * n_edges + 8_000  # gates, their mean, two moments of Adam, and loops
+    assert (
+        path.stat().st_size < 4 * 4 * n_edges + 12_000
+    )  # gates, their mean, two moments of Adam, loops, and how they came about
     restored = EdgePruning.load_from_checkpoint(path, model=EMBEDDED, weights_only=True)
     assert torch.equal(restored.edge_scores(), trained.search.edge_scores())
     assert restored.circuit(0.05) == trained.search.circuit(0.05)

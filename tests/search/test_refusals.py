@@ -54,7 +54,7 @@ class BreaksAtCall(Objective):
     """KL's stand-in that gives NaN at one call."""
 
     def __init__(self, call: int) -> None:
-        self.left = call
+        self.call = self.left = call
 
     def __call__(self, logits: Tensor, batch: Mapping[str, Tensor], full_logits: Tensor) -> Tensor:
         self.left -= 1
@@ -68,10 +68,10 @@ def test_nan_in_the_objective_stops_and_keeps_the_last_good_checkpoint(tmp_path:
     with pytest.raises(FloatingPointError, match=r"nan at step 5 \(batch 2 of epoch 1\)"):
         fit(search, 20, source, callbacks=[keep], enable_checkpointing=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step={step}.ckpt" for step in range(1, 6)]
-    last = EdgePruning.load_from_checkpoint(tmp_path / "step=5.ckpt", model=EMBEDDED, weights_only=True)
+    last = EdgePruning.load_from_checkpoint(tmp_path / "step=5.ckpt", model=EMBEDDED, objective=BreaksAtCall(6))
     assert last.edge_scores().isfinite().all()
     assert torch.equal(last.edge_scores(), search.edge_scores())  # the bad batch has changed nothing
-    mended = EdgePruning(EMBEDDED)
+    mended = EdgePruning(EMBEDDED, objective=BreaksAtCall(6))  # which has begun to count again
     trainer = pl.Trainer(max_steps=8, **QUIET)
     trainer.fit(mended, source, ckpt_path=tmp_path / "step=5.ckpt", weights_only=True)
     assert trainer.global_step == 8 and mended.edge_scores().isfinite().all()

@@ -1,0 +1,113 @@
+"""What language model this is, and which prompts: hashes by which a run is told from another.
+
+They depend on what a thing is, not on where it is: weights are hashed alike on every device, prompts alike in whatever
+order, batches and padding they come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lightning_circuits.arguments import hash_of_numbers
+from lightning_circuits.batch import Batch
+from lightning_circuits.namespace import pl
+
+
+def fingerprint(model: Any) -> str:
+    """16 hex digits that depend on the shapes of a model's weights and on its config, not on the weights' values."""
+    config = {"class": type(model).__qualname__}
+    if hasattr(getattr(model, "config", None), "to_dict"):
+        config = model.config.to_dict()
+    # Where it was loaded from, in which dtype and by which version does not make it another model.
+    for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "quantization_config"):
+        config.pop(key, None)
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    return _short_hash(json.dumps([config, shapes], sort_keys=True, default=str))
+
+
+class WeightsHash:
+    """The hash of a model's weights, taken once as long as nobody changes them."""
+
+    def __init__(self) -> None:
+        self._of: Any = None
+        self._hash = ""
+
+    def __call__(self, model: nn.Module) -> str:
+        """16 hex digits that depend on the dtype and the value of every weight."""
+        weights = model.state_dict()
+        # PyTorch counts how often a tensor has been written to.
+        of = [(name, each.data_ptr(), each._version) for name, each in weights.items()]
+        if of != self._of:
+            with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter to the others
+                hashes = threads.map(hash_of_numbers, weights.values())
+            shapes = (list(each.shape) for each in weights.values())
+            self._of, self._hash = of, _short_hash(json.dumps(sorted(zip(weights, shapes, hashes, strict=True))))
+        return self._hash
+
+
+def hash_of_prompts(batches: Iterable[Batch]) -> tuple[int, str]:
+    """How many prompts there are in some batches, and 16 hex digits that depend on which.
+
+    Not on their order, nor on the padding. What a batch holds beside the contract counts as well.
+
+    Args:
+        batches: the prompts; tensors ``[B, ...]`` by name, of which those as wide as the mask are padded alike.
+    """
+    prompts, total = 0, 0
+    for batch in batches:
+        for prompt in _prompts(batch):
+            prompts += 1
+            total += int(hashlib.sha256(prompt).hexdigest(), 16)  # a sum: as many of each, in any order
+    return prompts, _short_hash(f"{prompts} {total % 2**256}")
+
+
+def _prompts(batch: Batch) -> Iterator[bytes]:
+    """Each prompt of a batch as bytes, without padding."""
+    values = {name: each.cpu().numpy() for name, each in sorted(batch.items()) if isinstance(each, torch.Tensor)}
+    mask = values.pop("attention_mask").astype(bool)
+    values["positions"] = values["positions"] - mask.argmax(1)  # counted from the first token
+    for row, real in enumerate(mask):
+        said = []
+        for name, value in values.items():
+            of_row = value[row]
+            if value.shape[:2] == mask.shape and name not in ("answers", "distractors"):
+                of_row = of_row[real]
+            elif name in ("answers", "distractors"):
+                of_row = of_row[of_row >= 0]
+            said.append(f"{name} {of_row.tolist()}")
+        yield "\n".join(said).encode()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """While open, random numbers are not those of the run, and the same ones each time."""
+    with pl.utilities.seed.isolate_rng():
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        yield
+
+
+@contextmanager
+def drawing_nothing(loader: Any) -> Iterator[None]:
+    """While open, whoever iterates a loader with generators of its own leaves them as they were."""
+    samplers = getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    generators = [getattr(one, "generator", None) for one in (loader, *samplers)]
+    before = {each: each.get_state() for each in generators if isinstance(each, torch.Generator)}
+    yield
+    for generator, state in before.items():
+        generator.set_state(state)
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
