@@ -154,7 +154,7 @@ def hash_of_numbers(tensor: Tensor) -> str:
     flat = tensor.detach().reshape(-1)
     numbers = 2**24 // max(flat.element_size(), 1)
     for start in range(0, len(flat), numbers):
-        found.update(flat[start : start + numbers].cpu().view(torch.uint8).numpy())
+        found.update(flat[start : start + numbers].cpu().view(torch.uint8).numpy().data)
     return found.hexdigest()[:16]
 
 

@@ -46,8 +46,8 @@ class Gate(nn.Module):
         """The values for one batch, float32 ``[n_edges]`` in [0, 1].
 
         Args:
-            generator: random numbers of this batch's own.
-            number: of the batch, counted over the whole training and over all processes.
+            generator: random numbers of this batch's own, the same in all processes.
+            number: of the batch, counted over the whole training; that of a step is the same in all processes.
             progress: how far training is, from 0 to 1.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say forward(generator, number, progress)")

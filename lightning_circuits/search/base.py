@@ -343,7 +343,7 @@ class CircuitSearch(pl.LightningModule):
             "batch_size": training.batch_size,
             "order_seed": training.order_seed,
             "limit_train_batches": trainer.limit_train_batches,
-            "overfit_batches": trainer.overfit_batches,
+            "overfit_batches": getattr(trainer, "overfit_batches", 0),
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "gradient_clip_val": trainer.gradient_clip_val,
             "precision": trainer.precision,

@@ -228,7 +228,7 @@ class Attribution(CircuitSearch):
             loop = trainer.fit_loop
             self._limits = loop.min_epochs, loop.max_epochs, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps
             loop.max_epochs = 1 if loop.max_epochs is None else loop.max_epochs
-        pl.LightningModule.trainer.fset(self, trainer)
+        pl.LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

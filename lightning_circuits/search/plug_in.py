@@ -42,7 +42,7 @@ def from_lightning_module(
         module: a LightningModule, or any other module; or with ``checkpoint``, its class.
         model: where the language model is, as attributes joined by points. Default: the only one there is.
         search: the method, a subclass of `CircuitSearch`.
-        checkpoint: a checkpoint of the class. If it holds more than plain data, which is all that is read here, or not the
+        checkpoint: a checkpoint of the class. If it holds more than plain data, which alone is read here, or not the
             arguments of the class, for want of ``save_hyperparameters()``: load the module yourself.
         options: of the search (``ablation``, ``gate``, ``kv``, ...).
 

@@ -76,8 +76,8 @@ class Training:
                 with drawing_nothing(loader):
                     number, found = hash_of_prompts(loader)
                 prompts = {"number": number, "hash": found}
-            said = (getattr(loader, name, UNKNOWN) for name in ("batch_size", "seed"))
-            return cls(prompts, *said, goes_on=hasattr(loader, "load_state_dict"))
+            batch_size, seed = (getattr(loader, name, UNKNOWN) for name in ("batch_size", "seed"))
+            return cls(prompts, batch_size, seed, goes_on=hasattr(loader, "load_state_dict"))
 
 
 def describe_data(trainer: pl.Trainer) -> dict[str, Any] | None:

@@ -172,11 +172,17 @@ def test_looking_at_a_loader_of_ones_own_draws_no_random_number(tmp_path: Path) 
         generator = torch.Generator().manual_seed(3)
         loader = DataLoader(rows(), batch_size=4, shuffle=True, generator=generator)  # type: ignore[arg-type]
         seen: list[Tensor] = []
-        watch = pl.callbacks.LambdaCallback(
-            on_train_batch_start=lambda t, m, batch, i, s=seen: s.append(batch["clean_ids"])
-        )
+
+        def watch(trainer: Any, search: Any, batch: Any, batch_idx: int, seen: list[Tensor] = seen) -> None:
+            seen.append(batch["clean_ids"])
+
         keep = [pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1)] if checkpoints else []
-        trainer = quiet_trainer(watch, *keep, max_steps=9, enable_checkpointing=checkpoints)
+        trainer = quiet_trainer(
+            pl.callbacks.LambdaCallback(on_train_batch_start=watch),
+            *keep,
+            max_steps=9,
+            enable_checkpointing=checkpoints,
+        )
         trainer.fit(EdgePruning(MODEL), loader)
         orders.append([*seen, torch.rand(2)])
     assert all(torch.equal(one, other) for one, other in zip(*orders, strict=True))

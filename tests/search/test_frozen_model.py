@@ -84,7 +84,7 @@ def test_a_checkpoint_holds_the_gates_and_nothing_of_the_model(trained: Trained,
     n_edges = trained.search.layout.n_edges
     assert (
         path.stat().st_size < 4 * 4 * n_edges + 12_000
-    )  # gates, their mean, two moments of Adam, loops, and how they came about
+    )  # gates, their mean, two moments of Adam, loops, and what the run is
     restored = EdgePruning.load_from_checkpoint(path, model=EMBEDDED, weights_only=True)
     assert torch.equal(restored.edge_scores(), trained.search.edge_scores())
     assert restored.circuit(0.05) == trained.search.circuit(0.05)
