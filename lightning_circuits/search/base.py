@@ -172,7 +172,9 @@ class CircuitSearch(pl.LightningModule):
             "kv": self.layout.kv,
             "n_edges": self.layout.n_edges,
             "step": self.global_step if self._fitting() else self._trained_to,
-            **{name: said for name in ("trained_on", "resumed") if (said := getattr(self, f"_{name}"))},
+            # In the run that it is trained in, its data say so themselves.
+            **({} if self._fitting() or not self._trained_on else {"trained_on": self._trained_on}),
+            **({"resumed": self._resumed} if self._resumed else {}),
             "versions": _versions(),
         }
 

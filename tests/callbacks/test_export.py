@@ -171,7 +171,11 @@ def test_a_resumed_run_goes_on_with_the_best_of_its_checkpoint(data: IOIDataModu
             return super().training_step(batch, batch_idx)
 
     def content(folder: Path) -> dict[str, Any]:
-        return {path.name: json.loads(path.read_text()) for path in folder.iterdir()}
+        files = {path.name: json.loads(path.read_text()) for path in folder.iterdir()}
+        for file in files.values():
+            changed = file["metadata"].pop("resumed", [{"changed": {"max_steps": [3, 6]}}])
+            assert [one["changed"] for one in changed] == [{"max_steps": [3, 6]}]
+        return files
 
     make_trainer(*callbacks(tmp_path / "whole"), max_steps=6).fit(Repeatable(), data)
     first = make_trainer(*callbacks(tmp_path / "parts"), max_steps=3)
