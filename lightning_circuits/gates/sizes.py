@@ -23,8 +23,9 @@ class SizeRange:
     """Sizes for top-k gates: each batch trains the circuit of another size, so one ranking serves all sizes.
 
     The sizes are not drawn at random but spread evenly, by multiples of the golden ratio: batches that follow each
-    other are small, middling and large. The processes of one step take the same size, as one process would. At random, a training of a few
-    hundred steps is short of some size at its end (5 %: KL .131 against .091 in `benchmarks/ioi_smollm2.py`, seed 0).
+    other are small, middling and large. The processes of one step take the same size, as one process would. At random,
+    a training of a few hundred steps is short of some size at its end (5 %: KL .131 against .091 in
+    `benchmarks/ioi_smollm2.py`, seed 0).
 
     The range opens downwards: it begins at ``high`` alone, and its lower end falls geometrically to ``low`` in the
     first ``warmup`` of training. A large circuit has to be right before a small one can be sought within it, and is
