@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning_circuits.namespace import LightningArgumentParser, pl
 from lightning_circuits.pages import see_page
+from lightning_circuits.printable import printable
 
 MISTAKES = (ValueError, TypeError, OSError, ImportError, pl.utilities.exceptions.MisconfigurationException)
 
@@ -56,6 +57,11 @@ _TREE = re.compile(
 
 
 def _plain(message: str) -> str:
+    """What an error says on one line, with nothing in it that a terminal would obey: names and paths are others'."""
+    return printable(" ".join(line.strip() for line in _leaves(message).splitlines()))
+
+
+def _leaves(message: str) -> str:
     """The leaves of the tree of types that jsonargparse makes of an error, ours within its included."""
     message = re.sub(r"^Call to compute_fn of link .* failed: ", "", message)
     if not message.startswith(("Parser key", "Does not validate against")):

@@ -74,7 +74,7 @@ class TargetSparsity(Sparsity):
         return self.multipliers[0] * excess + self.multipliers[1] * excess.square()
 
     def target_size(self) -> float:
-        return 1 - self.target
+        return round(1 - self.target, 12)  # 1 - .9 is a little less than .1, and would be rounded down by an edge
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [self.multipliers], "lr": self.multiplier_lr, "maximize": True}]

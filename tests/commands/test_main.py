@@ -264,7 +264,7 @@ def test_the_curve_of_a_saved_ranking_and_of_a_checkpoint_are_one_and_compare(
         ("compare runs --y=loss", "invalid choice: 'loss'"),
         ("compare empty", "no curve in empty"),
         ("evaluate --config=quickstart.yaml --sizes=[0.1]", "at least two sizes"),
-        ("evaluate --config=quickstart.yaml --sizes=[0.0001,0.1]", "rounds to 0 edges"),
+        ("evaluate --config=quickstart.yaml --sizes=[1.5,0.1]", "a share of the edges lies in (0, 1]"),
     ],
 )
 def test_a_mistake_in_judging_is_one_line(

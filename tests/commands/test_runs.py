@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import types
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lightning_circuits.commands.main import main
 from lightning_circuits.commands.runs import find_curves, name_curves
 from tests.support.made_curves import BETTER, F, make_curve, put_curve
 
@@ -75,6 +77,28 @@ def test_names_are_methods_and_where_these_are_alike_what_tells_their_folders_ap
         shutil.copy(tmp_path / "one" / "version_0" / "curve.json", tmp_path / f"{name}.json")
     files = find_curves([str(tmp_path / "a.json"), str(tmp_path / "b.json")])
     assert list(name_curves(files)) == ["EdgePruning a", "EdgePruning b"]
+
+
+def test_a_folder_of_odd_files_has_the_curves_that_are_curves(tmp_path: Path) -> None:
+    for name in (".ipynb_checkpoints", ".writing-x.tmp"):  # copies, and what is not complete
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "curve.json").write_text("{")
+    put_curve(tmp_path / "a")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert [one.curve for one in find_curves([str(tmp_path)])] == [make_curve({"signed": F})]
+    os.mkfifo(tmp_path / "curve.json")
+    assert "no curve at" in refused(tmp_path, error=FileNotFoundError)
+
+
+def test_an_error_is_one_line_that_no_terminal_obeys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "\x1b[31m\n[red]\u202e"
+    folder.mkdir()
+    (folder / "curve.json").write_text("{")
+    for words in (["compare", str(folder)], ["view", str(folder / "c.json")], ["compare", str(folder / "no")]):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        [line] = capsys.readouterr().err.splitlines()
+        assert end.value.code == 2 and line.isprintable() and r"\x1b[31m" in line
 
 
 # ---- Weights & Biases ----------------------------------------------------------------------------------------------
