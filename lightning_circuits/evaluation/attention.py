@@ -28,6 +28,7 @@ from lightning_circuits.batch import Batch, on_device
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, Context
+from lightning_circuits.places import Places
 
 
 @dataclass(frozen=True)
@@ -77,18 +78,20 @@ def attention_patterns(
             raise ValueError(f"no head {name!r} in {layout}: heads are named like 'a0.h1'")
     batch = on_device(batch, model.device)
     _, corrupt = model.run_pair(batch)
-    reference = (InterchangeAblation() if ablation is None else ablation).reference(batch, corrupt)
-    # With every edge open it does not matter what cut edges carry.
-    full = _attention(model, torch.ones(layout.n_edges), batch, torch.zeros_like(reference), heads)
-    own = _attention(model, circuit.members.float(), batch, reference, heads)
+    ablation = InterchangeAblation() if ablation is None else ablation
+    reference, places = ablation.reference(batch, corrupt), Places.of(layout, batch, ablation.live(batch))
+    full = _attention(model, torch.ones(layout.n_edges), batch, reference.clone(), places, heads)
+    own = _attention(model, circuit.members.float(), batch, reference, places, heads)
     return Patterns(list(heads), full, own, batch["clean_ids"].cpu(), batch["attention_mask"].cpu())
 
 
-def _attention(model: CircuitModel, gates: Tensor, batch: Batch, reference: Tensor, heads: Sequence[str]) -> Tensor:
+def _attention(
+    model: CircuitModel, gates: Tensor, batch: Batch, reference: Tensor, places: Places, heads: Sequence[str]
+) -> Tensor:
     """``[n_heads_chosen, B, T, T]``: the attention of heads in the model with gated edges; consumes ``reference``."""
     prompts = batch["clean_ids"], batch["attention_mask"], batch["positions"]
     with _noting(model, heads) as seen:
-        masked_logits(model, gates.to(model.device), *prompts, reference)
+        masked_logits(model, gates.to(model.device), *prompts, reference, places=places)
     return torch.stack([seen[name] for name in heads])
 
 

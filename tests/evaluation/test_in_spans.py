@@ -10,6 +10,7 @@ import torch
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
+from lightning_circuits.evaluation.attention import attention_patterns
 from lightning_circuits.evaluation.exact import ExactAblation
 from lightning_circuits.evaluation.per_prompt import logit_differences
 from lightning_circuits.evaluation.rows import evaluate
@@ -119,3 +120,12 @@ def test_spans_of_circuits_come_and_go() -> None:
     one[int(plain.members.nonzero()[0, 0])] = False
     half = Circuit(placed.layout, one)
     assert half.without_spans("any") == plain and half.without_spans("all").n_edges == 4
+
+
+def test_attention_in_all_spans_is_that_without_spans(model: CircuitModel) -> None:
+    plain = wrapped("llama-gqa", "head", torch.float64)
+    circuit, heads = Circuit.random(plain.layout, 60, seed=1), ["a0.h1", "a1.h0"]
+    one = attention_patterns(plain, prompts(), circuit, heads=heads)
+    other = attention_patterns(model, prompts(), circuit.in_spans(LIVE), heads=heads)
+    for mine, theirs in ((other.full, one.full), (other.circuit, one.circuit)):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
