@@ -394,6 +394,11 @@ class Layout:
                 f"{see_page('file-formats', 'A circuit of another layout')}"
             )
 
+    def require_plain(self, what: str) -> None:
+        """Refuse, with a ValueError, a layout in spans for something that knows none."""
+        if self.spans:
+            raise ValueError(f"{what} knows no spans of tokens: take the circuit.without_spans(how='any')")
+
     def __str__(self) -> str:
         spans = f", in spans {', '.join(self.spans)}" if self.spans else ""
         return f"Layout({self.n_layers} layers, {self.n_heads} heads, d_model {self.d_model}, K/V per {self.kv}{spans})"

@@ -122,6 +122,7 @@ def page_html(
     if len(names) != len(circuits):
         raise ValueError(f"{len(circuits)} circuits on the page, but {len(names)} names: {', '.join(names)}")
     layout = circuit.layout
+    layout.require_plain("the interactive page")
     curves = (curve, other_curve)
     data = {
         "layout": layout.to_dict(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,14 @@ import torch
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
+from lightning_circuits.drawing.circuit import save_figure
+from lightning_circuits.drawing.page import save_page
 from lightning_circuits.evaluation.attention import attention_patterns
 from lightning_circuits.evaluation.exact import ExactAblation
 from lightning_circuits.evaluation.per_prompt import logit_differences
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.selection import greedy
 from tests.support.gated import wrapped
 from tests.support.oracle import pairs
 
@@ -129,3 +133,14 @@ def test_attention_in_all_spans_is_that_without_spans(model: CircuitModel) -> No
     other = attention_patterns(model, prompts(), circuit.in_spans(LIVE), heads=heads)
     for mine, theirs in ((other.full, one.full), (other.circuit, one.circuit)):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
+
+
+def test_what_knows_no_spans_says_so(tmp_path: Path) -> None:
+    circuit = Circuit.random(wrapped("gpt2", "head", torch.float64).layout, 20, seed=0).in_spans(["S2", "END"])
+    scored = Circuit(circuit.layout, circuit.members, torch.rand(circuit.layout.n_edges))
+    with pytest.raises(ValueError, match="grows from the logits up knows no spans of tokens"):
+        greedy(scored.scores, 5, circuit.layout)
+    with pytest.raises(ValueError, match="the interactive page knows no spans of tokens"):
+        save_page(scored, tmp_path / "page.html")
+    save_figure(scored, tmp_path / "figure.svg")
+    assert all(name in (tmp_path / "figure.svg").read_text() for name in ("S2", "END"))
