@@ -51,6 +51,7 @@ from lightning_circuits.commands.errors import LightningParser, debugging, in_on
 from lightning_circuits.models.loading import load_without_bars
 from lightning_circuits.namespace import LightningArgumentParser, LightningCLI, pl
 from lightning_circuits.search import CircuitSearch
+from lightning_circuits.search.checkpoints import read_checkpoint
 
 CONFIGS = Path(configs.__file__).parent
 
@@ -158,6 +159,12 @@ class CircuitCLI(LightningCLI):
         every = LightningCLI.subcommands()
         mine = {name: every[name] for name in ("fit", "validate", "test")}
         return {**mine, "evaluate": {"model", "datamodule"}}
+
+    def _parse_ckpt_path(self) -> None:
+        """Read a checkpoint before anything is made. Lightning would let what it holds stand for what was asked."""
+        path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
+        if path and path not in ("last", "best", "hpc"):  # of the Trainer, which is not there yet
+            read_checkpoint(path)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = self.parser_class(**kwargs)

@@ -28,6 +28,8 @@ class Gate(nn.Module):
 
     logits: nn.Parameter
     """float32 ``[n_edges]``: what is learned. The larger, the more open."""
+    counts: tuple[str, ...] = ()
+    """Which of the tensors that it keeps count something, from 0 up."""
 
     def start(self, n_edges: int, generator: torch.Generator) -> None:
         """Make the parameters, all edges alike.

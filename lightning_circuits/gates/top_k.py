@@ -59,6 +59,7 @@ class TopK(Gate):
         self.temperature, self.final_temperature = temperature, final_temperature
         self.anneal_from, self.hard_from, self.average_from = anneal_from, hard_from, average_from
 
+    counts = ("averaged",)
     average: Tensor
     """float32 ``[n_edges]``: the mean of the logits after each of `averaged` steps."""
     averaged: Tensor

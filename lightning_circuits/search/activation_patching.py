@@ -99,7 +99,7 @@ class ActivationPatching(Attribution):
         return [edges, writers, examples, prompts]
 
     def _faults(self, checkpoint: dict[str, Any]) -> list[str]:
-        return [*super()._faults(checkpoint), *count_faults(checkpoint["state_dict"], "prompts")]
+        return [*super()._faults(checkpoint), *count_faults(checkpoint.get("state_dict"), "prompts")]
 
     # ---- Lightning ---------------------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ from lightning_circuits.search.identity import WeightsHash, fingerprint
 from lightning_circuits.search.record import (
     RECORD,
     differences,
+    loop_faults,
     plain_options,
     progress_faults,
     read_record,
@@ -354,8 +355,11 @@ class CircuitSearch(pl.LightningModule):
     def _faults(self, checkpoint: dict[str, Any]) -> list[str]:
         """What is wrong with what a checkpoint of this search holds."""
         faults = state_faults(self.state_dict(), checkpoint.get("state_dict"))
-        if self._fitting() and self._training is not None:
-            faults += progress_faults(checkpoint, self.trainer.fit_loop.state_dict(), self._training.goes_on)
+        if self._trainer is not None:
+            loop = f"{self.trainer.state.fn.value}_loop"  # type: ignore[union-attr]  # while it does nothing, it asks nothing
+            faults += loop_faults(checkpoint, loop, getattr(self.trainer, loop).state_dict())
+        if self._fitting() and self._training is not None and not faults:
+            faults += progress_faults(checkpoint, self._training.goes_on)
         return faults
 
     def _fitting(self) -> bool:

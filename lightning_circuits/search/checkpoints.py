@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
+from zipfile import ZipFile, is_zipfile
 
 from lightning_circuits.namespace import pl
 
@@ -42,16 +43,22 @@ class PlainDataIO(pl.plugins.CheckpointIO):
             ValueError: the file holds more than plain data, which was not run; it is damaged, or no checkpoint.
             OSError: it is not there, or cannot be reached.
         """
+        local = Path(path) if Path(path).is_file() else None
         try:
             checkpoint = self.inner.load_checkpoint(path, *args, **options | {"weights_only": True})
         except NOT_THERE:
             raise
         except Exception as error:  # of a damaged file PyTorch says so in a dozen ways
-            # Its own advice on other data is to run what is in the file.
-            reason = MORE_THAN_DATA if "weights_only" in str(error) else str(error) or type(error).__name__
+            if local is not None and not is_zipfile(local):
+                reason = "it is cut off, or no file of PyTorch's" if local.stat().st_size else "it is empty"
+            else:  # PyTorch's own advice on other data is to run what is in the file
+                reason = MORE_THAN_DATA if "weights_only" in str(error) else str(error) or type(error).__name__
             raise ValueError(_unreadable(path, reason)) from None
-        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-            raise ValueError(_unreadable(path, "it holds no state_dict"))
+        if local is not None and (part := _damaged_part(local)):
+            raise ValueError(_unreadable(path, f"its part {part!r} is not as it was written"))
+        for name in ("state_dict", "pytorch-lightning_version"):
+            if not isinstance(checkpoint, dict) or name not in checkpoint:
+                raise ValueError(_unreadable(path, f"it holds no {name}"))
         return checkpoint
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -74,6 +81,14 @@ def read_plain_data(trainer: pl.Trainer) -> None:
     """From now on the Trainer reads plain data alone from checkpoints, those from an address too."""
     if not isinstance(trainer.strategy.checkpoint_io, PlainDataIO):
         trainer.strategy.checkpoint_io = PlainDataIO(trainer.strategy.checkpoint_io)
+
+
+def _damaged_part(path: Path) -> str | None:
+    """The first entry of an archive whose checksum is another one, which PyTorch does not look at."""
+    if not is_zipfile(path):  # as PyTorch wrote long ago
+        return None
+    with ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def _unreadable(path: Any, reason: str) -> str:

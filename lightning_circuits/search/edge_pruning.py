@@ -28,7 +28,7 @@ from lightning_circuits.masked import masked_logits
 from lightning_circuits.objectives import losses
 from lightning_circuits.search.base import METHODS, CircuitSearch, LanguageModel
 from lightning_circuits.search.one_pass import Attribution
-from lightning_circuits.search.record import adam_faults
+from lightning_circuits.search.record import adam_faults, count_faults
 from lightning_circuits.search.splits import Share, share_of, whole_split
 from lightning_circuits.search.warm_start import WarmStart, describe_start, read_warm_start, start_scores
 
@@ -173,6 +173,9 @@ class EdgePruning(CircuitSearch):
 
     def _faults(self, checkpoint: dict[str, Any]) -> list[str]:
         faults = super()._faults(checkpoint)
+        faults += (
+            fault for name in self.gate.counts for fault in count_faults(checkpoint["state_dict"], f"gate.{name}")
+        )
         if self._fitting() and not faults:
             groups = [list(group["params"]) for group in self.gate.parameter_groups()]
             faults = adam_faults(checkpoint["optimizer_states"], groups, begun=checkpoint["global_step"] > 0)

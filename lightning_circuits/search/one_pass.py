@@ -266,8 +266,8 @@ class Attribution(CircuitSearch):
         return {name: value for name, value in super()._run_settings(training).items() if name in apply}
 
     def _faults(self, checkpoint: dict[str, Any]) -> list[str]:
-        state, begun = checkpoint["state_dict"], bool(checkpoint.get("global_step"))
-        return [*super()._faults(checkpoint), *count_faults(state, "examples", begun), *count_faults(state, "rows")]
+        state, least = checkpoint.get("state_dict"), 1 if checkpoint.get("global_step") else 0
+        return [*super()._faults(checkpoint), *count_faults(state, "examples", least), *count_faults(state, "rows")]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()

@@ -139,15 +139,15 @@ def state_faults(expected: Mapping[str, Tensor], found: Any) -> list[str]:
     return sorted(faults)
 
 
-def count_faults(state: Mapping[str, Any], name: str, least: int = 0) -> list[str]:
+def count_faults(state: Any, name: str, least: int = 0) -> list[str]:
     """What is wrong with a tensor of a checkpoint that counts something: it has to be whole, and not below ``least``.
 
     Args:
-        state: tensors of any shape by name.
+        state: the ``state_dict`` of a checkpoint: tensors of any shape by name.
         name: of the one.
         least: the smallest number that there may be.
     """
-    count = state.get(name)
+    count = state.get(name) if isinstance(state, Mapping) else None
     if not isinstance(count, Tensor) or not count.isfinite().all():
         return []  # said already
     whole = bool((count == count.round()).all()) if count.is_floating_point() else True
@@ -156,30 +156,42 @@ def count_faults(state: Mapping[str, Any], name: str, least: int = 0) -> list[st
     return [f"{name} is {count.min().item()}, and counts from {least} up"]
 
 
-def progress_faults(checkpoint: Mapping[str, Any], loop: Mapping[str, Any], loader_goes_on: bool | None) -> list[str]:
-    """What is wrong with the progress that a training should go on from.
+def loop_faults(checkpoint: Mapping[str, Any], name: str, loop: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the step that a checkpoint is of, and with the loop that a Trainer takes from it.
 
     Args:
         checkpoint: of Lightning.
-        loop: the state of the Trainer's own loop, whose entries are looked for.
-        loader_goes_on: whether its loader can begin in the middle of an epoch; None if that is not known.
+        name: of the loop: ``fit_loop``, ``test_loop``, ...
+        loop: the state of the Trainer's own, whose entries are looked for.
     """
-    faults = [f"it has no {name}" for name in PROGRESS if checkpoint.get(name) is None]
-    if not faults:
-        loops = checkpoint["loops"]
-        there: Any = loops.get("fit_loop") if isinstance(loops, Mapping) else None
-        faults += [f"its loops have no {name}" for name in _missing(loop, there, "fit_loop")]
-        step = checkpoint["global_step"]
-        if not faults and step != (stepped := _steps(there)):
-            faults.append(f"its global_step is {step!r}, and its loops have made {stepped} steps")
-        if not faults and there["state_dict"].get("combined_loader") and loader_goes_on is False:
-            faults.append("it says how far its loader was, and the loader here has no load_state_dict to be told that")
-        if step and not checkpoint["optimizer_states"]:
-            faults.append("its optimizer_states are empty")
-        if any(not each.isfinite().all() for each in _tensors(checkpoint["optimizer_states"])):
-            faults.append("its optimizer_states hold NaN or infinity")
-    if "it has no optimizer_states" in faults:
-        faults.append("it was perhaps written with save_weights_only=True, and can be tested, but not gone on from")
+    step, loops = checkpoint.get("global_step"), checkpoint.get("loops")
+    faults = [] if isinstance(step, int) and step >= 0 else [f"its global_step is {step!r}"]
+    if loops is not None:
+        there = loops.get(name) if isinstance(loops, Mapping) else None
+        faults += [f"its loops have no {missing}" for missing in _missing(loop, there, name)]
+    return faults
+
+
+def progress_faults(checkpoint: Mapping[str, Any], loader_goes_on: bool | None) -> list[str]:
+    """What is wrong with the progress that a training should go on from; its loop has no `loop_faults`.
+
+    Args:
+        checkpoint: of Lightning.
+        loader_goes_on: whether the loader here can begin in the middle of an epoch; None if that is not known.
+    """
+    if faults := [f"it has no {name}" for name in PROGRESS if checkpoint.get(name) is None]:
+        if "optimizer_states" not in checkpoint:
+            faults.append("it was perhaps written with save_weights_only=True, and can be tested, but not gone on from")
+        return faults
+    loop, step, states = checkpoint["loops"]["fit_loop"], checkpoint["global_step"], checkpoint["optimizer_states"]
+    if step != (stepped := _steps(loop)):
+        faults.append(f"its global_step is {step}, and its loops have made {stepped} steps")
+    if loop["state_dict"].get("combined_loader") and loader_goes_on is False:
+        faults.append("it says how far its loader was, and the loader here has no load_state_dict to be told that")
+    if step and not states:
+        faults.append("its optimizer_states are empty")
+    if any(not each.isfinite().all() for each in _tensors(states)):
+        faults.append("its optimizer_states hold NaN or infinity")
     return faults
 
 

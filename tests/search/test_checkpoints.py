@@ -76,7 +76,9 @@ test.__test__ = False  # type: ignore[attr-defined]  # a road, no test
 @pytest.mark.parametrize("remote", [False, True])
 def test_nothing_in_a_checkpoint_is_run(road: Callable[[str], None], remote: bool, tmp_path: Path, served: str) -> None:
     trap = tmp_path / "made"
-    torch.save({"state_dict": {}, "trap": MakesAFolder(trap)}, tmp_path / "trap.ckpt")
+    torch.save(
+        {"state_dict": {}, "pytorch-lightning_version": "2.6.0", "trap": MakesAFolder(trap)}, tmp_path / "trap.ckpt"
+    )
     where = f"{served}/trap.ckpt" if remote else str(tmp_path / "trap.ckpt")
     with pytest.raises(ValueError, match=r"trap\.ckpt cannot be read .*more than tensors, numbers and texts") as said:
         road(where)
@@ -88,7 +90,10 @@ def test_the_command_line_runs_nothing_either(
     tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"state_dict": {}, "trap": MakesAFolder(tmp_path / "made")}, tmp_path / "trap.ckpt")
+    torch.save(
+        {"state_dict": {}, "pytorch-lightning_version": "2.6.0", "trap": MakesAFolder(tmp_path / "made")},
+        tmp_path / "trap.ckpt",
+    )
     with pytest.raises(SystemExit) as end:
         main(["fit", "--config", "quickstart.yaml", "--trainer.accelerator=cpu", f"--ckpt_path={served}/trap.ckpt"])
     assert end.value.code == 2 and not (tmp_path / "made").exists()
@@ -101,12 +106,22 @@ def write_cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
 
 
+def write_with_a_byte_flipped(path: Path) -> None:
+    torch.save({"state_dict": {"gate.logits": torch.zeros(4096)}, "pytorch-lightning_version": "2.6.0"}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
 DAMAGED: dict[str, Callable[[Path], Any]] = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("a checkpoint, more or less\n" * 9),
     "cut": write_cut,
+    "a byte flipped": write_with_a_byte_flipped,
     "a list": lambda path: torch.save([1, 2], path),
     "a circuit": lambda path: torch.save({"cfg": {}, "edges_in_graph": torch.zeros(3)}, path),
+    "a graph": lambda path: path.write_text('{"cfg": {}, "nodes": {}, "edges": {}}'),
+    "of no version": lambda path: torch.save({"state_dict": {}}, path),
     "a bare pickle": lambda path: path.write_bytes(pickle.dumps({"state_dict": {}, "x": object})),
 }
 
@@ -119,6 +134,36 @@ def test_what_is_no_checkpoint_is_said_in_one_line(kind: str, road: Callable[[st
     with pytest.raises(ValueError, match=r"odd\.ckpt cannot be read as a checkpoint: \S") as said:
         road(str(path))
     assert len(str(said.value).splitlines()) == 1
+
+
+SMALL = [
+    "--config=quickstart.yaml",
+    "--trainer.accelerator=cpu",
+    "--quiet",
+    "--data.n_train=8",
+    "--trainer.logger=false",
+]
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "evaluate"])
+@pytest.mark.parametrize("kind", [*DAMAGED, "a folder", "nothing", "an address of nothing", "foreign"])
+def test_the_command_line_says_in_one_line_what_is_no_checkpoint(
+    kind: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "odd.ckpt"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "foreign":
+        content = {"state_dict": {}, "pytorch-lightning_version": "2.6.0", "hyper_parameters": {"lr": 0.7}}
+        torch.save(content, path)
+    elif kind in DAMAGED:
+        DAMAGED[kind](path)
+    where = "http://127.0.0.1:9/odd.ckpt" if kind == "an address of nothing" else str(path)
+    with pytest.raises(SystemExit) as end:
+        main([command, *SMALL, f"--ckpt_path={where}"])
+    [line] = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and line.startswith("error: ") and "odd.ckpt" in line and "weights_only" not in line
 
 
 @pytest.mark.parametrize("road", ROADS)

@@ -247,7 +247,7 @@ def test_a_killed_pass_resumes_to_the_same_sums(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     train["run"](tmp_path / "whole")
     train["run"](tmp_path / "resumed", resume=tmp_path / "killed" / "step=3.ckpt")
-    whole, resumed = (torch.load(tmp_path / name / "rank0.pt") for name in ("whole", "resumed"))
+    whole, resumed = (torch.load(tmp_path / name / "rank0.pt", weights_only=True) for name in ("whole", "resumed"))
     assert whole["step"] == resumed["step"] == 7 and whole["n"] == resumed["n"] == 13
     assert torch.equal(whole["edges"], resumed["edges"]) and torch.equal(whole["writers"], resumed["writers"])
 
@@ -285,9 +285,9 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     for name, devices, size in (("two", "2", "2"), ("one", "1", "4")):
         done = started(tmp_path / name, devices, "live", size)
         assert done.returncode == 0, done.stderr[-3000:]
-    one = torch.load(tmp_path / "one" / "rank0.pt")
+    one = torch.load(tmp_path / "one" / "rank0.pt", weights_only=True)
     for rank in (0, 1):
-        two = torch.load(tmp_path / "two" / f"rank{rank}.pt")
+        two = torch.load(tmp_path / "two" / f"rank{rank}.pt", weights_only=True)
         assert two["n"] == one["n"] == 13 and two["step"] == one["step"] == 4
         close(two["edges"], one["edges"])
         close(two["writers"], one["writers"])

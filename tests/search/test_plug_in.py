@@ -16,6 +16,7 @@ from lightning_circuits import CircuitSearch, EdgePruning, from_lightning_module
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import wrap
 from lightning_circuits.namespace import pl
+from tests.search.test_checkpoints import MakesAFolder
 from tests.support.oracle import pairs, stock_logits, tiny_model
 
 
@@ -210,6 +211,27 @@ def test_what_is_not_there_is_said_with_what_is(make: Any, path: str | None, sai
 def test_what_is_no_module_is_refused(arguments: tuple[Any, ...], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         from_lightning_module(*arguments)
+
+
+class Holds(pl.LightningModule):
+    """A module that keeps more than plain data in its checkpoints."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["trap"] = MakesAFolder(Path("made"))
+
+
+def test_a_checkpoint_with_more_than_plain_data_is_loaded_by_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(Holds())
+    trainer.save_checkpoint(tmp_path / "c.ckpt")
+    with pytest.raises(
+        ValueError, match=r"c.ckpt .*more than tensors.* If you trust where it is from, load it yourself, Holds"
+    ):
+        from_lightning_module(Holds, checkpoint=tmp_path / "c.ckpt")
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_module_and_a_checkpoint_are_one_too_many() -> None:
