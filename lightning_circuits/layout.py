@@ -32,8 +32,6 @@ of tokens, those of the first span first:
     >>> places = layout.in_spans(["S2", "END"])
     >>> places.n_edges, places.edge_names([0, 64981])
     (64982, ['input->a0.h0<q>@S2', 'm11->logits@END'])
-    >>> places.edge_index("a0.h1->m2@END") == layout.n_edges + layout.edge_index("a0.h1->m2")
-    True
 
 The edge ``a0.h1->m2@END`` is what ``m2`` reads of the head at the tokens of END; an edge into a key or a value stands
 in the span of the token that is attended to.
@@ -326,12 +324,10 @@ class Layout:
     def edge_names(self, edges: Tensor | Iterable[int]) -> list[str]:
         """Names such as ``a0.h1->m2``, in spans ``a0.h1->m2@END``, of the edges at flat positions, int64 ``[n]``."""
         index = torch.as_tensor(list(edges) if not isinstance(edges, Tensor) else edges, dtype=torch.int64).cpu()
-        columns = (self.edge_writer[index], self.edge_reader[index], self.edge_span[index])
-        where = [f"@{name}" for name in self.spans] or [""]
-        return [
-            f"{self.writer_names[w]}->{self.reader_names[r]}{where[s]}"
-            for w, r, s in zip(*(column.tolist() for column in columns), strict=True)
-        ]
+        parts = (self.edge_writer[index], self.edge_reader[index], self.edge_span[index])
+        at = [f"@{name}" for name in self.spans] or [""]
+        columns = zip(*(part.tolist() for part in parts), strict=True)
+        return [f"{self.writer_names[w]}->{self.reader_names[r]}{at[s]}" for w, r, s in columns]
 
     def edge_index(self, name: str) -> int:
         """The flat position of the edge of this name.

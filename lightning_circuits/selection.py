@@ -103,7 +103,7 @@ def greedy(scores: Tensor, n: int, layout: Layout, *, absolute: bool = False) ->
         first.
 
     Raises:
-        ValueError: a score that is NaN; scores of another layout; more edges than there are.
+        ValueError: a score that is NaN; scores of another layout, or of one in spans; more edges than there are.
         TypeError: scores that are not real numbers; a number of edges that is none.
 
     There is no step per edge, one per node is enough. Let ``place`` be an edge's place among all, best first, and
@@ -112,6 +112,7 @@ def greedy(scores: Tensor, n: int, layout: Layout, *, absolute: bool = False) ->
     moment k0 on is taken on the way to the first node k >= k0 with ``place <= join[k]``, and on one such way edges go
     by their places.
     """
+    layout.require_plain("a circuit that grows from the logits up")
     order = _best_first(scores, n, layout, absolute).cpu()
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))
