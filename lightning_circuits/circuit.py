@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits import files
+from lightning_circuits.arguments import require_instance
 from lightning_circuits.files.graph import to_networkx
 from lightning_circuits.layout import Layout
 from lightning_circuits.nodes import node_members, reader_nodes
@@ -52,7 +53,7 @@ class Circuit:
             Copied to the CPU as float32.
 
     Raises:
-        TypeError: members that are not bool (a soft mask is no circuit).
+        TypeError: members that are not bool (a soft mask is no circuit); something else than a tensor, complex scores.
         ValueError: a vector of another length than the layout's edges or writers.
     """
 
@@ -63,6 +64,9 @@ class Circuit:
     node_scores: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name, vector in (("members", self.members), ("scores", self.scores), ("node_scores", self.node_scores)):
+            if vector is not None and require_instance(name, vector, Tensor).is_complex():
+                raise TypeError(f"the {name} of a circuit are real numbers, got {vector.dtype}")
         if self.members.dtype != torch.bool:
             raise TypeError(f"the members of a circuit are a bool tensor, got {self.members.dtype}; choose edges first")
         # Copies: a circuit stays as it is when the gates that it came from are trained further.
@@ -79,7 +83,7 @@ class Circuit:
                 )
             node_scores = self.node_scores.detach().to("cpu", torch.float32, copy=True)
             object.__setattr__(self, "node_scores", node_scores)
-        object.__setattr__(self, "metadata", dict(self.metadata))
+        object.__setattr__(self, "metadata", dict(require_instance("metadata", self.metadata, dict)))
 
     # ---- making one --------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import hashlib
 import re
+from typing import Any
 
 import networkx as nx
 import pytest
@@ -289,3 +290,19 @@ def test_networkx_attributes() -> None:
     )
     assert all(a["score"] == layout.edge_index(key) for *_, key, a in graph.edges(keys=True, data=True))
     assert all("score" not in a for *_, a in circuit.to_networkx().edges(data=True))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        ({"members": [True] * 46}, "members takes an object of the class Tensor"),
+        ({"scores": [0.5] * 46}, "scores takes an object of the class Tensor"),
+        ({"scores": torch.zeros(46, dtype=torch.complex64)}, "the scores of a circuit are real numbers"),
+        ({"node_scores": torch.zeros(7, dtype=torch.complex64)}, "the node_scores of a circuit are real numbers"),
+        ({"metadata": [1]}, "metadata takes an object of the class dict"),
+    ],
+)
+def test_what_is_no_part_of_a_circuit_is_refused(vectors: dict[str, Any], said: str) -> None:
+    parts = {"members": torch.zeros(46, dtype=torch.bool), **vectors}
+    with pytest.raises(TypeError, match=said):
+        Circuit(Layout(2, 2, 8), **parts)

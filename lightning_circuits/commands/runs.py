@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_circuits.evaluation.comparison import distinct
 from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.pages import see_page
 
@@ -119,10 +120,11 @@ def name_curves(found: Sequence[FoundCurve]) -> dict[str, Curve]:
     start = _alike(places)
     end = _alike([place[start:][::-1] for place in places])
     methods = [one.curve.method for one in found]
-    named = {}
+    named: dict[str, Curve] = {}
     for place, one in zip(places, found, strict=True):
         apart = "/".join(place[start : len(place) - end]) or place[-1]
-        named[one.curve.method if methods.count(one.curve.method) == 1 else f"{one.curve.method} {apart}"] = one.curve
+        name = one.curve.method if methods.count(one.curve.method) == 1 else f"{one.curve.method} {apart}"
+        named[distinct(name, named)] = one.curve
     return named
 
 

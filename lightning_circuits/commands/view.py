@@ -41,10 +41,10 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--other-curve", type=Path, help="the same of the second circuit")
     options = parser.parse_args(args)
 
-    output = options.output or Path(options.circuits[0].with_suffix(".html").name)
     if len(options.circuits) > 2:
         raise ValueError(f"a page shows one circuit or two, got {len(options.circuits)}")
     circuits = [Circuit.load(path) for path in options.circuits]
+    output = options.output or Path(options.circuits[0].with_suffix(".html").name)
     if output.suffix in SUFFIXES:
         if len(circuits) > 1:
             raise ValueError(f"a figure shows one circuit; two side by side are a page: --output {output.stem}.html")

@@ -26,6 +26,7 @@ import torch
 
 from lightning_circuits.circuit import Circuit, scores_are
 from lightning_circuits.drawing.style import RC, SUFFIXES, label, model_title, save
+from lightning_circuits.files.atomic import require_place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,11 +47,13 @@ def save_figure(circuit: Circuit, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ValueError: another suffix.
+        FileNotFoundError, IsADirectoryError: the folder is not there, or the path is one.
         ImportError: matplotlib is not installed.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"a figure cannot be written to {path}: the suffix must be one of {', '.join(SUFFIXES)}")
+    require_place(path)
     [written] = save(circuit_figure(circuit), path.with_suffix(""), (path.suffix,))
     return written
 

@@ -38,7 +38,7 @@ import torch
 from lightning_circuits.circuit import Circuit, scores_are
 from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.evaluation.rows import Row, from_json, to_json
-from lightning_circuits.files.atomic import write_atomically
+from lightning_circuits.files.atomic import require_place, write_atomically
 from lightning_circuits.pages import see_page
 from lightning_circuits.printable import printable
 
@@ -78,13 +78,12 @@ def save_page(
 
     Raises:
         ValueError: a suffix other than `.html` or `.htm`, and whatever `page_html` refuses.
-        FileNotFoundError: the folder is not there, or no curve is.
+        FileNotFoundError, IsADirectoryError: the folder is not there, or the path is one; no curve is there.
     """
     path = Path(path)
     if path.suffix not in (".html", ".htm"):
         raise ValueError(f"a page cannot be written to {path}: the suffix must be .html")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+    require_place(path)
     write_atomically(path, page_html(circuit, other, curve, other_curve, names).encode(errors="replace"))
     return path
 

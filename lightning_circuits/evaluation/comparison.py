@@ -7,7 +7,7 @@ comparison unfair (other prompts, other sizes) is a note (`comparable`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -34,11 +34,16 @@ def lines_of(curves: Mapping[str, Curve]) -> dict[str, CurveLine]:
     for name, curve in curves.items():
         own = [ranking for ranking in curve.rankings if ranking != RANDOM]
         for ranking in own:
-            lines[f"{name}, {ranking}" if len(own) > 1 else name] = CurveLine(curve, ranking)
+            lines[distinct(f"{name}, {ranking}" if len(own) > 1 else name, lines)] = CurveLine(curve, ranking)
     random = [curve for curve in curves.values() if RANDOM in curve.rankings]
     if random:
-        lines["random edges"] = CurveLine(max(random, key=lambda curve: len(curve.ablations)), RANDOM)
+        lines[distinct("random edges", lines)] = CurveLine(max(random, key=lambda curve: len(curve.ablations)), RANDOM)
     return lines
+
+
+def distinct(name: str, taken: Collection[str]) -> str:
+    """A name that is not taken: a method may be called as something else is, and hides nothing."""
+    return next(tried for tried in (name, *(f"{name} ({i})" for i in range(2, len(taken) + 3))) if tried not in taken)
 
 
 # ---- what may be compared --------------------------------------------------------------------------------------------

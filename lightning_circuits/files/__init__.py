@@ -25,7 +25,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lightning_circuits.files.atomic import write_atomically
+from lightning_circuits.files.atomic import require_place, write_atomically
 from lightning_circuits.files.base import RESERVED, CircuitData, CircuitLike, Format, content_of, sound
 from lightning_circuits.files.eap_ig import EAPIGJson, EAPIGTensors
 from lightning_circuits.files.graph import DOT, GraphML
@@ -47,12 +47,11 @@ def save(circuit: CircuitLike, path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: unknown suffix; a circuit in spans, for a format that knows none; what is no sound circuit (see
             `base.sound`): a score that is NaN or infinite, say.
-        FileNotFoundError: the folder is not there.
+        FileNotFoundError, IsADirectoryError: the folder is not there, or the path is one.
     """
     path = Path(path)
     suffix = _suffix(path, FORMATS.names(), "written to")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+    require_place(path)
     format_ = FORMATS.make(suffix)
     if circuit.layout.spans and not format_.holds_spans:
         raise ValueError(

@@ -22,6 +22,19 @@ except ImportError:  # Windows, where nothing is cleared away
 LOCK = "lock"
 
 
+def require_place(path: Path) -> None:
+    """Refuse to write a file, before it is made, where none can be.
+
+    Raises:
+        FileNotFoundError: there is no folder for it.
+        IsADirectoryError: a folder is called so.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: that is a folder")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file beside its place, and then move it there: who reads it finds the old one or the new one, whole.
 

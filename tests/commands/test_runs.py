@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lightning_circuits.commands.main import main
-from lightning_circuits.commands.runs import find_curves, name_curves
+from lightning_circuits.commands.runs import FoundCurve, find_curves, name_curves
 from tests.support.made_curves import BETTER, F, make_curve, put_curve
 
 
@@ -77,6 +77,9 @@ def test_names_are_methods_and_where_these_are_alike_what_tells_their_folders_ap
         shutil.copy(tmp_path / "one" / "version_0" / "curve.json", tmp_path / f"{name}.json")
     files = find_curves([str(tmp_path / "a.json"), str(tmp_path / "b.json")])
     assert list(name_curves(files)) == ["EdgePruning a", "EdgePruning b"]
+    # A method of that name hides neither.
+    files += [FoundCurve("", str(tmp_path / "c.json"), make_curve({"signed": F}, "EdgePruning a"))]
+    assert list(name_curves(files)) == ["EdgePruning a", "EdgePruning b", "EdgePruning a (2)"]
 
 
 def test_a_folder_of_odd_files_has_the_curves_that_are_curves(tmp_path: Path) -> None:

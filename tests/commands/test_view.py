@@ -21,6 +21,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, members in (("a", scores > 0), ("b", scores < 0.5)):
         Circuit(LAYOUT, members, scores).save(f"{name}.json")
     Circuit.full(Layout(n_layers=1, n_heads=2, d_model=8)).save("small.pt")
+    Path("folder.html").mkdir()
     return tmp_path
 
 
@@ -53,6 +54,10 @@ def test_a_suffix_of_pictures_makes_a_figure(suffix: str, magic: bytes, files: P
         (["a.json", "b.json", "--output", "x.svg"], "--output x.html"),
         (["a.json", "--output", "x.gif"], "x.gif"),
         (["a.json", "--output", "no/where.html"], "no folder no"),
+        (["a.json", "--output", "no/where.svg"], "no folder no"),
+        (["a.json", "--output", "folder.html"], "cannot write folder.html: that is a folder"),
+        (["folder.html"], "folder.html"),
+        ([""], "the suffix must be one of"),
         (["a.json", "--curve", "no.json"], "no.json"),
         ([], "CIRCUIT"),
     ],

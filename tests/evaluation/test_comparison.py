@@ -77,3 +77,10 @@ def test_the_front_is_what_nothing_else_betters(curves: list[dict[float, float]]
 def test_metadata_of_a_file_may_be_anything() -> None:
     odd = [make_curve({"signed": F}, metadata={"data": data, "model_hash": ["x"]}) for data in ([1], "x", 3, None)]
     assert comparable({f"run {i}": curve for i, curve in enumerate(odd)}) == []
+
+
+def test_no_line_hides_another_of_its_name() -> None:
+    one, two = make_curve({"signed": F}), make_curve({"signed": F, "absolute": F})
+    lines = lines_of({"EAP, signed": one, "EAP": two, "random edges": one})
+    assert list(lines) == ["EAP, signed", "EAP, signed (2)", "EAP, absolute", "random edges", "random edges (2)"]
+    assert lines["random edges (2)"].ranking == "random"
