@@ -24,14 +24,14 @@ def debugging() -> bool:
 
 def in_one_line(error: Exception) -> str | None:
     """What an error says that comes of what the user asked for; None of one that is a fault of the program's."""
-    said = _plain(str(error))
     # Weights & Biases refuses to begin by errors of its own: not logged in, no network.
     if type(error).__module__.startswith("wandb.errors"):
+        said = _plain(str(error).partition("\n")[0])
         return (
-            f"{said.partition(chr(10))[0].rstrip('.')}. WANDB_MODE=offline keeps a run on this machine, wandb sync "
-            f"sends it later {see_page('sweeps', 'Weights & Biases')}"
+            f"{said.rstrip('.')}. WANDB_MODE=offline keeps a run on this machine, wandb sync sends it later "
+            f"{see_page('sweeps', 'Weights & Biases')}"
         )
-    return said if isinstance(error, MISTAKES) else None
+    return _plain(str(error)) if isinstance(error, MISTAKES) else None
 
 
 class _InOneLine(argparse.ArgumentParser):

@@ -39,7 +39,7 @@ def probed() -> IOIDataModule:
 
 def test_a_method_s_name_scores_as_the_probe_says_and_an_object_as_it_says_itself() -> None:
     by_name = CircuitProbe(probed(), method="EAP-IG", objective="KL", ablation="zero").method
-    assert isinstance(by_name, EAPIG) and (by_name.steps, by_name.absolute) == (5, False)
+    assert isinstance(by_name, EAPIG) and (by_name.steps, by_name.absolute) == (5, True)
     assert isinstance(by_name.objective, KL) and by_name.ablation.name == "zero"
     own = CircuitProbe(probed(), method=EAPIG(steps=3), ablation="zero").method
     assert (own.steps, own.absolute, own.ablation.name) == (3, True, "interchange")  # type: ignore[attr-defined]
