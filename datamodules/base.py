@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_circuits.arguments import require_choice, require_whole_numbers
+from lightning_circuits.arguments import require_choice, require_whole_numbers, shortened
 from lightning_circuits.datamodules.fitting import require_fit
 from lightning_circuits.datamodules.loader import PaddingSide, PairLoader
 from lightning_circuits.datamodules.spans import By, one_span_a_token
@@ -52,7 +52,9 @@ class PairDataModule(pl.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         if not isinstance(tokenizer, (str, Path, PreTrainedTokenizerBase)):
-            raise TypeError(f"tokenizer takes a tokenizer of transformers, a name or a folder, got {tokenizer!r}")
+            raise TypeError(
+                f"tokenizer takes a tokenizer of transformers, a name or a folder, got {shortened(tokenizer)}"
+            )
         require_whole_numbers(batch_size=batch_size, seed=seed)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it has to be at least 1")
@@ -86,10 +88,21 @@ class PairDataModule(pl.LightningDataModule, ABC):
         or for prompts of different lengths where each token is to be a span."""
         if self._splits:
             return
-        splits = self.make_splits()
-        for name in SPLITS:
-            if not splits[name]:
+        splits: Any = self.make_splits()
+        if not isinstance(splits, dict) or not all(name in splits for name in SPLITS):
+            raise ValueError(
+                f"make_splits of {type(self).__name__} has to give a dict with the pairs of {', '.join(SPLITS)}, got "
+                f"{shortened(splits)}"
+            )
+        splits = {name: list(splits[name]) for name in SPLITS}
+        for name, pairs in splits.items():
+            if not pairs:
                 raise ValueError(f"the {name} split of {type(self).__name__} is empty: it needs at least one pair")
+            for number, pair in enumerate(pairs):
+                if not isinstance(pair, PromptPair):
+                    raise TypeError(
+                        f"{name} prompt {number} of {type(self).__name__} has to be a PromptPair, got {shortened(pair)}"
+                    )
         self._splits = {name: tokenise(splits[name], self.tokenizer) for name in SPLITS}
         if self.spans == "token":
             pairs = [pair for split in self._splits.values() for pair in split]

@@ -19,12 +19,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from lightning_circuits.arguments import require_numbers
+from lightning_circuits.arguments import require_numbers, shortened
 from lightning_circuits.datamodules.base import PairDataModule
 from lightning_circuits.datamodules.loader import PaddingSide
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.spans import By
-from lightning_circuits.datamodules.tokenising import PromptPair, shortened
+from lightning_circuits.datamodules.tokenising import PromptPair
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
 FIELDS = ("clean", "corrupt", "answers", "distractors")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import TypeAlias
 
+from lightning_circuits.arguments import shortened
 from lightning_circuits.datamodules.encoding import encode, letters_left_out, unknown_words
 from lightning_circuits.datamodules.spans import Places, spans_of_tokens
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
@@ -80,12 +81,6 @@ def _require_text(where: str, what: str, given: object, wanted: str = "a text") 
         raise ValueError(
             f"{where}: {what} holds half a character, {given[error.start]!r} by itself: {shortened(given)}"
         ) from None
-
-
-def shortened(value: object, most: int = 200) -> str:
-    """How something that was given is shown in an error: in full, unless it is long."""
-    shown = repr(value)
-    return shown if len(shown) <= most else f"{shown[:most]}... ({len(shown)} characters)"
 
 
 @dataclass(frozen=True)

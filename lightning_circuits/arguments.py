@@ -93,6 +93,17 @@ def require_instance(what: str, given: Any, kind: type[Instance]) -> Instance:
     return given
 
 
+def shortened(value: object, most: int = 200) -> str:
+    """How something that was given is shown in an error: in full, unless it is long.
+
+    Args:
+        value: what was given.
+        most: characters that are shown of it.
+    """
+    shown = repr(value)
+    return shown if len(shown) <= most else f"{shown[:most]}... ({len(shown)} characters)"
+
+
 # ---- reading them again ----------------------------------------------------------------------------------------------
 
 

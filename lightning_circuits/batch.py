@@ -6,12 +6,14 @@ either side and changes no result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from copy import copy
 from typing import Any, Protocol, TypedDict, cast, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from lightning_circuits.arguments import shortened
 
 
 class Spans(TypedDict, total=False):
@@ -37,6 +39,67 @@ class Batch(Spans):
     positions: Tensor
     answers: Tensor
     distractors: Tensor
+
+
+FIELDS = tuple(name for name in Batch.__annotations__ if name in Batch.__required_keys__)
+NO_TOKEN = -100
+"""What fills up short rows of answers and distractors."""
+
+
+def require_batch(batch: Any, vocabulary: int) -> None:
+    """See that a batch keeps the contract, before a model is run on it.
+
+    Args:
+        batch: what a loader has yielded. What stands in its tensors is looked at on the CPU alone, where it is free.
+        vocabulary: how many tokens the model knows.
+
+    Raises:
+        TypeError: not tensors by name, or tensors of another kind of number.
+        ValueError: a tensor is missing or of another shape; a position without a token; a token that the model does
+            not have.
+    """
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"a batch is a dict of the tensors {', '.join(FIELDS)}, got {shortened(batch)}")
+    if missing := [name for name in FIELDS if name not in batch]:
+        raise ValueError(f"a batch lacks {', '.join(missing)}; it has {', '.join(map(str, batch))}")
+    for name in FIELDS:
+        if not isinstance(batch[name], Tensor):
+            raise TypeError(f"{name} of a batch have to be a tensor, got {shortened(batch[name])}")
+    shape = batch["clean_ids"].shape
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"clean_ids of a batch are [prompts, tokens], at least one of each, got {list(shape)}")
+    n = shape[0]
+    for name in FIELDS:
+        tensor, short = batch[name], name in ("answers", "distractors")
+        wanted = (n, tensor.shape[-1]) if short and tensor.ndim else (n,) if name == "positions" else shape
+        if tensor.shape != wanted:
+            expected = f"[{n}, candidates]" if short else list(wanted)
+            raise ValueError(f"{name} of a batch have the shape {list(tensor.shape)}, expected {expected}")
+        if tensor.is_floating_point() or tensor.is_complex():
+            raise TypeError(f"{name} of a batch are {tensor.dtype}, expected whole numbers (int64)")
+    if batch["clean_ids"].device.type == "cpu":
+        _require_values(cast(Batch, batch), vocabulary)
+
+
+def _require_values(batch: Batch, vocabulary: int) -> None:
+    def refuse(rows: Tensor, fault: str) -> None:
+        """Where a row of ``[B, ...]`` is true."""
+        if rows.any():
+            raise ValueError(f"prompt {int(rows.flatten(1).any(1).nonzero()[0])} of a batch {fault}")
+
+    mask, positions = batch["attention_mask"], batch["positions"][:, None]
+    refuse((mask != 0) & (mask != 1), "has an attention mask of other numbers than 0 and 1")
+    refuse(
+        (positions < 0) | (positions >= mask.shape[1]), f"has its answer read outside of its {mask.shape[1]} columns"
+    )
+    refuse(mask.gather(1, positions.long()) == 0, "has its answer read at padding: positions say where, the mask what")
+    for name in ("clean_ids", "corrupt_ids"):
+        ids = batch[name]
+        refuse((ids < 0) | (ids >= vocabulary), f"has {name} that are none of the model's {vocabulary} tokens")
+    for name in ("answers", "distractors"):
+        ids = batch[name]  # type: ignore[literal-required]
+        outside = (ids != NO_TOKEN) & ((ids < 0) | (ids >= vocabulary))
+        refuse(outside, f"has {name} that are none of the model's {vocabulary} tokens, and not {NO_TOKEN} (none)")
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

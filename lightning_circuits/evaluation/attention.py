@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation, InterchangeAblation
-from lightning_circuits.batch import Batch, on_device
+from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, Context
@@ -76,7 +76,7 @@ def attention_patterns(
     for name in heads:
         if not name.startswith("a") or name not in layout.writer_names:
             raise ValueError(f"no head {name!r} in {layout}: heads are named like 'a0.h1'")
-    batch = on_device(batch, model.device)
+    batch = model.receive(batch)
     _, corrupt = model.run_pair(batch)
     ablation = InterchangeAblation() if ablation is None else ablation
     reference, places = ablation.reference(batch, corrupt), Places.of(layout, batch, ablation.live(batch))

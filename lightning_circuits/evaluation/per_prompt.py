@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
-from lightning_circuits.batch import Batch, on_device
+from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.exact import ExactAblation
 from lightning_circuits.models import CircuitModel
@@ -52,7 +52,7 @@ def logit_differences(
         raise ValueError("no circuits to run")
     rows: list[list[Tensor]] = [[] for _ in members]
     for batch in batches:
-        batch = on_device(batch, model.device)
+        batch = model.receive(batch)
         full_logits, corrupt = model.run_pair(batch)
         run = ExactAblation(model, batch, full_logits, ablation, corrupt)
         for row, edges in zip(rows, members, strict=True):

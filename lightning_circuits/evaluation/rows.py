@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
-from lightning_circuits.batch import Batch, on_device
+from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.exact import ExactAblation
 from lightning_circuits.evaluation.metrics import CircuitFaithfulness
@@ -177,7 +177,7 @@ def evaluate(
     for number, batch in enumerate(batches):
         if number % world_size != rank:
             continue
-        batch = on_device(batch, model.device)
+        batch = model.receive(batch)
         full_logits, corrupt = model.run_pair(batch)
         stack = torch.empty_like(corrupt)
         for ablation in ablations:

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_circuits.batch import Batch
+from lightning_circuits.batch import Batch, on_device, require_batch
 from lightning_circuits.layout import Layout
 from lightning_circuits.models.norms import Norm, read_norm
 from lightning_circuits.models.stock import embedded_as, streams_recorded, writers_recorded
@@ -266,6 +266,16 @@ class CircuitModel:
         return self.head(self.final_norm(x))
 
     # ---- the stock model at work -------------------------------------------------------------------------------
+
+    def receive(self, batch: Batch) -> Batch:
+        """A batch as a loader yields it, checked and on the model's device.
+
+        Raises:
+            TypeError: no dict of tensors with whole numbers.
+            ValueError: it does not keep the contract (`lightning_circuits.batch`).
+        """
+        require_batch(batch, self.vocabulary)
+        return on_device(batch, self.device)
 
     @torch.no_grad()
     def run(

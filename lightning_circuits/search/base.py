@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from lightning_circuits import selection
 from lightning_circuits.ablation import ABLATIONS, Ablation, AblationName
-from lightning_circuits.arguments import called, full_name, options_of, require_choice
+from lightning_circuits.arguments import called, full_name, options_of, require_choice, shortened
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import KV, Layout
@@ -97,7 +97,7 @@ class CircuitSearch(pl.LightningModule):
     def read_model(self, model: LanguageModel, kv: KV, dtype: DType) -> None:
         """Load the language model if it is given by name, and read it as writers and readers."""
         if not isinstance(model, (str, nn.Module)):
-            raise TypeError(f"model takes a name, a folder or a module in memory, got {model!r}")
+            raise TypeError(f"model takes a name, a folder or a module in memory, got {shortened(model)}")
         language_model: Any = load_model(model, dtype) if isinstance(model, str) else model
         self.circuit_model: CircuitModel = wrap(language_model, kv)
         self.model = self.circuit_model.model
@@ -216,9 +216,13 @@ class CircuitSearch(pl.LightningModule):
         # Lightning warns of every module in eval mode. Here it is the language model, and means to be.
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         read_plain_data(self.trainer)
-        require_fit(getattr(self.trainer, "datamodule", None), self.circuit_model)
         if stage == "fit":
             self._forget_training()
+        else:
+            self._require_fit()
+
+    def _require_fit(self) -> None:
+        require_fit(getattr(self.trainer, "datamodule", None), self.circuit_model)
 
     def on_train_end(self) -> None:
         self._trained_to = self.global_step
@@ -232,6 +236,7 @@ class CircuitSearch(pl.LightningModule):
         self._resumed: list[dict[str, Any]] = []
 
     def on_fit_start(self) -> None:
+        self._require_fit()  # only now, after a checkpoint of another model has been refused
         if self.ablation.needs_data:
             self.ablation.fit(self.circuit_model, whole_split(self.trainer, "train"))
 

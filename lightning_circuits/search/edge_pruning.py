@@ -99,6 +99,7 @@ class EdgePruning(CircuitSearch):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch, objective and penalty: a scalar."""
+        batch = self.circuit_model.receive(batch)
         full_logits, corrupt = self.circuit_model.run_pair(batch)
         progress = self._progress()
         done = self.trainer.fit_loop.total_batch_idx

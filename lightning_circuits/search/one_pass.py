@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_circuits.arguments import require_flags
-from lightning_circuits.batch import Batch, first_rows, on_device
+from lightning_circuits.batch import Batch, first_rows
 from lightning_circuits.layout import KV
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import DType
@@ -122,7 +122,6 @@ class Attribution(CircuitSearch):
             self.ablation.fit(self.circuit_model, batches())
         mine = batches() if trainer is None else islice(batches(), trainer.global_rank, None, trainer.world_size)
         for index, batch in enumerate(mine):
-            batch = on_device(batch, self.circuit_model.device)
             for sums, more in zip(self._sums(), self._contribution(batch, index), strict=True):
                 sums.data += more
         if trainer is not None:
@@ -178,6 +177,7 @@ class Attribution(CircuitSearch):
         Raises:
             FloatingPointError: it is not finite. All processes raise it.
         """
+        batch = self.circuit_model.receive(batch)
         more = [torch.zeros_like(sums, requires_grad=False) for sums in self._sums()]
         rows = len(batch["clean_ids"])
         if new := self._share.new_rows(int(self.rows) // self._share.replicas, rows):
