@@ -212,9 +212,17 @@ def _load(content: bytes) -> Any:
     if damaged is not None:
         raise ValueError(f"its part {damaged!r} is damaged")
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        file = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # of a dozen classes, and with the advice to run what is in the file
         raise ValueError("it holds more than tensors, numbers, texts, lists and dicts, or is damaged") from None
+    # A list that stands in itself or, doubled again and again, in others, has no end when it is looked through.
+    parts, left = [file], len(content)
+    while parts:
+        part = parts.pop()
+        parts.extend(part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple)) else ())
+        if (left := left - 1) < 0:
+            raise ValueError("it holds lists that are longer than the file")
+    return file
 
 
 def _stored(value: Any, what: str, shape: tuple[int, ...]) -> Tensor:

@@ -245,6 +245,20 @@ def test_pt_that_torch_save_would_not_write(tmp_path: Path) -> None:
     assert "data.pkl' is damaged" in refused(path)
 
 
+@pytest.mark.parametrize("key", ["cfg", "src_nodes", "dst_nodes", "metadata", "edges_scores", "nodes_scores"])
+def test_pt_with_lists_that_have_no_end(tmp_path: Path, key: str) -> None:
+    """A pickle may name one list many times: doubled fifty times it is a file of a kilobyte, and fills every memory."""
+    doubled: list[Any] = [1]
+    for _ in range(50):
+        doubled = [doubled, doubled]
+    itself: list[Any] = []
+    itself.append(itself)
+    content = torch.load(circuit(PER_HEAD).save(tmp_path / "c.pt"))
+    for endless in (doubled, itself, {"n_layers": doubled, "n_heads": 1, "d_model": 1}):
+        torch.save({**content, key: endless}, tmp_path / "c.pt")
+        assert "longer than the file" in refused(tmp_path / "c.pt")
+
+
 def test_what_torch_advises_is_not_passed_on(tmp_path: Path) -> None:
     torch.save({"cfg": Path("x")}, tmp_path / "c.pt")
     assert "weights_only" not in refused(tmp_path / "c.pt")
