@@ -90,6 +90,7 @@ class CircuitSearch(pl.LightningModule):
         require_choice("dtype", dtype, DType)
         self.read_model(model, kv, dtype)
         self._weights_hash = WeightsHash()
+        self._trained_before = 0
         self._forget_training()
         # A checkpoint holds what was learned. The frozen model is hundreds of times larger, and is where it was.
         self.strict_loading = False
@@ -217,6 +218,7 @@ class CircuitSearch(pl.LightningModule):
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         read_plain_data(self.trainer)
         if stage == "fit":
+            self._trained_before = self._trained_to
             self._forget_training()
         else:
             self._require_fit()

@@ -90,6 +90,10 @@ class EdgePruning(CircuitSearch):
         super().on_fit_start()
         if self.trainer.ckpt_path is not None:  # a resumed run has its gates
             return
+        if self._trained_before and not self._attribute_first:
+            self._resumed = [
+                {"step": 0, "changed": {"gates": ["untrained", f"of {self._trained_before} steps before"]}}
+            ]
         for method in self._attribute_first:
             # A loader may draw random numbers just by being iterated.
             with torch.random.fork_rng(devices=[]):
@@ -131,6 +135,11 @@ class EdgePruning(CircuitSearch):
         return objective if penalty is None else objective + penalty
 
     def on_train_start(self) -> None:
+        # A run that goes on has the rates of its checkpoint; one that is longer now is to have those of its own plan.
+        schedule: Any = self.trainer.lr_scheduler_configs[0].scheduler
+        rates = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        for group, base, rule in rates:
+            group["lr"] = base * rule(schedule.last_epoch)
         self._share = share_of(self.trainer.train_dataloader, self.trainer.world_size)
 
     def _mean(self, loss: Tensor, batch_idx: int) -> Tensor:

@@ -45,13 +45,14 @@ class WeightsHash:
     def __call__(self, model: nn.Module) -> str:
         """16 hex digits that depend on the dtype and the value of every weight."""
         weights = model.state_dict()
-        # PyTorch counts how often a tensor has been written to.
-        of = [(name, each.data_ptr(), each._version) for name, each in weights.items()]
+        # Where each is, and how often it has been written to, by PyTorch's count. Tied ones are at one place.
+        of = {name: (each.data_ptr(), each.shape, each.stride(), each._version) for name, each in weights.items()}
         if of != self._of:
+            distinct = {of[name]: each for name, each in weights.items()}
             with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter to the others
-                hashes = threads.map(hash_of_numbers, weights.values())
-            shapes = (list(each.shape) for each in weights.values())
-            self._of, self._hash = of, _short_hash(json.dumps(sorted(zip(weights, shapes, hashes, strict=True))))
+                hashes = dict(zip(distinct, threads.map(hash_of_numbers, distinct.values()), strict=True))
+            named = sorted((name, list(each.shape), hashes[of[name]]) for name, each in weights.items())
+            self._of, self._hash = of, _short_hash(json.dumps(named))
         return self._hash
 
 

@@ -254,7 +254,21 @@ def test_a_run_of_its_own_has_forgotten_the_one_before(pruning: Path) -> None:
     with pytest.warns(UserWarning, match="max_steps"):
         resume(pruning, search, max_steps=3)
     quiet_trainer(max_steps=1).fit(search, data())
-    assert "resumed" not in search.describe() and search.describe()["step"] == 1
+    begun = {"step": 0, "changed": {"gates": ["untrained", "of 3 steps before"]}}  # gates go on where they are
+    assert search.describe()["resumed"] == [begun] and search.describe()["step"] == 1
+
+
+def test_a_longer_training_has_the_rates_of_its_own_plan(tmp_path: Path) -> None:
+    path = stopped(EdgePruning(MODEL), tmp_path, steps=8)
+    rates: list[float] = []
+
+    def watch(trainer: pl.Trainer, *_: Any) -> None:
+        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer = quiet_trainer(pl.callbacks.LambdaCallback(on_train_batch_start=watch), max_steps=12)
+    with pytest.warns(UserWarning, match="max_steps 9 there, 12 here"):
+        trainer.fit(EdgePruning(MODEL), data(), ckpt_path=path)
+    torch.testing.assert_close(torch.tensor(rates), 0.2 * torch.tensor([4, 3, 2, 1]) / 7.2)
 
 
 # ---- what files say of it ----------------------------------------------------------------------------------------

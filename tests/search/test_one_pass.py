@@ -84,6 +84,16 @@ def test_the_trainer_is_as_it_was_after_the_pass(method: type[Attribution]) -> N
     ]
 
 
+@pytest.mark.parametrize("method", [EAP, ActivationPatching])
+def test_one_pass_needs_no_limit_and_warns_of_none(method: type[Attribution], recwarn: pytest.WarningsRecorder) -> None:
+    trainer = trainer_of()
+    trainer.fit(method("tiny-ioi"), data_of(10))
+    assert trainer.max_epochs is None  # as it was
+    assert not [one for one in recwarn if "max_epochs" in str(one.message)]
+    with pytest.warns(UserWarning, match="`max_epochs` was not set"):  # whoever does not end by himself
+        trainer_of(limit_train_batches=0).fit(EdgePruning("tiny-ioi"), data_of())
+
+
 def test_a_second_fit_begins_anew() -> None:
     search = fitted(EAP("tiny-ioi"))
     once = search.edge_scores()
