@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 
 from lightning_circuits.ablation import Ablation
-from lightning_circuits.arguments import require_whole_numbers
+from lightning_circuits.arguments import require_seed
 from lightning_circuits.batch import Batch
 from lightning_circuits.callbacks.options import require_ablations
 from lightning_circuits.circuit import Circuit
@@ -40,7 +40,7 @@ class ExactAblationCallback(pl.Callback):
 
     def __init__(self, ablations: Sequence[str | Ablation] | str | Ablation, seed: int) -> None:
         self.ablations = require_ablations(ablations)
-        require_whole_numbers(seed=seed)
+        require_seed(seed)
         self.seed = seed
         self._fitted = False
 

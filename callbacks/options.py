@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,13 @@ def require_sizes(given: Any) -> list[int | float]:
 
     Raises:
         TypeError: a size that is no number.
+        ValueError: one that is none of edges, in whatever model.
     """
-    return require_several("sizes", given, (int, float), "shares of the edges (0.01) or numbers of edges (200)")
+    sizes = require_several("sizes", given, (Integral, Real), "shares of the edges (0.01) or numbers of edges (200)")
+    for size in sizes:
+        if not size > 0 or not (isinstance(size, Integral) or size <= 1):
+            raise ValueError(f"sizes are shares of the edges in (0, 1] or numbers of edges from 1 up, got {size!r}")
+    return [int(size) if isinstance(size, Integral) else float(size) for size in sizes]
 
 
 def require_ablations(given: Any) -> list[Ablation]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_circuits.arguments import require_choice, require_whole_numbers, shortened
+from lightning_circuits.arguments import require_choice, require_seed, require_whole_numbers, shortened
 from lightning_circuits.datamodules.fitting import require_fit
 from lightning_circuits.datamodules.loader import PaddingSide, PairLoader
 from lightning_circuits.datamodules.spans import By, one_span_a_token
@@ -55,7 +55,8 @@ class PairDataModule(pl.LightningDataModule, ABC):
             raise TypeError(
                 f"tokenizer takes a tokenizer of transformers, a name or a folder, got {shortened(tokenizer)}"
             )
-        require_whole_numbers(batch_size=batch_size, seed=seed)
+        require_whole_numbers(batch_size=batch_size)
+        require_seed(seed)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it has to be at least 1")
         require_choice("padding_side", padding_side, PaddingSide)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Collection, Mapping
 from enum import Enum
 from functools import partial
@@ -40,25 +41,50 @@ UNKNOWN = "unknown"
 
 
 def require_numbers(**given: Any) -> None:
-    """Each is an int or a float.
+    """Each is an int or a float, and finite.
 
     Raises:
         TypeError: something else, True and False too.
+        ValueError: NaN, an infinity, an int that no float holds.
     """
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name} takes a number, got {value!r}")
+        if not abs(value) <= sys.float_info.max:
+            raise ValueError(f"{name} takes a finite number, got {_shortened(value)}")
 
 
 def require_whole_numbers(**given: Any) -> None:
-    """Each is an int.
+    """Each is an int, of 64 bits at most.
 
     Raises:
         TypeError: something else, True and False too.
+        ValueError: a larger one.
     """
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"{name} takes a whole number, got {value!r}")
+        if abs(value) >= 2**63:
+            raise ValueError(f"{name} takes a whole number below 2**63, got {_shortened(value)}")
+
+
+def require_seed(seed: Any) -> None:
+    """It can be the seed of random numbers: a whole number from 0 to 2**63 - 1.
+
+    Raises:
+        TypeError: something else.
+        ValueError: a negative or larger one.
+    """
+    require_whole_numbers(seed=seed)
+    if seed < 0:
+        raise ValueError(f"seed takes a whole number from 0 up, got {seed}")
+
+
+def _shortened(number: Any) -> str:
+    """Of a number that may have any number of digits."""
+    if isinstance(number, int) and abs(number) > 10**30:
+        return "one of more than thirty digits"
+    return repr(number)
 
 
 def require_flags(**given: Any) -> None:

@@ -51,24 +51,40 @@ class LightningParser(_InOneLine, LightningArgumentParser):
     """Of `LightningCLI`."""
 
 
-_TREE = re.compile(
-    r"(- )?(Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Expected a path but|Given value)"
+_NOISE = re.compile(
+    r"(- )?(Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Expected a path but|Given value|"
+    r"Subclass types expect one of|a class path \(str\)|a dict )"
 )
+"""Lines of jsonargparse's that say nothing to whoever made the mistake."""
+
+_WORDS = {
+    r"Expected a dot import path string: (\S+)": r"no class is called \1 here "
+    r"(one of your own goes by its path, such as my_package.\1)",
+    r"^Parser key \"([^\"]*)\": ": r"\1: ",
+    r"Unable to load config ['\"](.*?)['\"]$": r"expected its options by name, got \1",
+    r"Not a valid subclass of (\w+)": r"expected the name of a \1, or class_path and init_args",
+    r"Problem with given class_path ('\S+'):$": r"\1 cannot be made",
+    r"Expected a typing\.Literal\[(.*?)\]": r"expected one of \1",
+    r"Expected a <class 'int'>": "expected a whole number",
+    r"Expected a <class 'float'>": "expected a number",
+    r"Expected a <class 'bool'>": "expected true or false",
+    r"Expected a <class 'str'>": "expected a text",
+    r"Expected a <class '(?:list|collections\.abc\.\w+)'>": "expected a list",
+    r"Expected a <class 'dict'>": "expected options by name",
+    r"'\w+' object has no attribute '(keys|items|get)'": "expected options by name",
+    r"\. Got value: ": ", got ",
+}
 
 
 def _plain(message: str) -> str:
-    """What an error says on one line, with nothing in it that a terminal would obey: names and paths are others'."""
-    return printable(" ".join(line.strip() for line in _leaves(message).splitlines()))
-
-
-def _leaves(message: str) -> str:
-    """The leaves of the tree of types that jsonargparse makes of an error, ours within its included."""
+    """One line that a user can read: the leaves of the tree of types that jsonargparse makes of an error, once each."""
     message = re.sub(r"^Call to compute_fn of link .* failed: ", "", message)
-    if not message.startswith(("Parser key", "Does not validate against")):
-        return message
-    leaves = [line.strip().removeprefix("- ") for line in message.splitlines() if not _TREE.match(line.strip())]
-    return re.sub(
-        r"Expected a dot import path string: (\S+)",
-        r"no class is called \1 here (one of your own goes by its path, such as my_package.\1)",
-        " ".join(filter(None, leaves)),
-    )
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    if message.startswith(("Parser key", "Does not validate against")):
+        lines = [line for line in lines if not _NOISE.match(line)]
+        for pattern, words in _WORDS.items():
+            lines = [re.sub(pattern, words, line) for line in lines]
+        # Where one alternative of a type says what is wrong, that others are not met is no news.
+        said = [line for line in lines if not line.startswith("expected ")]
+        lines = said if any(not line.endswith(":") for line in said) else lines
+    return printable(" ".join(dict.fromkeys(filter(None, lines))))

@@ -32,7 +32,9 @@ training has begun is always shown in full. Ctrl-C ends with code 130, SIGTERM w
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
 import re
 import sys
 import warnings
@@ -40,6 +42,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ActionConfigFile, DefaultHelpFormatter
 
 # Imported for their classes: a bare name in a config can mean only what has been imported.
@@ -50,8 +53,12 @@ from lightning_circuits.commands.ending import Ending
 from lightning_circuits.commands.errors import LightningParser, debugging, in_one_line
 from lightning_circuits.models.loading import load_without_bars
 from lightning_circuits.namespace import LightningArgumentParser, LightningCLI, pl
+from lightning_circuits.printable import printable
 from lightning_circuits.search import CircuitSearch
 from lightning_circuits.search.checkpoints import read_checkpoint
+
+SECTIONS = {"seed_everything", "trainer", "model", "data", "ckpt_path", "tokenizer", "quiet"}
+"""What a config may say; what else the parser knows are options of single commands."""
 
 CONFIGS = Path(configs.__file__).parent
 
@@ -197,6 +204,9 @@ class CircuitCLI(LightningCLI):
             options |= {"enable_progress_bar": False, "enable_model_summary": False}
         trainer: Any = super().instantiate_trainer(**options)
         trainer.quiet = quiet
+        cores = max(os.cpu_count() or 1, 8)  # as tests of several processes take for granted
+        if isinstance(trainer.accelerator, pl.accelerators.CPUAccelerator) and trainer.num_devices > cores:
+            raise ValueError(f"trainer.devices is {trainer.num_devices}: this machine has {os.cpu_count()} cores")
         [trainer.ending] = self.trainer_defaults["callbacks"]
         trainer.ending.trainer = trainer
         trainer.callbacks.sort(key=lambda callback: callback is not trainer.ending)
@@ -205,6 +215,8 @@ class CircuitCLI(LightningCLI):
 
 def _tokenizer(own: str | None, model: str, data: Any) -> str:
     """What `--tokenizer` and `--model.model` say; jsonargparse would drop without a word what the data say."""
+    if data is None:
+        raise ValueError("data: say which prompts, such as --data IOIDataModule")
     chosen, given = own or model, data.init_args.get("tokenizer")
     if given not in (None, chosen):
         raise ValueError(f"--data.tokenizer {given}: the tokenizer is the model's, or that of --tokenizer {given}")
@@ -219,9 +231,37 @@ class FindConfig(ActionConfigFile):
             files = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("with/*.yaml")])
             packaged = {file.relative_to(CONFIGS).with_suffix("").as_posix(): file for file in files}
             if value.removesuffix(".yaml") not in packaged:
-                parser.error(f"there is no config {value}: neither such a file nor packaged ({', '.join(packaged)})")
+                if Path(value).is_dir():
+                    parser.error(f"the config {value} is a folder: name the file in it")
+                parser.error(f"there is no config {value!r}: neither such a file nor packaged ({', '.join(packaged)})")
             value = str(packaged[value.removesuffix(".yaml")])
+        if trouble := _trouble_with(Path(value), {action.dest.partition(".")[0] for action in parser._actions}):
+            parser.error(f"the config {value} {trouble}")
         super().__call__(parser, namespace, value, option_string)
+
+
+def _trouble_with(file: Path, sections: set[str]) -> str | None:
+    """What is wrong with a config as a file, whatever its options say."""
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        json.dumps(config, default=str)
+    except UnicodeDecodeError:
+        return "is no text in UTF-8"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        return f"is no YAML{where}: {getattr(error, 'problem', None) or error}"
+    except (ValueError, RecursionError):  # an alias within what it stands for; thousands of brackets
+        return "contains itself, or is nested too deeply"
+    if not isinstance(config, dict):
+        return "is empty" if config is None else f"holds {printable(repr(config))[:40]} in place of sections by name"
+    if unknown := [name for name in config if name not in sections | set(CircuitCLI.subcommands())]:
+        return f"has a section {unknown[0]!r} that there is not: there are {', '.join(sorted(sections & SECTIONS))}"
+    if not isinstance(config.get("trainer", {}), dict):
+        return f"has trainer: {printable(repr(config['trainer']))[:40]} in place of options by name"
+    return None
 
 
 class _BareNames(DefaultHelpFormatter):

@@ -214,6 +214,10 @@ class CircuitSearch(pl.LightningModule):
     # ---- Lightning ---------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
+        trainer = self.trainer
+        for name in ("max_steps", "max_epochs", "limit_train_batches"):
+            if stage == "fit" and getattr(trainer, name) == 0:
+                raise ValueError(f"nothing would be searched: the Trainer's {name} is 0")
         # Lightning warns of every module in eval mode. Here it is the language model, and means to be.
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         read_plain_data(self.trainer)

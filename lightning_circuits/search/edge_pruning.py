@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_circuits.arguments import hash_of_numbers, require_numbers, require_whole_numbers
+from lightning_circuits.arguments import hash_of_numbers, require_numbers, require_seed
 from lightning_circuits.batch import Batch
 from lightning_circuits.gates import GATES, Gate
 from lightning_circuits.masked import masked_logits
@@ -62,7 +62,7 @@ class EdgePruning(CircuitSearch):
         **options: Any,
     ) -> None:
         require_numbers(lr=lr)
-        require_whole_numbers(seed=seed)
+        require_seed(seed)
         if not lr > 0:
             raise ValueError(f"the learning rate lr must be positive, got {lr}")
         made, start = GATES.make(gate, "gate"), read_warm_start(warm_start)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_circuits.arguments import require_whole_numbers
+from lightning_circuits.arguments import require_seed
 from lightning_circuits.batch import Batch
 from lightning_circuits.layout import KV
 from lightning_circuits.models.loading import DType
@@ -29,7 +29,7 @@ class RandomScores(Attribution):
     def __init__(
         self, model: LanguageModel | None = None, *, seed: int = 0, kv: KV = "head", dtype: DType = "float32"
     ) -> None:
-        require_whole_numbers(seed=seed)
+        require_seed(seed)
         super().__init__(model, kv=kv, dtype=dtype)
         self.seed = seed
 
