@@ -46,6 +46,8 @@ def require_sizes(given: Any) -> list[int | float]:
         ValueError: one that is none of edges, in whatever model.
     """
     sizes = require_several("sizes", given, (Integral, Real), "shares of the edges (0.01) or numbers of edges (200)")
+    if not sizes:
+        raise ValueError("no size of a circuit to look at: name at least one, such as 0.01")
     for size in sizes:
         if not size > 0 or not (isinstance(size, Integral) or size <= 1):
             raise ValueError(f"sizes are shares of the edges in (0, 1] or numbers of edges from 1 up, got {size!r}")

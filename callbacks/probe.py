@@ -105,8 +105,6 @@ class CircuitProbe(pl.Callback):
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps is {every_n_steps}: it has to be at least 1")
         self.sizes = None if sizes is None else require_sizes(sizes)
-        if self.sizes == []:
-            raise ValueError("no size of a circuit to look at: name at least one, such as 0.01")
         if not faithfulness > 0:
             raise ValueError(f"a faithfulness of {faithfulness} is reached by the empty circuit: ask for more")
         if not isinstance(model, str | None):

@@ -41,17 +41,17 @@ UNKNOWN = "unknown"
 
 
 def require_numbers(**given: Any) -> None:
-    """Each is an int or a float, and finite.
+    """Each is an int or a float.
 
     Raises:
         TypeError: something else, True and False too.
-        ValueError: NaN, an infinity, an int that no float holds.
+        ValueError: an int that no float holds.
     """
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name} takes a number, got {value!r}")
-        if not abs(value) <= sys.float_info.max:
-            raise ValueError(f"{name} takes a finite number, got {_shortened(value)}")
+        if isinstance(value, Integral) and abs(value) > sys.float_info.max:
+            raise ValueError(f"{name} takes a number that a float holds, got {_shortened(value)}")
 
 
 def require_whole_numbers(**given: Any) -> None:

@@ -12,6 +12,7 @@ circuit that answers more surely than the model does: it overshoots.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -146,8 +147,8 @@ class MatchLogitDifference(Objective):
 
     def __init__(self, weight: float = 0.1) -> None:
         require_numbers(weight=weight)
-        if not weight >= 0:
-            raise ValueError(f"the weight of the logit difference must not be negative, got {weight}")
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"the weight of the logit difference must not be negative or infinite, got {weight}")
         self.weight = weight
 
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:

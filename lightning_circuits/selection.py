@@ -76,11 +76,12 @@ def threshold(scores: Tensor, at_least: float, layout: Layout | None = None, *, 
         absolute: compare |score|.
 
     Raises:
-        ValueError: a score that is NaN, a threshold that is not finite; scores that are not a vector, or not of the
-            layout.
+        ValueError: a score or threshold that is NaN; scores that are not a vector, or not of the layout.
         TypeError: scores or a threshold that are not real numbers.
     """
     require_numbers(at_least=at_least)
+    if at_least != at_least:
+        raise ValueError("a threshold of NaN: no score can be compared with it")
     return _worth(scores, layout, absolute) >= at_least
 
 

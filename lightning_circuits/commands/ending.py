@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from lightning_circuits.callbacks.disk import writable_folder
 from lightning_circuits.callbacks.monitors import refuse_unknown
 from lightning_circuits.namespace import pl
 
@@ -50,6 +51,9 @@ class Ending(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         refuse_unknown(trainer, pl_module)
+        for keeper in trainer.checkpoint_callbacks:
+            if (folder := getattr(keeper, "dirpath", None)) and "://" not in str(folder):
+                writable_folder(trainer, folder, "checkpoints", keeper)
         self._begin(trainer, pl_module)
         self._stepping = True
 

@@ -31,6 +31,8 @@ def in_one_line(error: Exception) -> str | None:
             f"{said.rstrip('.')}. WANDB_MODE=offline keeps a run on this machine, wandb sync sends it later "
             f"{see_page('sweeps', 'Weights & Biases')}"
         )
+    if str(error).startswith("No supported gpu backend"):
+        return "there is no GPU here: leave --trainer.accelerator out, or give it auto or cpu"
     return _plain(str(error)) if isinstance(error, MISTAKES) else None
 
 
@@ -60,9 +62,9 @@ _NOISE = re.compile(
 _WORDS = {
     r"Expected a dot import path string: (\S+)": r"no class is called \1 here "
     r"(one of your own goes by its path, such as my_package.\1)",
-    r"^Parser key \"([^\"]*)\": ": r"\1: ",
+    r"^Parser key \"([^\"]*)\":": r"\1:",
     r"Unable to load config ['\"](.*?)['\"]$": r"expected its options by name, got \1",
-    r"Not a valid subclass of (\w+)": r"expected the name of a \1, or class_path and init_args",
+    r"Not a valid subclass of (\w+)": r"expected \1: its name, or class_path and init_args",
     r"Problem with given class_path ('\S+'):$": r"\1 cannot be made",
     r"Expected a typing\.Literal\[(.*?)\]": r"expected one of \1",
     r"Expected a <class 'int'>": "expected a whole number",
@@ -71,7 +73,7 @@ _WORDS = {
     r"Expected a <class 'str'>": "expected a text",
     r"Expected a <class '(?:list|collections\.abc\.\w+)'>": "expected a list",
     r"Expected a <class 'dict'>": "expected options by name",
-    r"'\w+' object has no attribute '(keys|items|get)'": "expected options by name",
+    r"'\w+' object has no attribute '(keys|items|get)'": "init_args holds options by name",
     r"\. Got value: ": ", got ",
 }
 
@@ -86,5 +88,7 @@ def _plain(message: str) -> str:
             lines = [re.sub(pattern, words, line) for line in lines]
         # Where one alternative of a type says what is wrong, that others are not met is no news.
         said = [line for line in lines if not line.startswith("expected ")]
-        lines = said if any(not line.endswith(":") for line in said) else lines
+        if any(not line.endswith(":") for line in said):
+            lines = said
+        lines = [*said, ", or ".join(line for line in dict.fromkeys(lines) if line not in said)]
     return printable(" ".join(dict.fromkeys(filter(None, lines))))

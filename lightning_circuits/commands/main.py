@@ -60,6 +60,15 @@ from lightning_circuits.search.checkpoints import read_checkpoint
 SECTIONS = {"seed_everything", "trainer", "model", "data", "ckpt_path", "tokenizer", "quiet"}
 """What a config may say; what else the parser knows are options of single commands."""
 
+LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 0,
+    "gradient_clip_val": 0,
+    "val_check_interval": 0,
+}
+"""Of numbers that the Trainer takes as they come, and stumbles over later."""
+
 CONFIGS = Path(configs.__file__).parent
 
 
@@ -194,7 +203,16 @@ class CircuitCLI(LightningCLI):
             ("tokenizer", "model.init_args.model", "data"), "data.init_args.tokenizer", compute_fn=_tokenizer
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            raise ValueError(f"seed_everything takes a whole number from 0 to 2**32 - 1, or true, got {seed}")
+
     def instantiate_trainer(self, **options: Any) -> pl.Trainer:
+        for name, least in LEAST.items():
+            if (given := self._get(self.config_init, f"trainer.{name}")) is not None and not given >= least:
+                raise ValueError(f"trainer.{name} is {given}: it has to be at least {least}")
         quiet = self._get(self.config, "quiet", default=False)
         if quiet:
             trainer_config = self._get(self.config_init, "trainer")
@@ -217,7 +235,7 @@ def _tokenizer(own: str | None, model: str, data: Any) -> str:
     """What `--tokenizer` and `--model.model` say; jsonargparse would drop without a word what the data say."""
     if data is None:
         raise ValueError("data: say which prompts, such as --data IOIDataModule")
-    chosen, given = own or model, data.init_args.get("tokenizer")
+    chosen, given = model if own is None else own, data.init_args.get("tokenizer")
     if given not in (None, chosen):
         raise ValueError(f"--data.tokenizer {given}: the tokenizer is the model's, or that of --tokenizer {given}")
     return chosen

@@ -5,6 +5,7 @@ Sizes are shares of all edges throughout. `progress` is how far training is, fro
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -63,8 +64,8 @@ class TargetSparsity(Sparsity):
             )
         if not 0 <= warmup <= 1:
             raise ValueError(f"warmup is a share of training in [0, 1], got {warmup}")
-        if not multiplier_lr > 0:
-            raise ValueError(f"multiplier_lr must be positive, got {multiplier_lr}")
+        if not 0 < multiplier_lr < math.inf:
+            raise ValueError(f"multiplier_lr must be positive and finite, got {multiplier_lr}")
         self.target, self.warmup, self.multiplier_lr = target, warmup, multiplier_lr
         self.multipliers = nn.Parameter(torch.zeros(2, dtype=torch.float32))
 
@@ -92,8 +93,8 @@ class L0Penalty(Sparsity):
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
         require_numbers(weight=weight)
-        if not weight >= 0:
-            raise ValueError(f"the weight of the L0 penalty must not be negative, got {weight}")
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"the weight of the L0 penalty must not be negative or infinite, got {weight}")
         self.weight = weight
 
     def forward(self, openness: Tensor, progress: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -50,8 +51,8 @@ class TopK(Gate):
         super().__init__()
         require_numbers(temperature=temperature, final_temperature=final_temperature)
         require_numbers(anneal_from=anneal_from, hard_from=hard_from, average_from=average_from)
-        if not (temperature > 0 and final_temperature > 0):
-            raise ValueError(f"temperatures must be positive, got {temperature} and {final_temperature}")
+        if not (0 < temperature < math.inf and 0 < final_temperature < math.inf):
+            raise ValueError(f"temperatures must be positive and finite, got {temperature} and {final_temperature}")
         for name, value in (("anneal_from", anneal_from), ("hard_from", hard_from), ("average_from", average_from)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is a part of training in [0, 1], got {value}")

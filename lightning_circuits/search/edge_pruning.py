@@ -63,8 +63,8 @@ class EdgePruning(CircuitSearch):
     ) -> None:
         require_numbers(lr=lr)
         require_seed(seed)
-        if not lr > 0:
-            raise ValueError(f"the learning rate lr must be positive, got {lr}")
+        if not 0 < lr < float("inf"):
+            raise ValueError(f"the learning rate lr must be positive and finite, got {lr}")
         made, start = GATES.make(gate, "gate"), read_warm_start(warm_start)
         super().__init__(model, **options)
         self.lr, self.seed, self.gate = lr, seed, made

@@ -126,14 +126,29 @@ def test_the_config_printed_is_a_config(elsewhere: Path, capsys: pytest.CaptureF
     [
         ("--config=nothing.yaml", "no config nothing.yaml: neither such a file nor packaged (ioi_gpt2, "),
         ("--model.lrr=1", "'lrr' is not accepted"),
-        ("--model.lr=fast", "Parser key \"lr\": Expected a <class 'float'>. Got value: fast"),
+        ("--model.lr=fast", "lr: expected a number, got fast"),
+        ("--model.seed=null", "seed takes a whole number, got None"),
+        ("--model.seed=18446744073709551616", "seed takes a whole number below 2**63"),
+        ("--model.lr=1e400", "lr must be positive and finite, got inf"),
+        ("--model.ablation=[mean]", "ablation: expected Ablation: its name, or class_path and init_args, or"),
+        ("--data=null", "data: say which prompts"),
+        ("--trainer.max_steps=0", "the Trainer's max_steps is 0"),
+        ("--trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches is 0: it has to be at least 1"),
+        ("--trainer.devices=99", "trainer.devices is 99: this machine has"),
+        ("--trainer.accelerator=gpu", "there is no GPU here"),
+        ("--seed_everything=-1", "seed_everything takes a whole number from 0 to 2**32 - 1"),
+        (
+            "--trainer.callbacks=EarlyStopping --trainer.callbacks.monitor=kl",
+            "monitor='kl': nothing logs that while this run trains. FaithfulnessValidation among",
+        ),
+        ("--trainer.callbacks=ModelCheckpoint --trainer.callbacks.dirpath=file/x", "checkpoints cannot be written to"),
         ("--model=Nonsense", "no class is called Nonsense here"),
         ("--model.gate=Nonsense", "unknown gate 'Nonsense'; choose one of HardConcrete, TopK"),
         ("--trainer.max_stepss=1", "max_stepss"),
         ("--model=SavedCircuit", "required: path"),
         ("--data.tokenizer=gpt2", "or that of --tokenizer gpt2"),
         # Said by the classes themselves, when they are made...
-        ("--model.gate.temperature=-1", "temperatures must be positive, got -1.0"),
+        ("--model.gate.temperature=-1", "temperatures must be positive and finite, got -1.0"),
         (
             "--model.gate=HardConcrete --model.gate.sparsity=TargetSparsity --model.gate.sparsity.target=1.5",
             "target sparsity must be in [0, 1), got 1.5",
@@ -168,6 +183,42 @@ def test_a_mistake_is_one_line(
     assert error == lines[-1]
     assert said in error and len(error) < 300
     assert not list(elsewhere.glob("runs/**/*.ckpt")) and not list(elsewhere.glob("runs/**/circuit-*"))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (b"", "is empty"),
+        (b"null", "is empty"),
+        (b"7", "holds 7 in place of sections by name"),
+        (b"- 1\n- 2", "holds [1, 2] in place of sections by name"),
+        (b"\x00\xff\xfe", "is no text in UTF-8"),
+        (b"trainer:\n\tmax_steps: 1", "is no YAML, line 2, column 1: found character"),
+        (b"trainer: *nothing", "is no YAML, line 1, column 10: found undefined alias"),
+        (b"trainer: !!python/object/apply:os.mkdir [made]", "is no YAML, line 1"),
+        (b"trainer: &a [*a]", "contains itself"),
+        (b"[" * 3000, "contains itself, or is nested too deeply"),
+        (b"modell: {}", "has a section 'modell' that there is not: there are ckpt_path, data, model"),
+        (b"trainer: .nan", "has trainer: nan in place of options by name"),
+        (b"trainer: [1]", "has trainer: [1] in place of options by name"),
+        (b"trainer: {max_steps: .nan}", "trainer.max_steps: expected a whole number, got nan"),
+        (b"trainer: {max_step: 1}", "does not accept option 'trainer.max_step'"),
+        (b"trainer: {callbacks: 5}", "trainer.callbacks: expected a list, or expected Callback: its name"),
+        (b"model: 5", "model: expected CircuitSearch: its name, or class_path and init_args"),
+        (b"model: {class_path: EdgePruning, init_args: 5}", "init_args holds options by name"),
+        (None, "is a folder: name the file in it"),
+    ],
+)
+def test_a_config_that_is_none_is_named(
+    config: bytes | None, said: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "own.yaml").mkdir() if config is None else (elsewhere / "own.yaml").write_bytes(config)
+    with pytest.raises(SystemExit) as exit:
+        main(["fit", *SMALL, "--config=own.yaml"])
+    assert exit.value.code == 2
+    [error] = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and said in error
+    assert not (elsewhere / "made").exists()
 
 
 def test_a_subcommand_that_circuits_have_no_use_for_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
