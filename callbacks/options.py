@@ -50,7 +50,7 @@ def require_sizes(given: Any) -> list[int | float]:
         raise ValueError("no size of a circuit to look at: name at least one, such as 0.01")
     for size in sizes:
         if not size > 0 or not (isinstance(size, Integral) or size <= 1):
-            raise ValueError(f"sizes are shares of the edges in (0, 1] or numbers of edges from 1 up, got {size!r}")
+            raise ValueError(f"a share of the edges lies in (0, 1], a number of edges is 1 or more: got {size!r}")
     return [int(size) if isinstance(size, Integral) else float(size) for size in sizes]
 
 

@@ -205,7 +205,7 @@ class CircuitCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
-        seed = self._get(self.config, "seed_everything")
+        seed = self.config[f"{self.config.subcommand}.seed_everything"]
         if not isinstance(seed, bool) and not 0 <= seed < 2**32:
             raise ValueError(f"seed_everything takes a whole number from 0 to 2**32 - 1, or true, got {seed}")
 
@@ -251,7 +251,7 @@ class FindConfig(ActionConfigFile):
             if value.removesuffix(".yaml") not in packaged:
                 if Path(value).is_dir():
                     parser.error(f"the config {value} is a folder: name the file in it")
-                parser.error(f"there is no config {value!r}: neither such a file nor packaged ({', '.join(packaged)})")
+                parser.error(f"there is no config {value}: neither such a file nor packaged ({', '.join(packaged)})")
             value = str(packaged[value.removesuffix(".yaml")])
         if trouble := _trouble_with(Path(value), {action.dest.partition(".")[0] for action in parser._actions}):
             parser.error(f"the config {value} {trouble}")
