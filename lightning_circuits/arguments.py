@@ -51,7 +51,7 @@ def require_numbers(**given: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name} takes a number, got {value!r}")
         if isinstance(value, Integral) and abs(value) > sys.float_info.max:
-            raise ValueError(f"{name} takes a number that a float holds, got {_shortened(value)}")
+            raise ValueError(f"{name} takes a number that a float holds, got {shortened(value)}")
 
 
 def require_whole_numbers(**given: Any) -> None:
@@ -65,7 +65,7 @@ def require_whole_numbers(**given: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"{name} takes a whole number, got {value!r}")
         if abs(value) >= 2**63:
-            raise ValueError(f"{name} takes a whole number below 2**63, got {_shortened(value)}")
+            raise ValueError(f"{name} takes a whole number below 2**63, got {shortened(value)}")
 
 
 def require_seed(seed: Any) -> None:
@@ -78,13 +78,6 @@ def require_seed(seed: Any) -> None:
     require_whole_numbers(seed=seed)
     if seed < 0:
         raise ValueError(f"seed takes a whole number from 0 up, got {seed}")
-
-
-def _shortened(number: Any) -> str:
-    """Of a number that may have any number of digits."""
-    if isinstance(number, int) and abs(number) > 10**30:
-        return "one of more than thirty digits"
-    return repr(number)
 
 
 def require_flags(**given: Any) -> None:
