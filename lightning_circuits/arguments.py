@@ -119,6 +119,8 @@ def shortened(value: object, most: int = 200) -> str:
         value: what was given.
         most: characters that are shown of it.
     """
+    if isinstance(value, int) and value.bit_length() > 10_000:  # of which Python shows no digits
+        return f"a whole number of {value.bit_length():,} bits"
     shown = repr(value)
     return shown if len(shown) <= most else f"{shown[:most]}... ({len(shown)} characters)"
 
