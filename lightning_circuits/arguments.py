@@ -50,7 +50,7 @@ def require_numbers(**given: Any) -> None:
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name} takes a number, got {value!r}")
-        if isinstance(value, Integral) and abs(value) > sys.float_info.max:
+        if isinstance(value, Integral) and abs(int(value)) > sys.float_info.max:
             raise ValueError(f"{name} takes a number that a float holds, got {shortened(value)}")
 
 
@@ -64,7 +64,7 @@ def require_whole_numbers(**given: Any) -> None:
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"{name} takes a whole number, got {value!r}")
-        if abs(value) >= 2**63:
+        if abs(int(value)) >= 2**63:
             raise ValueError(f"{name} takes a whole number below 2**63, got {shortened(value)}")
 
 
