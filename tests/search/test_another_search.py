@@ -150,7 +150,8 @@ def test_other_prompts_are_refused(there: str, other: dict[str, Any], request: p
 
 def rows() -> list[dict[str, Tensor]]:
     [batch] = data(batch_size=12).train_dataloader()
-    return [{name: value[row] for name, value in batch.items()} for row in range(12)]
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    return [{name: value[row] for name, value in tensors.items()} for row in range(12)]
 
 
 def test_the_same_prompts_are_the_same_in_whatever_order_batches_and_padding(pruning: Path, tmp_path: Path) -> None:
