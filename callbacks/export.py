@@ -64,6 +64,10 @@ PICTURES: dict[str, Callable[[Circuit, Path], Any]] = {**dict.fromkeys(SUFFIXES,
 """What draws a circuit, by suffix: figures for papers, the interactive page. All other formats are data."""
 
 
+def _holds_spans(suffix: str) -> bool:
+    return FORMATS[suffix].holds_spans if suffix in FORMATS else suffix in SUFFIXES
+
+
 class CircuitExport(pl.Callback):
     """Write the circuits of a search to files.
 
@@ -82,7 +86,8 @@ class CircuitExport(pl.Callback):
 
     Raises:
         ValueError: here, an unknown format or monitor, or `save_top_k` below -1. At setup, so before any training: a
-            folder that cannot be made or written to; a size that rounds to no edge.
+            folder that cannot be made or written to; a size that rounds to no edge; a format that knows no spans, for a
+            search in spans.
         OSError: at the end of training, the last circuits cannot be written (a full disk).
         TypeError: here, a format or a size that is none. At setup, the model is no `CircuitSearch`, or the Trainer of
             the other of Lightning's two names.
@@ -135,7 +140,14 @@ class CircuitExport(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        sizes_to_look_at(require_search(self, trainer, pl_module), self.sizes)
+        search = require_search(self, trainer, pl_module)
+        sizes_to_look_at(search, self.sizes)
+        if search.spans and (without := [name for name in self.formats if not _holds_spans(f".{name}")]):
+            kept = [name for name in self.formats if name not in without] or ["safetensors"]
+            raise ValueError(
+                f"{' and '.join(without)} know no spans of tokens, which {type(search).__name__} tells edges apart by: "
+                f"give {type(self).__name__} other formats, formats={kept}"
+            )
         self.best = {}  # a resumed run gets the best of its checkpoint after this
         self._measured, self._left, self._warned = None, False, False
         self._folder = writable_folder(trainer, self.dirpath, "circuits", self)

@@ -86,8 +86,8 @@ class ActivationPatching(Attribution):
 
     # ---- sums, each edge with the number of prompts in which it has been cut -----------------------------------
 
-    def _make_sums(self) -> None:
-        super()._make_sums()
+    def begin(self) -> None:
+        super().begin()
         self.prompts = nn.Parameter(torch.zeros_like(self.edge_sums))
 
     def _sums(self) -> list[nn.Parameter]:

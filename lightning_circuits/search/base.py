@@ -17,7 +17,7 @@ line in `search/__init__.py`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from lightning_circuits import selection
 from lightning_circuits.ablation import ABLATIONS, Ablation, AblationName
-from lightning_circuits.arguments import called, full_name, options_of, require_choice, shortened
+from lightning_circuits.arguments import called, full_name, options_of, require_choice, require_flags, shortened
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import KV, Layout
@@ -47,7 +47,7 @@ from lightning_circuits.search.record import (
     refuse_another,
     state_faults,
 )
-from lightning_circuits.search.splits import Training, describe_data, require_fit, whole_split
+from lightning_circuits.search.splits import Training, describe_data, live_spans, require_fit, whole_split
 
 if TYPE_CHECKING:
     LanguageModel: TypeAlias = str | nn.Module
@@ -66,6 +66,8 @@ class CircuitSearch(pl.LightningModule):
             -> loss [B]``.
         kv: key and value readers per query ``head``, as in MIB, or per K/V ``group``.
         dtype: of a model that is loaded by name; gates and scores are always float32.
+        spans: tell edges apart by the spans of the prompts in which they are read. They are those of the training
+            prompts in which cutting an edge may change something, and known when the run begins.
 
     Raises:
         FileNotFoundError: no such model.
@@ -81,9 +83,12 @@ class CircuitSearch(pl.LightningModule):
         objective: AnyObjective = "KL",
         kv: KV = "head",
         dtype: DType = "float32",
+        spans: bool = False,
     ) -> None:
         refuse_mixture(self)
         super().__init__()
+        require_flags(spans=spans)
+        self.spans = spans
         self.ablation = ABLATIONS.make(ablation, "ablation")
         self.objective = OBJECTIVES.make(objective, "objective")
         require_choice("kv", kv, KV)
@@ -172,6 +177,7 @@ class CircuitSearch(pl.LightningModule):
             "model": self.model_name,
             **self._describe_model(),
             "kv": self.layout.kv,
+            **({"spans": list(self.layout.spans)} if self.layout.spans else {}),
             "n_edges": self.layout.n_edges,
             "step": self.global_step if self._fitting() else self._trained_to,
             # In the run that it is trained in, its data say so themselves.
@@ -203,7 +209,7 @@ class CircuitSearch(pl.LightningModule):
                 said[name] = called(getattr(self, name))
                 of_it = {key: each for key, each in value.items() if key not in ("class", "function")}
                 said |= {f"{name}_options": of_it} if of_it else {}
-            elif name != "absolute":  # that is the ranking
+            elif name not in ("absolute", "spans"):  # those are the ranking, and the spans that there are
                 said[name] = value
         return said
 
@@ -221,6 +227,8 @@ class CircuitSearch(pl.LightningModule):
         # Lightning warns of every module in eval mode. Here it is the language model, and means to be.
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         read_plain_data(self.trainer)
+        if self.spans and not self.layout.spans:
+            self.tell_apart(live_spans(whole_split(self.trainer, "train"), self.ablation))
         if stage == "fit":
             self._trained_before = self._trained_to
             self._forget_training()
@@ -229,6 +237,14 @@ class CircuitSearch(pl.LightningModule):
 
     def _require_fit(self) -> None:
         require_fit(getattr(self.trainer, "datamodule", None), self.circuit_model)
+
+    def tell_apart(self, spans: Sequence[str]) -> None:
+        """Have every edge once in each of the spans of these names, and begin to learn anew."""
+        self.circuit_model = self.circuit_model.in_spans(spans)
+        self.begin()
+
+    def begin(self) -> None:
+        """Make what is learned, for the edges that the layout has; a method that learns says how."""
 
     def on_train_end(self) -> None:
         self._trained_to = self.global_step
@@ -318,7 +334,10 @@ class CircuitSearch(pl.LightningModule):
         """
         resuming = self._fitting()
         where = f"the checkpoint {self.trainer.ckpt_path}" if self._trainer is not None else "the checkpoint"
-        there, here = read_record(checkpoint, where), self._record()
+        there = read_record(checkpoint, where)
+        if self.spans and not resuming and isinstance(spans := there["model"].get("spans"), list):
+            self.tell_apart(spans)  # a circuit is judged in its own
+        here = self._record()
         unknown = refuse_another(there, here, where, prompts=resuming)
         if faults := self._faults(checkpoint):
             raise ValueError(f"{where} is damaged, or was written for something else: {'; '.join(faults)}")

@@ -26,6 +26,7 @@ from lightning_circuits.batch import Batch
 from lightning_circuits.gates import GATES, Gate
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.objectives import losses
+from lightning_circuits.places import Places
 from lightning_circuits.search.base import METHODS, CircuitSearch, LanguageModel
 from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.search.record import adam_faults, count_faults
@@ -68,17 +69,24 @@ class EdgePruning(CircuitSearch):
         made, start = GATES.make(gate, "gate"), read_warm_start(warm_start)
         super().__init__(model, **options)
         self.lr, self.seed, self.gate = lr, seed, made
-        self.gate.start(self.layout.n_edges, self._generator(0))
         self._share = Share()
-        self._attribute_first: list[Attribution] = []  # in a list it is no submodule: nothing of it is trained or saved
+        self._starts = (
+            [] if start is None else [start]
+        )  # in a list a method is no submodule: it is not trained or saved
         self.warm_start, self._start_hash = describe_start(start), ""
-        if isinstance(start, Attribution):
-            start.borrow_model(self.circuit_model, self.model_name)
-            self._attribute_first.append(start)
-        elif start is not None:
-            scores = start_scores(start, self.layout)
-            self.gate.start_from(scores)
-            self._start_hash = hash_of_numbers(scores)
+        self.begin()
+
+    def begin(self) -> None:
+        self.gate.start(self.layout.n_edges, self._generator(0))
+        if self.spans and not self.layout.spans:
+            return  # which they are is known when the run begins
+        for start in self._starts:
+            if isinstance(start, Attribution):
+                start.borrow_model(self.circuit_model, self.model_name)
+            else:
+                scores = start_scores(start, self.layout)
+                self.gate.start_from(scores)
+                self._start_hash = hash_of_numbers(scores)
 
     def edge_scores(self) -> Tensor:
         return self.gate.edge_scores()
@@ -90,11 +98,12 @@ class EdgePruning(CircuitSearch):
         super().on_fit_start()
         if self.trainer.ckpt_path is not None:  # a resumed run has its gates
             return
-        if self._trained_before and not self._attribute_first:
+        methods = [start for start in self._starts if isinstance(start, Attribution)]
+        if self._trained_before and not methods:
             self._resumed = [
                 {"step": 0, "changed": {"gates": ["untrained", f"of {self._trained_before} steps before"]}}
             ]
-        for method in self._attribute_first:
+        for method in methods:
             # A loader may draw random numbers just by being iterated.
             with torch.random.fork_rng(devices=[]):
                 scores = method.scores_over(lambda: whole_split(self.trainer, "train"))
@@ -117,6 +126,7 @@ class EdgePruning(CircuitSearch):
             batch["positions"],
             self.ablation.reference(batch, corrupt),
             skip_closed=self.gate.closed_for_good(progress),
+            places=Places.of(self.layout, batch, self.ablation.live(batch)),
         )
         objective = self._mean(losses(self.objective, logits, batch, full_logits), batch_idx)
         if not objective.isfinite():

@@ -33,10 +33,13 @@ class InformationFlowRoutes(Attribution):
         model: see `Attribution`. What edges are cut for, and what then takes their place, plays no part.
         kv: see `CircuitSearch`.
         dtype: see `CircuitSearch`.
+        spans: see `CircuitSearch`.
     """
 
-    def __init__(self, model: LanguageModel | None = None, *, kv: KV = "head", dtype: DType = "float32") -> None:
-        super().__init__(model, kv=kv, dtype=dtype)
+    def __init__(
+        self, model: LanguageModel | None = None, *, kv: KV = "head", dtype: DType = "float32", spans: bool = False
+    ) -> None:
+        super().__init__(model, kv=kv, dtype=dtype, spans=spans)
 
     def attribute(self, batch: Batch) -> tuple[Tensor, None]:
         with torch.no_grad():

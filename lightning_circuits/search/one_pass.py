@@ -137,7 +137,7 @@ class Attribution(CircuitSearch):
     def read_model(self, model: LanguageModel | None, kv: KV, dtype: DType) -> None:
         if model is not None:
             super().read_model(model, kv, dtype)
-            self._make_sums()
+            self.begin()
 
     def borrow_model(self, circuit_model: CircuitModel, name: str) -> None:
         """Use a language model of somebody else's, as it is read there: another search's, or one that is trained.
@@ -146,15 +146,17 @@ class Attribution(CircuitSearch):
             ValueError: this one has a model of its own, another one or read in another way.
         """
         mine = getattr(self, "circuit_model", None)
-        if mine is not None and (mine.model is not circuit_model.model or mine.layout != circuit_model.layout):
+        if mine is not None and (
+            mine.model is not circuit_model.model or mine.layout.plain != circuit_model.layout.plain
+        ):
             raise ValueError(
                 f"{type(self).__name__} has a language model of its own, or other K/V readers, and would attribute "
                 f"the edges of {name}: leave its model out"
             )
         self.circuit_model, self.model, self.model_name = circuit_model, circuit_model.model, name
-        self._make_sums()
+        self.begin()
 
-    def _make_sums(self) -> None:
+    def begin(self) -> None:
         def zeros(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.zeros(shape, dtype=torch.float64, device=self.circuit_model.device))
 

@@ -24,13 +24,20 @@ class RandomScores(Attribution):
         model: see `Attribution`.
         kv: see `CircuitSearch`.
         dtype: see `CircuitSearch`.
+        spans: see `CircuitSearch`.
     """
 
     def __init__(
-        self, model: LanguageModel | None = None, *, seed: int = 0, kv: KV = "head", dtype: DType = "float32"
+        self,
+        model: LanguageModel | None = None,
+        *,
+        seed: int = 0,
+        kv: KV = "head",
+        dtype: DType = "float32",
+        spans: bool = False,
     ) -> None:
         require_seed(seed)
-        super().__init__(model, kv=kv, dtype=dtype)
+        super().__init__(model, kv=kv, dtype=dtype, spans=spans)
         self.seed = seed
 
     def attribute(self, batch: Batch) -> tuple[Tensor, None]:

@@ -22,7 +22,7 @@ from lightning_circuits.search.base import METHODS, CircuitSearch, LanguageModel
 
 @METHODS.register
 class SavedCircuit(CircuitSearch):
-    """The circuit of a file; it is judged as it is, and cannot be trained.
+    """The circuit of a file; it is judged as it is, in its spans if it has some, and cannot be trained.
 
     Args:
         model: the language model it belongs to, as for every `CircuitSearch`.
@@ -54,7 +54,9 @@ class SavedCircuit(CircuitSearch):
             require_flags(absolute=absolute)
         super().__init__(model, ablation=ablation, kv=kv, dtype=dtype)
         self.path = str(path)
-        self.saved = Circuit.load(path, self.layout)
+        self.saved = Circuit.load(path)
+        self.circuit_model = self.circuit_model.in_spans(self.saved.layout.spans)
+        self.layout.require(self.saved.layout, f"the circuit in {path}")
         self.absolute = self.saved.metadata.get("ranking") == "absolute" if absolute is None else absolute
         self.scores_are = scores_are(self.saved.metadata)
 

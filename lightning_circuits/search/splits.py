@@ -6,13 +6,15 @@ equally many. Means and measurements need each prompt once, and between two trai
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data.distributed import DistributedSampler
 
+from lightning_circuits.ablation import Ablation
 from lightning_circuits.arguments import UNKNOWN
-from lightning_circuits.batch import SharedLoader, unshared
+from lightning_circuits.batch import Batch, SharedLoader, unshared
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
@@ -51,6 +53,29 @@ def whole_split(trainer: pl.Trainer, split: str) -> Any:
             "out, the prompts are shared out here, each once"
         )
     return unshared(loader)
+
+
+def live_spans(loader: Iterable[Batch], ablation: Ablation) -> list[str]:
+    """The names of the spans in which cutting an edge may change something, in the order of the prompts.
+
+    Raises:
+        ValueError: prompts without spans; none of them is live.
+    """
+    found: dict[str, None] = {}
+    names: tuple[str, ...] = ()
+    with undisturbed(), drawing_nothing(loader):
+        for batch in loader:
+            names = tuple(batch.get("span_names", ()))
+            if not names:
+                raise ValueError(
+                    "edges are to be told apart by spans, and the training prompts name none: give data that name the "
+                    f"places of their prompts {see_page('own-task', 'As a file')}, or leave spans out"
+                )
+            ids = batch["spans"][ablation.live(batch)].unique().tolist()
+            found |= dict.fromkeys(names[i] for i in ids if i >= 0)
+    if not found:
+        raise ValueError("in no span of the training prompts do clean and corrupt differ: there is nothing to find")
+    return sorted(found, key=lambda name: names.index(name) if name in names else len(names))
 
 
 @dataclass(frozen=True)

@@ -45,15 +45,21 @@ def read_warm_start(given: WarmStart | None) -> Attribution | Path | Circuit | T
 def start_scores(start: Path | Circuit | Tensor, layout: Layout) -> Tensor:
     """The edge scores to begin from, float32 ``[n_edges]``; of a circuit without any, its membership.
 
+    Scores without spans are those of every span.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: they are of another layout, or not finite.
     """
     if isinstance(start, Path):
-        start = Circuit.load(start, layout)
+        start = Circuit.load(start, None if layout.spans else layout)
     if isinstance(start, Circuit):
+        if layout.spans and not start.layout.spans:
+            start = start.in_spans(layout.spans)
         layout.require(start.layout, "the warm start")
         start = start.members.float() if start.scores is None else start.scores
+    elif start.shape == (layout.plain.n_edges,):
+        start = start.repeat(layout.n_spans)
     scores = layout.check(start).float()
     if not scores.isfinite().all():
         edge = int((~scores.isfinite()).nonzero()[0])
