@@ -70,9 +70,7 @@ class EdgePruning(CircuitSearch):
         super().__init__(model, **options)
         self.lr, self.seed, self.gate = lr, seed, made
         self._share = Share()
-        self._starts = (
-            [] if start is None else [start]
-        )  # in a list a method is no submodule: it is not trained or saved
+        self._starts = [] if start is None else [start]  # in a list a method is no submodule, to be trained and saved
         self.warm_start, self._start_hash = describe_start(start), ""
         self.begin()
 

@@ -146,9 +146,8 @@ class Attribution(CircuitSearch):
             ValueError: this one has a model of its own, another one or read in another way.
         """
         mine = getattr(self, "circuit_model", None)
-        if mine is not None and (
-            mine.model is not circuit_model.model or mine.layout.plain != circuit_model.layout.plain
-        ):
+        read = circuit_model.layout.plain
+        if mine is not None and (mine.model is not circuit_model.model or mine.layout.plain != read):
             raise ValueError(
                 f"{type(self).__name__} has a language model of its own, or other K/V readers, and would attribute "
                 f"the edges of {name}: leave its model out"

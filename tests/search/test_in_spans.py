@@ -42,7 +42,7 @@ def test_attribution_in_spans_is_that_of_the_functions_and_is_judged_exported_an
     batches = list(data().train_dataloader())
     sums = [gradient_scores(search.circuit_model, b, search.ablation, LogitDifference()).edges for b in batches]
     torch.testing.assert_close(search.edge_scores(), sum(sums) / 24, atol=1e-6, rtol=1e-5)
-    rows = {row.circuit: row for row in validation.history[-1].rows}
+    rows = {row.circuit: row for row in validation.rows}
     assert (
         rows["20%"].edges == int(0.2 * search.layout.n_edges)
         and rows["20%"].faithfulness > rows["20% random"].faithfulness
@@ -53,7 +53,7 @@ def test_attribution_in_spans_is_that_of_the_functions_and_is_judged_exported_an
     again = SavedCircuit(EMBEDDED, path=saved)
     judged = FaithfulnessValidation(sizes=[Circuit.load(saved).n_edges])
     pl.Trainer(**QUIET, callbacks=[judged]).validate(again, data(), verbose=False)
-    row = next(row for row in judged.history[-1].rows if row.circuit not in ("full", "empty"))
+    row = next(row for row in judged.rows if row.circuit not in ("full", "empty"))
     assert row.faithfulness == pytest.approx(rows["20%"].faithfulness, abs=1e-5)
 
 
