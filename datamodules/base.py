@@ -35,7 +35,8 @@ class PairDataModule(pl.LightningDataModule, ABC):
         batch_size: pairs per step and process.
         padding_side: `right` or `left`. Results do not depend on it.
         seed: decides the splits and the order of training.
-        spans: which tokens are a span, for circuits in spans: the places that pairs name, ``roles``, or each ``token``.
+        spans: what batches say of where tokens stand, for circuits in spans: in which of the places that pairs name,
+            ``roles``, or each ``token`` by itself. Default: nothing.
 
     Raises:
         TypeError: an argument of a wrong type.
@@ -48,7 +49,7 @@ class PairDataModule(pl.LightningDataModule, ABC):
         batch_size: int = 8,
         padding_side: PaddingSide = "right",
         seed: int = 0,
-        spans: By = "roles",
+        spans: By | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(tokenizer, (str, Path, PreTrainedTokenizerBase)):
@@ -60,7 +61,8 @@ class PairDataModule(pl.LightningDataModule, ABC):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it has to be at least 1")
         require_choice("padding_side", padding_side, PaddingSide)
-        require_choice("spans", spans, By)
+        if spans is not None:
+            require_choice("spans", spans, By)
         self._tokenizer = tokenizer
         self.tokenizer_name = str(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer.name_or_path
         self.batch_size = batch_size
@@ -104,7 +106,7 @@ class PairDataModule(pl.LightningDataModule, ABC):
                     raise TypeError(
                         f"{name} prompt {number} of {type(self).__name__} has to be a PromptPair, got {shortened(pair)}"
                     )
-        self._splits = {name: tokenise(splits[name], self.tokenizer) for name in SPLITS}
+        self._splits = {name: tokenise(splits[name], self.tokenizer, self.spans == "roles") for name in SPLITS}
         if self.spans == "token":
             pairs = [pair for split in self._splits.values() for pair in split]
             names = one_span_a_token([len(pair.clean) for pair in pairs], [pair.where for pair in pairs])

@@ -133,7 +133,7 @@ class IOIDataModule(PairDataModule):
         held_out_templates: int = 0,
         padding_side: PaddingSide = "right",
         seed: int = 0,
-        spans: By = "roles",
+        spans: By | None = None,
     ) -> None:
         super().__init__(tokenizer, batch_size, padding_side, seed, spans)
         require_whole_numbers(n_train=n_train, n_val=n_val, n_test=n_test, held_out_templates=held_out_templates)

@@ -66,7 +66,7 @@ class PromptPairDataModule(PairDataModule):
         test_fraction: float = 0.1,
         padding_side: PaddingSide = "right",
         seed: int = 0,
-        spans: By = "roles",
+        spans: By | None = None,
     ) -> None:
         super().__init__(tokenizer, batch_size, padding_side, seed, spans)
         require_numbers(val_fraction=val_fraction, test_fraction=test_fraction)

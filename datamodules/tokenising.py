@@ -98,8 +98,13 @@ class TokenPair:
     spans: list[str] = field(default_factory=list)
 
 
-def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) -> list[TokenPair]:
+def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase, spans: bool = False) -> list[TokenPair]:
     """Tokenise pairs and check that they can be used.
+
+    Args:
+        pairs: of a split.
+        tokenizer: that of the model.
+        spans: whether to look for the places that pairs name, too.
 
     Raises:
         ValueError: (naming `pair.where`, the texts and their tokens) clean and corrupt have different numbers of
@@ -152,14 +157,16 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) ->
                 f"{pair.where}: {shared} is given as an answer and as a distractor; it can be only one of them"
             )
         result.append(TokenPair(clean_ids, corrupt_ids, answers, distractors, pair.where))
-    spans = spans_of_tokens(
+    if not spans:
+        return result
+    names = spans_of_tokens(
         [pair.spans for pair in pairs],
         [pair.clean for pair in pairs],
         [pair.where for pair in pairs],
         [len(ids) for ids in clean],
         tokenizer,
     )
-    return [replace(pair, spans=names) for pair, names in zip(result, spans, strict=True)]
+    return [replace(pair, spans=of_tokens) for pair, of_tokens in zip(result, names, strict=True)]
 
 
 def _words(pair: PromptPair) -> list[Answer]:

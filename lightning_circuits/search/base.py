@@ -60,14 +60,12 @@ class CircuitSearch(pl.LightningModule):
     """A method for finding circuits; subclasses say `edge_scores`.
 
     Args:
-        model: a Hugging Face id, a local folder (GGUF included), ``tiny-ioi``, or a model in memory.
+        model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
         ablation: what a cut edge carries: an `Ablation` or its name.
-        objective: what is asked of the circuit: an `Objective`, its name, or a function ``(logits, batch, full_logits)
-            -> loss [B]``.
-        kv: key and value readers per query ``head``, as in MIB, or per K/V ``group``.
-        dtype: of a model that is loaded by name; gates and scores are always float32.
-        spans: tell edges apart by the spans of the prompts in which they are read. They are those of the training
-            prompts in which cutting an edge may change something, and known when the run begins.
+        objective: what is asked of the circuit: an `Objective`, its name, or ``(logits, batch, full_logits) -> loss [B]``.
+        kv: K/V readers per query ``head`` (as in MIB), or ``group``.
+        dtype: of a model that is loaded by name.
+        spans: tell edges apart by spans of the prompts.
 
     Raises:
         FileNotFoundError: no such model.

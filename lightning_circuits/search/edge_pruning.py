@@ -39,12 +39,11 @@ class EdgePruning(CircuitSearch):
     """Train a gate on every edge.
 
     Args:
-        model: a Hugging Face id, a local folder (GGUF included), ``tiny-ioi``, or a model in memory.
+        model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
         gate: the gates: a `Gate` or its name.
         lr: learning rate of Adam, linearly to zero in the last 60 % of training.
         warm_start: where the gates begin: at the ranks of edge scores ``[n_edges]``, of a `Circuit` or its file, or of
-            an attribution method (its model left out) or its name, which goes over the training prompts first. Default:
-            all alike.
+            an attribution method (its model left out) or its name. Default: all alike.
         seed: of where the gates begin, and of their noise.
         options: ``ablation``, ``objective``, ``kv``, ``dtype``, see `CircuitSearch`.
 

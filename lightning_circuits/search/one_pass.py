@@ -51,7 +51,7 @@ class Attribution(CircuitSearch):
     there is ``limit_train_batches``.
 
     Args:
-        model: a Hugging Face id, a local folder (GGUF included), ``tiny-ioi``, or a model in memory. Left out only for
+        model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model. Left out only for
             the warm start of an `EdgePruning`, which lends its own.
         objective: the loss that scores are about: an `Objective`, its name, or a function ``(logits, batch,
             full_logits) -> loss [B]``.

@@ -68,8 +68,8 @@ def live_spans(loader: Iterable[Batch], ablation: Ablation) -> list[str]:
             names = tuple(batch.get("span_names", ()))
             if not names:
                 raise ValueError(
-                    "edges are to be told apart by spans, and the training prompts name none: give data that name the "
-                    f"places of their prompts {see_page('own-task', 'As a file')}, or leave spans out"
+                    "edges are to be told apart by spans, and the training prompts have none: make the data with "
+                    f"spans='roles', of prompts that name their places {see_page('own-task', 'As a file')}"
                 )
             ids = batch["spans"][ablation.live(batch)].unique().tolist()
             found |= dict.fromkeys(names[i] for i in ids if i >= 0)

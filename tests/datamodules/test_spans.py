@@ -89,7 +89,9 @@ def row(clean: str, corrupt: str, **more: Any) -> dict[str, Any]:
 def module(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> PromptPairDataModule:
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    return PromptPairDataModule(EMBEDDED, file, **{"val_fraction": 0.3, "test_fraction": 0.3, **options})
+    return PromptPairDataModule(
+        EMBEDDED, file, **{"val_fraction": 0.3, "test_fraction": 0.3, "spans": "roles", **options}
+    )
 
 
 CLEAN = ["When Mary and John went to the store, John gave a drink to", "When Mary and John met, John gave it to",
@@ -122,6 +124,12 @@ def test_places_of_a_file_reach_the_batch(tmp_path: Path, side: Any) -> None:
             assert torch.equal(at == -1, real == 0)
 
 
+def test_places_are_left_out_of_batches_unless_they_are_asked_for(tmp_path: Path) -> None:
+    rows = [row(clean, corrupted(clean), spans=named(clean)) for clean in CLEAN]
+    for batch in module(tmp_path, rows, spans=None).train_dataloader():
+        assert all(isinstance(value, torch.Tensor) for value in batch.values()) and "spans" not in batch
+
+
 def test_prompts_without_places_have_no_spans(tmp_path: Path) -> None:
     rows = [row(clean, corrupted(clean), spans=None) for clean in CLEAN]
     for batch in module(tmp_path, rows).train_dataloader():
@@ -142,7 +150,7 @@ def spans_of(rows: list[dict[str, Any]]) -> list[list[str]]:
         PromptPair(r["clean"], r["corrupt"], (" Mary",), (" John",), f"pairs.jsonl, line {n + 1}", r["spans"])
         for n, r in enumerate(rows)
     ]
-    return [pair.spans for pair in tokenise(pairs, load_tokenizer(EMBEDDED))]
+    return [pair.spans for pair in tokenise(pairs, load_tokenizer(EMBEDDED), spans=True)]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +192,9 @@ def test_every_token_a_span_wants_prompts_of_one_length(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("corruption", ["third-name", "s2-io-flip", "abc"])
 def test_the_places_of_ioi(corruption: Any) -> None:
-    data = IOIDataModule(EMBEDDED, n_train=60, n_val=20, n_test=20, corruption=corruption, batch_size=100)
+    data = IOIDataModule(
+        EMBEDDED, n_train=60, n_val=20, n_test=20, corruption=corruption, batch_size=100, spans="roles"
+    )
     (batch,) = data.train_dataloader()
     tokenizer, names = data.tokenizer, batch["span_names"]
     assert {"IO", "S1", "S1+1", "S2", "S2..END", "END"} <= set(names) and names[-1] == "END"

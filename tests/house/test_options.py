@@ -68,7 +68,7 @@ def test_two_that_differ_in_one_argument_differ_in_what_is_recorded(cls: type, t
     for name in arguments(cls):
         if name not in RECORDED_ELSEWHERE:
             assert name in default, f"{cls.__name__} does not keep {name} as self.{name}"
-            there = recorded(**{name: not default[name] if name == "absolute" else OTHER[name]})
+            there = recorded(**{name: not default[name] if name in ("absolute", "spans") else OTHER[name]})
             assert [key for key in default if default[key] != there[key]] == [name]
 
 

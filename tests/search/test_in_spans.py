@@ -23,8 +23,8 @@ LIVE = ("S2", "S2..END", "END")
 """With a third name in the place of the second S, nothing differs before it."""
 
 
-def data(**options: Any) -> IOIDataModule:
-    return IOIDataModule(EMBEDDED, **{"n_train": 24, "n_val": 12, "n_test": 12, "batch_size": 8, **options})
+def data(spans: Any = "roles") -> IOIDataModule:
+    return IOIDataModule(EMBEDDED, n_train=24, n_val=12, n_test=12, batch_size=8, spans=spans)
 
 
 def fitted(search: Any, *callbacks: pl.Callback, **options: Any) -> Any:
@@ -108,5 +108,6 @@ def test_data_that_name_no_places_and_formats_without_a_place_for_them_are_refus
         lines.append(json.dumps({**texts, "answers": [" Mary"], "distractors": [" John"]}))
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     pairs = PromptPairDataModule(EMBEDDED, tmp_path / "pairs.jsonl", val_fraction=0.25, test_fraction=0.25)
-    with pytest.raises(ValueError, match="the training prompts name none"):
-        pl.Trainer(**QUIET).fit(EAP(EMBEDDED, spans=True), pairs)
+    for source in (pairs, data(spans=None)):
+        with pytest.raises(ValueError, match="the training prompts have none: make the data with spans='roles'"):
+            pl.Trainer(**QUIET).fit(EAP(EMBEDDED, spans=True), source)

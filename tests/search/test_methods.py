@@ -59,4 +59,4 @@ def test_help_begins_with_the_methods_own_options_and_is_short() -> None:
     options = [line.split()[0].removeprefix("--model.") for line in lines if line.startswith("  --model.")]
     options = [option for option in options if not option.endswith(".help")]
     own = ["model", "gate", "lr", "warm_start", "seed"]
-    assert options == [*own, "ablation", "objective", "kv", "dtype"]
+    assert options == [*own, "ablation", "objective", "kv", "dtype", "spans"]
