@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -36,7 +35,7 @@ from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.objectives import OBJECTIVES, AnyObjective
 from lightning_circuits.registry import Registry
 from lightning_circuits.search.checkpoints import read_checkpoint, read_plain_data
-from lightning_circuits.search.identity import WeightsHash, fingerprint
+from lightning_circuits.search.identity import WeightsHash, fingerprint, package_versions
 from lightning_circuits.search.record import (
     RECORD,
     differences,
@@ -181,7 +180,7 @@ class CircuitSearch(pl.LightningModule):
             # In the run that it is trained in, its data say so themselves.
             **({} if self._fitting() or not self._trained_on else {"trained_on": self._trained_on}),
             **({"resumed": self._resumed} if self._resumed else {}),
-            "versions": _versions(),
+            "versions": package_versions(),
         }
 
     def describe_method(self) -> dict[str, Any]:
@@ -395,13 +394,3 @@ class CircuitSearch(pl.LightningModule):
 
 
 METHODS = Registry("method", CircuitSearch)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("lightning-circuits", "torch", "transformers", "pytorch-lightning", "lightning"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,17 @@ def fingerprint(model: Any) -> str:
         config.pop(key, None)
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     return _short_hash(json.dumps([config, shapes], sort_keys=True, default=str))
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of the packages that make the numbers, of those that are installed."""
+    found = {}
+    for package in ("lightning-circuits", "torch", "transformers", "pytorch-lightning", "lightning"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 class WeightsHash:
