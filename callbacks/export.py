@@ -31,7 +31,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_circuits.arguments import require_choice, require_whole_numbers
+from lightning_circuits.arguments import require_choice, require_whole_numbers, shortened
 from lightning_circuits.callbacks.announcing import Measured, Written, announce
 from lightning_circuits.callbacks.disk import once, writable_folder
 from lightning_circuits.callbacks.loggers import in_key
@@ -106,7 +106,7 @@ class CircuitExport(pl.Callback):
         known = [suffix.removeprefix(".") for suffix in (*FORMATS.names(), *PICTURES)]
         self.formats = require_several("formats", formats, (str,), f"names of formats ({', '.join(known)})")
         if not self.formats or (unknown := [name for name in self.formats if name not in known]):
-            asked = f"unknown format {unknown[0]!r}" if self.formats else "no format to write circuits in"
+            asked = f"unknown format {shortened(unknown[0])}" if self.formats else "no format to write circuits in"
             raise ValueError(f"{asked}: choose from {', '.join(known)}")
         require_choice("monitor", monitor, Monitor)
         require_whole_numbers(save_top_k=save_top_k)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_circuits.ablation import ABLATIONS, Ablation
+from lightning_circuits.arguments import shortened
 
 
 def require_several(what: str, given: Any, kinds: tuple[type, ...], values_are: str) -> list[Any]:
@@ -23,7 +24,7 @@ def require_several(what: str, given: Any, kinds: tuple[type, ...], values_are: 
     """
     values = [given] if isinstance(given, kinds) or not isinstance(given, Iterable) else list(given)
     if not all(isinstance(value, kinds) and not isinstance(value, bool) for value in values):
-        raise TypeError(f"{what} takes {values_are}, one or several, got {given!r}")
+        raise TypeError(f"{what} takes {values_are}, one or several, got {shortened(given)}")
     return values
 
 
@@ -34,7 +35,7 @@ def require_folder(given: Any) -> Path | None:
         TypeError: something else.
     """
     if not isinstance(given, str | Path | None):
-        raise TypeError(f"dirpath takes a folder, got {given!r}")
+        raise TypeError(f"dirpath takes a folder, got {shortened(given)}")
     return None if given is None else Path(given)
 
 
@@ -50,7 +51,9 @@ def require_sizes(given: Any) -> list[int | float]:
         raise ValueError("no size of a circuit to look at: name at least one, such as 0.01")
     for size in sizes:
         if not size > 0 or not (isinstance(size, Integral) or size <= 1):
-            raise ValueError(f"a share of the edges lies in (0, 1], a number of edges is 1 or more: got {size!r}")
+            raise ValueError(
+                f"sizes: a share of the edges lies in (0, 1], a number of edges is 1 or more: got {shortened(size)}"
+            )
     return [int(size) if isinstance(size, Integral) else float(size) for size in sizes]
 
 

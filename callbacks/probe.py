@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.ablation import ABLATIONS, Ablation
-from lightning_circuits.arguments import require_numbers, require_whole_numbers
+from lightning_circuits.arguments import require_numbers, require_whole_numbers, shortened
 from lightning_circuits.batch import Batch, unshared
 from lightning_circuits.callbacks.at_rest import at_rest
 from lightning_circuits.callbacks.history import NUMBERS, Probe
@@ -99,7 +99,7 @@ class CircuitProbe(pl.Callback):
         ablation: str | Ablation = "interchange",
     ) -> None:
         if not hasattr(data, "train_dataloader"):
-            raise TypeError(f"data takes a data module, got {data!r}")
+            raise TypeError(f"data takes a data module, got {shortened(data)}")
         require_whole_numbers(every_n_steps=every_n_steps)
         require_numbers(faithfulness=faithfulness)
         if every_n_steps < 1:
@@ -108,7 +108,7 @@ class CircuitProbe(pl.Callback):
         if not faithfulness > 0:
             raise ValueError(f"a faithfulness of {faithfulness} is reached by the empty circuit: ask for more")
         if not isinstance(model, str | None):
-            raise TypeError(f"model takes the path of a language model in the module, got {model!r}")
+            raise TypeError(f"model takes the path of a language model in the module, got {shortened(model)}")
         self.data = data
         self.every_n_steps = every_n_steps
         self.faithfulness = faithfulness
@@ -282,9 +282,9 @@ def _method(given: str | Attribution, objective: AnyObjective | None, ablation: 
         return given
     names = [name for name in METHODS.names() if issubclass(METHODS[name], Attribution)]
     if not isinstance(given, str):
-        raise TypeError(f"method takes an attribution method or its name ({', '.join(names)}), got {given!r}")
+        raise TypeError(f"method takes an attribution method or its name ({', '.join(names)}), got {shortened(given)}")
     if given not in METHODS or not issubclass(kind := METHODS[given], Attribution):
-        raise ValueError(f"unknown attribution method {given!r}; choose one of {', '.join(names)}")
+        raise ValueError(f"unknown attribution method {shortened(given)}; choose one of {', '.join(names)}")
     method = kind()
     method.objective = OBJECTIVES.make("LogitDifference" if objective is None else objective, "objective")
     method.ablation = ablation

@@ -49,7 +49,7 @@ def require_numbers(**given: Any) -> None:
     """
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{name} takes a number, got {value!r}")
+            raise TypeError(f"{name} takes a number, got {shortened(value)}")
         if isinstance(value, Integral) and abs(int(value)) > sys.float_info.max:
             raise ValueError(f"{name} takes a number that a float holds, got {shortened(value)}")
 
@@ -63,7 +63,7 @@ def require_whole_numbers(**given: Any) -> None:
     """
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f"{name} takes a whole number, got {value!r}")
+            raise TypeError(f"{name} takes a whole number, got {shortened(value)}")
         if abs(int(value)) >= 2**63:
             raise ValueError(f"{name} takes a whole number below 2**63, got {shortened(value)}")
 
@@ -88,7 +88,7 @@ def require_flags(**given: Any) -> None:
     """
     for name, value in given.items():
         if not isinstance(value, bool):
-            raise TypeError(f"{name} takes True or False, got {value!r}")
+            raise TypeError(f"{name} takes True or False, got {shortened(value)}")
 
 
 def require_choice(what: str, given: Any, choices: Any) -> None:
@@ -98,7 +98,7 @@ def require_choice(what: str, given: Any, choices: Any) -> None:
         ValueError: another value.
     """
     if given not in get_args(choices):
-        raise ValueError(f"{what} is one of {', '.join(map(repr, get_args(choices)))}, got {given!r}")
+        raise ValueError(f"{what} is one of {', '.join(map(repr, get_args(choices)))}, got {shortened(given)}")
 
 
 def require_instance(what: str, given: Any, kind: type[Instance]) -> Instance:
@@ -108,7 +108,7 @@ def require_instance(what: str, given: Any, kind: type[Instance]) -> Instance:
         TypeError: something else.
     """
     if not isinstance(given, kind):
-        raise TypeError(f"{what} takes an object of the class {kind.__name__}, got {given!r}")
+        raise TypeError(f"{what} takes an object of the class {kind.__name__}, got {shortened(given)}")
     return given
 
 
@@ -183,7 +183,7 @@ def hash_of_numbers(tensor: Tensor) -> str:
     They are copied in parts of 16 MiB, and on a CPU not at all.
     """
     found = hashlib.sha256(str(tensor.dtype).encode())
-    flat = tensor.detach().reshape(-1)
+    flat = tensor.detach().to_dense().reshape(-1)
     numbers = 2**24 // max(flat.element_size(), 1)
     for start in range(0, len(flat), numbers):
         found.update(flat[start : start + numbers].cpu().view(torch.uint8).numpy().data)

@@ -20,6 +20,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
+from lightning_circuits.arguments import shortened
+
 Thing = TypeVar("Thing")
 Class = TypeVar("Class", bound=type)
 
@@ -68,7 +70,7 @@ class Registry(Generic[Thing]):
             ValueError: there is none; those that are there are named.
         """
         if name not in self:
-            raise ValueError(f"unknown {self.kind} {name!r}; choose one of {', '.join(self.names())}")
+            raise ValueError(f"unknown {self.kind} {shortened(name)}; choose one of {', '.join(self.names())}")
         return self._classes[_key(name)]
 
     def make(self, given: Any, what: str | None = None) -> Thing:
@@ -92,7 +94,7 @@ class Registry(Generic[Thing]):
             return given
         raise TypeError(
             f"{what or self.kind} takes {_article(self.base.__name__)} or a name ({', '.join(self.names())}), "
-            f"got {given!r}"
+            f"got {shortened(given)}"
         )
 
 

@@ -20,7 +20,8 @@ torch.set_num_threads(1)
 
 # Examples are drawn from a fixed seed, so that a run of CI can be repeated; timing is not what properties are about.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
-settings.load_profile("repeatable")
+settings.register_profile("thorough", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("FUZZ", "repeatable"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

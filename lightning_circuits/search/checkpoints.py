@@ -51,8 +51,12 @@ class PlainDataIO(pl.plugins.CheckpointIO):
         except Exception as error:  # of a damaged file PyTorch says so in a dozen ways
             if local is not None and not is_zipfile(local):
                 reason = "it is cut off, or no file of PyTorch's" if local.stat().st_size else "it is empty"
-            else:  # PyTorch's own advice on other data is to run what is in the file
-                reason = MORE_THAN_DATA if "weights_only" in str(error) else str(error) or type(error).__name__
+            elif local is not None and (part := _damaged_part(local)):
+                reason = f"its part {part!r} is not as it was written"
+            elif "weights_only" in str(error):  # PyTorch's own advice is to run what is in the file
+                reason = MORE_THAN_DATA
+            else:
+                reason = f"it is damaged ({type(error).__name__} while it was read)"
             raise ValueError(_unreadable(path, reason)) from None
         if local is not None and (part := _damaged_part(local)):
             raise ValueError(_unreadable(path, f"its part {part!r} is not as it was written"))
@@ -87,8 +91,11 @@ def _damaged_part(path: Path) -> str | None:
     """The first entry of an archive whose checksum is another one, which PyTorch does not look at."""
     if not is_zipfile(path):  # as PyTorch wrote long ago
         return None
-    with ZipFile(path) as archive:
-        return archive.testzip()
+    try:
+        with ZipFile(path) as archive:
+            return archive.testzip()
+    except Exception:  # what says where its parts are is damaged itself: zipfile has a dozen words for that, too
+        return "directory"
 
 
 def _unreadable(path: Any, reason: str) -> str:
