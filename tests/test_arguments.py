@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_what_is_not_kept_is_unknown() -> None:
         (partial(weighted, weight=1), partial(weighted, weight=2)),
         (MatchLogitDifference(0.1).__call__, MatchLogitDifference(0.2).__call__), (nn.Dropout(0.1), nn.Dropout(0.2)),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r" at 0x[0-9a-f]+", "", str(value)),  # the same in every process
 )  # fmt: skip
 def test_other_values_are_other_plain_data(one: Any, other: Any) -> None:
     said, other_said = as_data(one), as_data(other)
