@@ -85,7 +85,7 @@ class Ending(pl.Callback):
                 raise SystemExit(TERMINATED)
         except BaseException as error:
             self._end_others()
-            if self.terminated:  # whatever came of it
+            if self.terminated or self.agreed:  # whatever came of it
                 raise SystemExit(TERMINATED) from None
             if self.interrupted or isinstance(error, KeyboardInterrupt):
                 raise SystemExit(INTERRUPTED) from None

@@ -340,8 +340,9 @@ def test_a_size_of_no_edge_is_the_row_of_the_empty_circuit(data: IOIDataModule, 
 
 def test_bad_input_is_said_before_training(data: IOIDataModule, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="sizes: a share of the edges lies in"):
+        FaithfulnessCurve(sizes=[1.5, 0.5])
     for callback, said in (
-        (FaithfulnessCurve(sizes=[1.5, 0.5]), "a share of the edges lies in"),
         (FaithfulnessCurve(sizes=[480, 0.5]), "a count lies between"),
         (FaithfulnessCurve(sizes=[0.1, 0.5], dirpath=tmp_path / "file" / "folder"), "another dirpath"),
     ):

@@ -41,7 +41,9 @@ class Tell(pl.Callback):
 
     def tell(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         if trainer.global_step >= self.step and trainer.global_rank == self.rank:
-            os.kill(os.getpid(), self.signal)
+            # As a terminal does it, Ctrl-C goes to all processes that were started together.
+            kill = os.killpg if self.signal == signal.SIGINT and trainer.world_size > 1 else os.kill
+            kill(os.getpid() if kill is os.kill else os.getpgrp(), self.signal)
 
 
 @pytest.fixture(autouse=True)
