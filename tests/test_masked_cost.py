@@ -44,8 +44,7 @@ def made_sparse(monkeypatch):
     return masks
 
 
-@pytest.mark.parametrize("n_spans", [1, 3])
-@pytest.mark.parametrize("skip_closed", [False, True])
+@pytest.mark.parametrize(("skip_closed", "n_spans"), [(False, 1), (True, 1), (True, 3)])
 @precisions
 @families
 def test_sparse_products_equal_dense_ones(family, kv, dtype, skip_closed, n_spans, monkeypatch, made_sparse):
@@ -118,8 +117,7 @@ SHAPES = {
 """Layers and heads of real models, on which the share of a layer in the stack depends; narrower."""
 
 
-@pytest.mark.parametrize("n_spans", [1, 3])
-@pytest.mark.parametrize("kind", ["soft", "sparse"])
+@pytest.mark.parametrize(("kind", "n_spans"), [("soft", 1), ("sparse", 1), ("sparse", 3)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_step_keeps_no_more_than_three_stacks_and_one_layer_of_readers(shape, kind, n_spans):
     model = wrap(AutoModelForCausalLM.from_config(SHAPES[shape]()))
