@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_circuits.arguments import hash_of_numbers, require_numbers, require_seed
 from lightning_circuits.batch import Batch
@@ -143,10 +144,11 @@ class EdgePruning(CircuitSearch):
 
     def on_train_start(self) -> None:
         # A run that goes on has the rates of its checkpoint; one that is longer now is to have those of its own plan.
-        schedule: Any = self.trainer.lr_scheduler_configs[0].scheduler
-        rates = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
-        for group, base, rule in rates:
-            group["lr"] = base * rule(schedule.last_epoch)
+        for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
+            if isinstance(schedule, LambdaLR):  # as it is, unless a subclass has another
+                rates = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+                for group, base, rule in rates:
+                    group["lr"] = base * rule(schedule.last_epoch)
         self._share = share_of(self.trainer.train_dataloader, self.trainer.world_size)
 
     def _mean(self, loss: Tensor, batch_idx: int) -> Tensor:
@@ -173,9 +175,7 @@ class EdgePruning(CircuitSearch):
         if total == float("inf"):
             raise ValueError("the training has no end to plan for: give the Trainer max_steps or max_epochs")
         optimizer = torch.optim.Adam(self.gate.parameter_groups(), lr=self.lr, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, max(total - step, 1) / (0.6 * total))
-        )
+        schedule = LambdaLR(optimizer, lambda step: min(1.0, max(total - step, 1) / (0.6 * total)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _progress(self, ahead: int = 0) -> float:

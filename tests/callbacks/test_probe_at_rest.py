@@ -82,7 +82,7 @@ def run(probed, **options):
         max_steps=5, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[probe, after] if probed else [after], **options)
     trainer.fit(module, DataLoader(batches["train"], batch_size=None, shuffle=True))
-    assert len(probe.history) == (3 if probed else 0)
+    assert len(probe.history) == (4 if probed else 0)
     state = trainer.optimizers[0].state_dict()["state"]
     return {
         "weights": module.state_dict(), "optimizer": state, "calls": module.calls, "noise": module.noise,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ class Tell(pl.Callback):
             # As a terminal does it, Ctrl-C goes to all processes that were started together.
             kill = os.killpg if self.signal == signal.SIGINT and trainer.world_size > 1 else os.kill
             kill(os.getpid() if kill is os.kill else os.getpgrp(), self.signal)
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Where tests run in the background of a shell, Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

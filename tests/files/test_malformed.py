@@ -128,7 +128,7 @@ def put(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
         *((put("edges", value=value), "its edges are no object") for value in (None, [], 3, "x")),
         *((put("cfg", value=value), "missing 'n_layers'") for value in (None, [], 3, "x", {})),
         *((put("cfg", "n_layers", value=value), "n_layers") for value in (2.0, True, "2", None, [], 0, -1, 10**9)),
-        (put("cfg", "d_model", value=10**200), "d_model is 100,000"),
+        (put("cfg", "d_model", value=10**200), "d_model takes a whole number below"),
         (put("edges", value={}), "its readers are not those"),
         (put("edges", EDGE, value=None), f"'{EDGE}' is no object"),
         (put("edges", EDGE, "in_graph", value="true"), f"'in_graph' of {EDGE} is 'true'"),

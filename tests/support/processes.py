@@ -73,6 +73,8 @@ def program(log: Path, command: Sequence[str | Path], folder: Path | None = None
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # In the background of a shell Ctrl-C is ignored, and would be by what the tests start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def wait(seconds: float) -> int | None:
