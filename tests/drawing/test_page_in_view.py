@@ -12,7 +12,6 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing import page as page_module
 from lightning_circuits.drawing.page import page_html
 from lightning_circuits.layout import Layout
-from lightning_circuits.printable import printable
 from tests.support.browser import Page
 from tests.support.drawn_circuits import PER_GROUP, PER_HEAD, ends, paths, row, scored
 
@@ -93,7 +92,7 @@ def test_names_and_metadata_stay_text(shown: Page) -> None:
         shown.click_node("m1")
         assert shown.run("return window.hacked") is None
         assert not shown.driver.find_elements("css selector", "img")
-        assert printable(EVIL, longest=80) in printable(shown.find("#title").get_attribute("textContent"))
+        assert EVIL[:34] in shown.find("#title").get_attribute("textContent")  # long names are cut in their middle
         assert EVIL in shown.find("#about").get_attribute("textContent")
 
 
