@@ -34,8 +34,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_circuits.batch import Batch, on_device
+from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.base import position_ids
+from lightning_circuits.places import Places
 from lightning_circuits.registry import Registry
 
 
@@ -73,6 +75,14 @@ class Ablation:
             return real
         differs = (batch["clean_ids"] != batch["corrupt_ids"]) & real
         return real & differs.cumsum(-1).bool()
+
+    def places(self, layout: Layout, batch: Batch) -> Places:
+        """Where the tokens of a batch stand for gates of a layout under this ablation.
+
+        Raises:
+            ValueError: as `Places.of` does, such as for a live token in no span of the layout.
+        """
+        return Places.of(layout, batch, self.live(batch) if layout.spans else None)
 
     def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
         """What stands in for every writer, ``[n_writers, B, T, d]``, to be consumed by the masked computation.

@@ -42,13 +42,13 @@ class Places:
     order: Tensor | None = None
 
     @classmethod
-    def of(cls, layout: Layout, batch: Batch, live: Tensor) -> Places:
+    def of(cls, layout: Layout, batch: Batch, live: Tensor | None = None) -> Places:
         """The places of a batch for gates of a layout.
 
         Args:
             layout: of the gates.
             batch: the prompts, with the spans of their tokens if the layout is in spans.
-            live: bool ``[B, T]``, the tokens at which cutting an edge may change something (see `Ablation.live`).
+            live: bool ``[B, T]``, the tokens at which cutting an edge may change something. Default: none.
 
         Raises:
             ValueError: the layout is in spans, and the prompts have none, or none of one of these names; a live token
@@ -66,7 +66,7 @@ class Places:
         ids = batch["spans"]
         slots = torch.tensor([*(layout.spans.index(name) if name in layout.spans else -1 for name in names), -1])
         spans = slots.to(ids.device)[ids]
-        if (outside := live & (spans < 0)).any():
+        if live is not None and (outside := live & (spans < 0)).any():
             row, token = outside.nonzero()[0].tolist()
             span = int(ids[row, token])
             raise ValueError(

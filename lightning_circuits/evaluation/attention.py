@@ -79,7 +79,7 @@ def attention_patterns(
     batch = model.receive(batch)
     _, corrupt = model.run_pair(batch)
     ablation = InterchangeAblation() if ablation is None else ablation
-    reference, places = ablation.reference(batch, corrupt), Places.of(layout, batch, ablation.live(batch))
+    reference, places = ablation.reference(batch, corrupt), ablation.places(layout, batch)
     full = _attention(model, torch.ones(layout.n_edges), batch, reference.clone(), places, heads)
     own = _attention(model, circuit.members.float(), batch, reference, places, heads)
     return Patterns(list(heads), full, own, batch["clean_ids"].cpu(), batch["attention_mask"].cpu())

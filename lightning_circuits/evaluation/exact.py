@@ -19,7 +19,6 @@ from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch
 from lightning_circuits.masked import masked_stream, reference_streams
 from lightning_circuits.models import CircuitModel
-from lightning_circuits.places import Places
 
 
 class ExactAblation:
@@ -47,7 +46,7 @@ class ExactAblation:
         stack: Tensor | None = None,
     ) -> None:
         context, positions = model.context(batch["attention_mask"]), batch["positions"]
-        reference, places = ablation.reference(batch, corrupt), Places.of(model.layout, batch, ablation.live(batch))
+        reference, places = ablation.reference(batch, corrupt), ablation.places(model.layout, batch)
         bases = reference_streams(model, reference, context)
         self.model, self.full_logits = model, full_logits
         self.empty_logits = model.unembed(bases[-1][torch.arange(len(positions), device=positions.device), positions])

@@ -32,7 +32,6 @@ from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.base import project
 from lightning_circuits.models.stock import StockLayers
 from lightning_circuits.objectives import Objective
-from lightning_circuits.places import Places
 
 
 def chunks(layout: Layout, edges_per_batch: int) -> list[Tensor]:
@@ -85,7 +84,7 @@ class ExactPatching:
         ids, mask, positions = batch["clean_ids"], batch["attention_mask"], batch["positions"]
         stack = model.new_stack(mask.shape)
         model.run(batch["corrupt_ids"], mask, positions, writers=stack)
-        self.places = Places.of(model.layout, batch, ablation.live(batch))
+        self.places = ablation.places(model.layout, batch)
         self.change = ablation.reference(batch, stack)  # of what a reader sees when a writer is cut: ref - out
         self.streams = stack.new_empty(model.layout.n_streams, *stack.shape[1:])
         self.layers = StockLayers(model)

@@ -23,7 +23,6 @@ from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch, copied
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.objectives import Objective
-from lightning_circuits.places import Places
 from lightning_circuits.scoring.descent import (
     Differences,
     EdgeAndWriterScores,
@@ -80,7 +79,7 @@ def gradient_scores(
                 streams=streams[:, -len(between) * len(ids) :],
             )
 
-        places = Places.of(model.layout, batch, ablation.live(batch))
+        places = ablation.places(model.layout, batch)
         differences = Differences(places.keep(difference), places)
         context = model.context(mask.repeat(len(points), 1))
         weights = [point.weight for point in points]

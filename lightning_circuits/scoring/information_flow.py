@@ -28,7 +28,7 @@ def information_flow_scores(model: CircuitModel, batch: Batch) -> Tensor:
     wide = torch.promote_types(model.dtype, torch.float32)
     share = mask.to(wide) / mask.sum(-1, keepdim=True)  # of a token in the mean over its prompt; padding has none
 
-    places = Places.of(layout, batch, torch.zeros_like(mask, dtype=torch.bool))  # no edge is cut
+    places = Places.of(layout, batch)
 
     def importance(stream: Tensor, n: int) -> Tensor:
         size = torch.linalg.vector_norm(stream, 1, dim=-1, dtype=wide)

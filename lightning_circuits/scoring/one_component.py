@@ -13,7 +13,6 @@ from lightning_circuits.layout import Component
 from lightning_circuits.models import CircuitModel, Context
 from lightning_circuits.models.open_attention import attention_output
 from lightning_circuits.objectives import Objective
-from lightning_circuits.places import Places
 from lightning_circuits.scoring.descent import (
     ALL,
     Differences,
@@ -58,7 +57,7 @@ def one_component_scores(
 
         streams = new_streams(model, steps * len(ids), ids.shape[1])
         context, contexts = model.context(mask), model.context(mask.repeat(steps, 1))
-        places = Places.of(layout, batch, ablation.live(batch))
+        places = ablation.places(layout, batch)
         differences = Differences(places.take(difference), places)
         *moving, logits = layout.components
         below = torch.zeros_like(clean[0], dtype=torch.promote_types(model.dtype, torch.float32))

@@ -27,7 +27,6 @@ from lightning_circuits.batch import Batch
 from lightning_circuits.gates import GATES, Gate
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.objectives import losses
-from lightning_circuits.places import Places
 from lightning_circuits.search.base import METHODS, CircuitSearch, LanguageModel
 from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.search.record import adam_faults, count_faults
@@ -124,7 +123,7 @@ class EdgePruning(CircuitSearch):
             batch["positions"],
             self.ablation.reference(batch, corrupt),
             skip_closed=self.gate.closed_for_good(progress),
-            places=Places.of(self.layout, batch, self.ablation.live(batch)),
+            places=self.ablation.places(self.layout, batch),
         )
         objective = self._mean(losses(self.objective, logits, batch, full_logits), batch_idx)
         if not objective.isfinite():
