@@ -1,0 +1,176 @@
+"""What are places worth? Circuits of edges against circuits of edges in spans, on IOI with SmolLM2-135M.
+
+    python benchmarks/places.py --seeds 0 1 2 --write
+
+EAP, EAP-IG and edge pruning, each with a gate or score for an edge at all tokens, and for an edge in each span that is
+live (found from the prompts: S2, what lies between S2 and END, END). The same pairs and steps for both, the same
+held-out prompts, interchange ablation. Edge pruning starts from the ranks of its own EAP.
+
+An edge in a span is less than an edge, so circuits are compared twice. At equal *slots*: the same share of what there
+is to choose from, once a number for an edge, once for an edge and span. At equal *token-edges*: an edge counts once for
+every token at which it is open, and the best slots are taken as long as they cost no more than the circuit without
+spans. Scores that stand in the folder are not made again, so that a run that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import results_page
+import torch
+from options import parse, parser, write_json
+from smollm2 import NAME, located
+from torch import Tensor
+
+from lightning_circuits import EAP, EAPIG, Attribution, CircuitSearch, EdgePruning
+from lightning_circuits.ablation import ABLATIONS
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.datamodules import IOIDataModule
+from lightning_circuits.evaluation.rows import evaluate
+from lightning_circuits.layout import Layout
+from lightning_circuits.models.loading import load_model
+from lightning_circuits.namespace import pl
+from lightning_circuits.objectives import MatchLogitDifference
+from lightning_circuits.selection import size_to_count, top_n
+
+SIZES = [0.005, 0.01, 0.02, 0.05, 0.1]
+QUICK = {"model": "tiny-ioi", "seeds": [0], "steps": 4, "train": 16, "prompts": 8}
+BATCHES = 20
+"""Of eight pairs, for attribution."""
+
+METHODS: dict[str, Callable[[Any, bool, Path, int], CircuitSearch]] = {
+    "EAP": lambda model, spans, eap, seed: EAP(model, spans=spans),
+    "EAP-IG": lambda model, spans, eap, seed: EAPIG(model, steps=5, spans=spans),
+    "trained": lambda model, spans, eap, seed: EdgePruning(
+        model, objective=MatchLogitDifference(), warm_start=ranked(Circuit.load(eap)), seed=seed, spans=spans
+    ),
+}
+
+
+def main() -> None:
+    options = parser(__doc__, model=NAME, steps=300, train=480, prompts=64, output=Path("runs/places"))
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    args = parse(options, QUICK)
+
+    name = located(args.model)
+    model = load_model(name)
+    rows = []
+    for seed in args.seeds:
+        data = IOIDataModule(
+            name, n_train=args.train, n_val=args.prompts, n_test=8, batch_size=8, seed=seed, spans="roles"
+        )
+        for spans in (False, True):
+            folder = args.output / f"seed-{seed}" / ("per-span" if spans else "all-tokens")
+            folder.mkdir(parents=True, exist_ok=True)
+            scored = {}
+            for method in args.methods:
+                path = folder / f"{method}.safetensors"
+                if not path.exists():
+                    search = METHODS[method](model, spans, folder / "EAP.safetensors", seed)
+                    fit(search, data, path, args.steps)
+                scored[method] = Circuit.load(path)
+            rows += judged(model, data, scored, seed)
+            write_json(args, rows=rows)
+    for counted in ("slots", "token-edges"):
+        table = table_rows(rows, counted)
+        results_page.show(table, f"{args.prompts} held-out prompts, interchange, equal {counted}: KL, faithfulness")
+
+
+def fit(search: CircuitSearch, data: IOIDataModule, path: Path, steps: int) -> None:
+    """Train or attribute, and keep the scores."""
+    start = time.process_time()
+    trainer = pl.Trainer(
+        max_steps=steps,
+        limit_train_batches=BATCHES if isinstance(search, Attribution) else None,
+        limit_val_batches=0,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(search, data)
+    circuit = search.circuit(size=SIZES[0])
+    circuit.metadata["seconds"] = time.process_time() - start
+    circuit.save(path)
+
+
+def judged(model: Any, data: IOIDataModule, scored: dict[str, Circuit], seed: int) -> list[dict[str, Any]]:
+    """The circuits of every size of some scores of one layout: a dictionary for each, by either count."""
+    layout = next(iter(scored.values())).layout
+    where = "per span" if layout.spans else "all tokens"
+    circuit_model = EAP(model).circuit_model.in_spans(layout.spans)
+    tokens = tokens_in_spans(layout, data)
+    sizes = list(itertools.product(scored, ("slots", "token-edges"), SIZES))
+    circuits = {
+        f"{method} {counted} {size}": Circuit(layout, chosen(ranked(scored[method]), layout, tokens, counted, size))
+        for method, counted, size in sizes
+    }
+    alike: dict[bytes, str] = {}
+    names = {name: alike.setdefault(circuit.members.numpy().tobytes(), name) for name, circuit in circuits.items()}
+    once = {name: circuits[name] for name in alike.values()}
+    found = evaluate(circuit_model, data.val_dataloader(), once, [ABLATIONS.make("interchange")], controls=False)
+    by_name = {row.circuit: row for row in found}
+    return [
+        {
+            "seed": seed,
+            "method": method,
+            "where": where,
+            "counted": counted,
+            "asked": size,
+            "token_edges": token_edges(circuits[name].members, tokens),
+            **by_name[names[name]].to_dict(),
+        }
+        for (method, counted, size), name in zip(sizes, circuits, strict=True)
+    ]
+
+
+def ranked(scored: Circuit) -> Tensor:
+    """What edges are taken by, the highest first: |score| where signs mean something."""
+    return scored.scores.abs() if scored.metadata["ranking"] == "absolute" else scored.scores
+
+
+def chosen(scores: Tensor, layout: Layout, tokens: Tensor, counted: str, size: float) -> Tensor:
+    """The best edges of a size: a share of all slots, or all that a share of all token-edges pays for."""
+    if counted == "slots":
+        return top_n(scores, size_to_count(size, layout))
+    best = scores.argsort(descending=True, stable=True)
+    spent = tokens.repeat_interleave(layout.plain.n_edges)[best].cumsum(0)
+    return top_n(scores, int((spent <= size * spent[-1]).sum()))
+
+
+def tokens_in_spans(layout: Layout, data: IOIDataModule) -> Tensor:
+    """float64 ``[n_spans]``: the mean number of tokens in each span where a cut edge may change something."""
+    ablation = ABLATIONS.make("interchange")
+    counts = [
+        (ablation.places(layout, batch).tokens(span) & ablation.live(batch)).sum(-1)
+        for batch in data.train_dataloader()
+        for span in range(layout.n_spans)
+    ]
+    per_batch = [torch.stack(counts[i : i + layout.n_spans]) for i in range(0, len(counts), layout.n_spans)]
+    return torch.cat(per_batch, dim=1).double().mean(1)
+
+
+def token_edges(members: Tensor, tokens: Tensor) -> float:
+    """At how many tokens of a prompt the edges ``members`` are open, summed over the edges."""
+    return float((members.view(len(tokens), -1).sum(1) * tokens).sum())
+
+
+def table_rows(rows: list[dict[str, Any]], counted: str) -> list[results_page.Row]:
+    """A row for each seed, method and kind of edges; a cell is KL and faithfulness."""
+    table: dict[tuple[Any, ...], results_page.Row] = {}
+    for row in rows:
+        if row["counted"] == counted:
+            key = row["seed"], row["method"], row["where"]
+            line = table.setdefault(key, {"seed, method": ", ".join(map(str, key))})
+            line[results_page.percent(row["asked"])] = f"**{row['kl']:.3f}**, {row['faithfulness']:.2f}"
+    return list(table.values())
+
+
+if __name__ == "__main__":
+    main()
