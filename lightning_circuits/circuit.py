@@ -125,6 +125,20 @@ class Circuit:
         """The share of the layout's edges that is chosen."""
         return self.n_edges / self.layout.n_edges
 
+    def token_edges(self, live_tokens: Tensor) -> Tensor:
+        """How much of a prompt the circuit is: each of its edges, once for every token at which it is open.
+
+        So circuits of edges at all tokens and of edges in spans are counted alike.
+
+        Args:
+            live_tokens: ``[n_spans, ...]``, the tokens of each span that count (see `Ablation.live_tokens`).
+
+        Returns:
+            ``[...]`` of the same dtype.
+        """
+        edges = self.members.view(self.layout.n_spans, -1).sum(1).to(live_tokens)
+        return torch.tensordot(edges, live_tokens, 1)
+
     @property
     def nodes(self) -> Tensor:
         """bool ``[n_nodes]``: the writers and, last, the logits. A node is in the circuit, by EAP-IG's rule, if an edge

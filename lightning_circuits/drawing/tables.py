@@ -37,13 +37,15 @@ LONGEST = 100
 def rows_table(rows: Sequence[Row]) -> Table:
     """Rows of one split, a section for each ablation. Quartiles: see `Row.to_dict`."""
     splits = dict.fromkeys(f"{row.split} split, {row.prompts:,} prompts" for row in rows)
+    sizes = _Sizes(rows)
     view = _view(
         f"Circuits by exact ablation: {'; '.join(splits)}",
+        *sizes.caption,
         f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}). KL from the full model in nats. Agreement with "
         "the full model where it is right / where it is wrong.",
     )
     view.add_column("ablation", no_wrap=True)
-    _add_numbers(view, "edges", "pruned", "f", "median f", "KL", "accuracy", "agreement")
+    _add_numbers(view, *sizes.names, "f", "median f", "KL", "accuracy", "agreement")
     section = None
     for row in rows:
         if section != (row.split, row.ablation):
@@ -51,8 +53,7 @@ def rows_table(rows: Sequence[Row]) -> Table:
             _begin_section(view, row.ablation)
         view.add_row(
             row.circuit,
-            f"{row.edges:,}",
-            f"{row.edges_pruned:,}",
+            *sizes.cells(row),
             _faithfulness(row.faithfulness, row.overshoot),
             _number(row.faithfulness_median, ".2f"),
             _number(row.kl, ".3f"),
@@ -64,15 +65,17 @@ def rows_table(rows: Sequence[Row]) -> Table:
 
 def curve_table(curve: Curve) -> Table:
     """A curve, a section for each ablation, and the areas of each of its lines."""
+    sizes = _Sizes(curve.rows)
     view = _view(
         f"{curve.method} on {curve.model}: {curve.split} split, {curve.prompts:,} prompts",
         *map(_areas_in_words, curve.summary),
+        *sizes.caption,
         f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}), the 95 % interval of its bootstrap, and f of as many "
         "random edges. KL from the full model in nats. Agreement with it where it is right / wrong.",
     )
     view.caption_justify = "left"
     view.add_column("circuit", no_wrap=True)
-    _add_numbers(view, "edges", "pruned", "f", "95 % of f", "random f", "KL", "accuracy", "agreement")
+    _add_numbers(view, *sizes.names, "f", "95 % of f", "random f", "KL", "accuracy", "agreement")
     for ablation in curve.ablations:
         _begin_section(view, ablation)
         rows = [row for row in curve.rows if row.ablation == ablation]
@@ -80,8 +83,7 @@ def curve_table(curve: Curve) -> Table:
         for row in (row for row in rows if row.ranking != RANDOM):
             view.add_row(
                 row.circuit,
-                f"{row.edges:,}",
-                f"{row.edges_pruned:,}",
+                *sizes.cells(row),
                 _faithfulness(row.faithfulness, row.overshoot),
                 f"{_number(row.faithfulness_low, '.2f')}..{_number(row.faithfulness_high, '.2f')}",
                 "" if row.pruned else _number(chance.get(row.edges), ".2f"),
@@ -280,6 +282,22 @@ def _view(title: str, *caption: str) -> _Table:
 def _add_numbers(view: Table, *names: str) -> None:
     for name in names:
         view.add_column(name, justify="right", no_wrap=True)
+
+
+class _Sizes:
+    """Which numbers say how large the circuits of a table are: beside their edges, how many are left after pruning or,
+    where an edge is open at more tokens than another, the token-edges. Both have no room in 80 columns.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        tokens = [row.token_edges / row.edges for row in rows if row.edges and not math.isnan(row.token_edges)]
+        self.in_tokens = bool(tokens) and max(tokens) > min(tokens) * (1 + 1e-6)
+        self.names = ("edges", "token-edges" if self.in_tokens else "pruned")
+        words = "Token-edges: each edge once for every token at which it is open and may be cut to some effect."
+        self.caption = (words,) if self.in_tokens else ()
+
+    def cells(self, row: Row) -> tuple[str, str]:
+        return f"{row.edges:,}", _number(row.token_edges if self.in_tokens else row.edges_pruned, ",.0f")
 
 
 def _begin_section(view: Table, name: str) -> None:

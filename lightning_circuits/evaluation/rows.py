@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 import torch
@@ -38,7 +38,7 @@ from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.exact import ExactAblation
-from lightning_circuits.evaluation.metrics import CircuitFaithfulness
+from lightning_circuits.evaluation.metrics import CircuitFaithfulness, TokenEdges
 from lightning_circuits.models import CircuitModel
 
 Numbers = TypeVar("Numbers")
@@ -64,8 +64,9 @@ class Row:
     """One circuit under one ablation. Numbers that do not exist are NaN (see `metrics.CircuitFaithfulness`).
 
     ``size`` is the share of the model's edges, ``edges`` their number, both before pruning; ``edges_pruned`` is how
-    many lie on a way from input to logits. ``faithfulness_low`` and ``faithfulness_high`` are the bootstrap's 95 %
-    interval over prompts.
+    many lie on a way from input to logits. ``token_edges`` counts each edge, before pruning, once for every token at
+    which it may be cut to some effect, in the mean over prompts (see `Circuit.token_edges`); NaN in older files.
+    ``faithfulness_low`` and ``faithfulness_high`` are the bootstrap's 95 % interval over prompts.
     """
 
     circuit: str
@@ -74,6 +75,7 @@ class Row:
     size: float
     edges: int
     edges_pruned: int
+    token_edges: float = field(default=math.nan, kw_only=True)
     prompts: int
     faithfulness: float
     faithfulness_low: float
@@ -121,15 +123,15 @@ def from_json(kind: type[Numbers], numbers: Any) -> Numbers:
     if not isinstance(numbers, Mapping):
         raise ValueError(f"it is no object but {type(numbers).__name__}")
     values: dict[str, Any] = {}
-    for field in fields(kind):  # type: ignore[arg-type]
-        types, words = JSON_TYPES[str(field.type)]
-        if field.name not in numbers:
-            raise ValueError(f"missing {field.name!r}")
-        value = numbers[field.name]
-        wrong_number = type(value) in (int, float) and (abs(value) >= LARGEST or (field.type == "int" and value < 0))
+    for each in fields(kind):  # type: ignore[arg-type]
+        types, words = JSON_TYPES[str(each.type)]
+        if each.name not in numbers and each.default is MISSING:
+            raise ValueError(f"missing {each.name!r}")
+        value = numbers.get(each.name, each.default)
+        wrong_number = type(value) in (int, float) and (abs(value) >= LARGEST or (each.type == "int" and value < 0))
         if type(value) not in types or wrong_number:
-            raise ValueError(f"its {field.name!r} is {value!r}, not {words}")
-        values[field.name] = math.nan if field.type == "float" and value is None else value
+            raise ValueError(f"its {each.name!r} is {value!r}, not {words}")
+        values[each.name] = math.nan if each.type == "float" and value is None else value
     return kind(**values)
 
 
@@ -167,12 +169,11 @@ def evaluate(
         TypeError: gates that are not binary.
     """
     lineups = {ablation.name: _lineup(model, circuits, ablation, seed, controls) for ablation in ablations}
-    metrics = {
-        # Alone, it must not wait for the other processes, which may be elsewhere.
-        (ablation, name): CircuitFaithfulness(sync_on_compute=world_size > 1).to(model.device)
-        for ablation, lineup in lineups.items()
-        for name in lineup
-    }
+    places = [(ablation, name) for ablation, lineup in lineups.items() for name in lineup]
+    # Alone, a metric must not wait for the other processes, which may be elsewhere.
+    sync = {"sync_on_compute": world_size > 1}
+    faithfulness = {place: CircuitFaithfulness(**sync).to(model.device) for place in places}
+    token_edges = {place: TokenEdges(**sync).to(model.device) for place in places}
     number = -1
     for number, batch in enumerate(batches):
         if number % world_size != rank:
@@ -182,17 +183,21 @@ def evaluate(
         stack = torch.empty_like(corrupt)
         for ablation in ablations:
             run = ExactAblation(model, batch, full_logits, ablation, corrupt, stack)
+            live_tokens = ablation.live_tokens(model.layout, batch).cpu()
             for name, circuit in lineups[ablation.name].items():
-                metrics[ablation.name, name].update(
+                faithfulness[ablation.name, name].update(
                     run.logits(circuit.members), full_logits, run.empty_logits, batch["answers"], batch["distractors"]
                 )
+                token_edges[ablation.name, name].update(circuit, live_tokens)
     if number < 0:
         raise ValueError(f"no batches in the {split} split to evaluate circuits on")
 
     rows = []
-    for (ablation_name, name), metric in metrics.items():
+    for place in places:
+        ablation_name, name = place
         circuit = lineups[ablation_name][name]
-        values: dict[str, Any] = {key: value.item() for key, value in metric.compute().items()}
+        values: dict[str, Any] = {key: value.item() for key, value in faithfulness[place].compute().items()}
+        values["token_edges"] = token_edges[place].compute().item()
         rows.append(Row(name, ablation_name, split, circuit.size, circuit.n_edges, circuit.prune().n_edges, **values))
     return rows
 

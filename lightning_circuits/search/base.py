@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from torch import Tensor, nn
+from torch import Tensor, nn, tensor
 
 from lightning_circuits import selection
 from lightning_circuits.ablation import ABLATIONS, Ablation, AblationName
@@ -44,6 +44,7 @@ from lightning_circuits.search.record import (
     progress_faults,
     read_record,
     refuse_another,
+    run_settings,
     state_faults,
 )
 from lightning_circuits.search.splits import Training, describe_data, live_spans, require_fit, whole_split
@@ -92,7 +93,7 @@ class CircuitSearch(pl.LightningModule):
         require_choice("dtype", dtype, DType)
         self.read_model(model, kv, dtype)
         self._weights_hash = WeightsHash()
-        self._trained_before = 0
+        self._trained_before, self._live_tokens = 0, dict[str, float]()
         self._forget_training()
         # A checkpoint holds what was learned. The frozen model is hundreds of times larger, and is where it was.
         self.strict_loading = False
@@ -161,7 +162,11 @@ class CircuitSearch(pl.LightningModule):
                 members = selection.greedy(scores, n, self.layout, absolute=absolute)
             else:
                 members = selection.top_n(scores, n, self.layout, absolute=absolute)
-        return Circuit(self.layout, members, scores, self.describe(), self.node_scores())
+        circuit = Circuit(self.layout, members, scores, self.describe(), self.node_scores())
+        if self._live_tokens:
+            numbers = tensor([self._live_tokens.get(name, 0.0) for name in self.layout.spans])
+            circuit.metadata["token_edges"] = float(circuit.token_edges(numbers))
+        return circuit
 
     def describe(self) -> dict[str, Any]:
         """How the scores came about, as plain JSON data; every exported circuit carries it.
@@ -174,7 +179,7 @@ class CircuitSearch(pl.LightningModule):
             "model": self.model_name,
             **self._describe_model(),
             "kv": self.layout.kv,
-            **({"spans": list(self.layout.spans)} if self.layout.spans else {}),
+            **({"spans": list(self.layout.spans), "live_tokens": self._live_tokens} if self.layout.spans else {}),
             "n_edges": self.layout.n_edges,
             "step": self.global_step if self._fitting() else self._trained_to,
             # In the run that it is trained in, its data say so themselves.
@@ -224,8 +229,10 @@ class CircuitSearch(pl.LightningModule):
         # Lightning warns of every module in eval mode. Here it is the language model, and means to be.
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         read_plain_data(self.trainer)
-        if self.spans and not self.layout.spans:
-            self.tell_apart(live_spans(whole_split(self.trainer, "train"), self.ablation))
+        if self.spans and (stage == "fit" or not self.layout.spans):
+            self._live_tokens = live_spans(whole_split(self.trainer, "train"), self.ablation)
+            if not self.layout.spans:
+                self.tell_apart(list(self._live_tokens))
         if stage == "fit":
             self._trained_before = self._trained_to
             self._forget_training()
@@ -334,6 +341,7 @@ class CircuitSearch(pl.LightningModule):
         there = read_record(checkpoint, where)
         if self.spans and not resuming and isinstance(spans := there["model"].get("spans"), list):
             self.tell_apart(spans)  # a circuit is judged in its own
+            self._live_tokens = there["trained_on"].get("live_tokens", {})
         here = self._record()
         unknown = refuse_another(there, here, where, prompts=resuming)
         if faults := self._faults(checkpoint):
@@ -354,6 +362,7 @@ class CircuitSearch(pl.LightningModule):
         if self._fitting():
             self._training = self._training or Training.of(self.trainer)
             self._trained_on = {"prompts": self._training.prompts, "data": describe_data(self.trainer)}
+            self._trained_on |= {"live_tokens": self._live_tokens} if self._live_tokens else {}
             self._run = self._run_settings(self._training)
         return {
             "model": {**self._describe_model(), **self.layout.to_dict()},
@@ -365,19 +374,7 @@ class CircuitSearch(pl.LightningModule):
 
     def _run_settings(self, training: Training) -> dict[str, Any]:
         """What the Trainer and the loader decide, and a run that goes on takes from them."""
-        trainer = self.trainer
-        return {
-            "max_steps": trainer.max_steps,
-            "max_epochs": trainer.max_epochs,
-            "processes": trainer.world_size,
-            "batch_size": training.batch_size,
-            "order_seed": training.order_seed,
-            "limit_train_batches": trainer.limit_train_batches,
-            "overfit_batches": getattr(trainer, "overfit_batches", 0),
-            "accumulate_grad_batches": trainer.accumulate_grad_batches,
-            "gradient_clip_val": trainer.gradient_clip_val,
-            "precision": trainer.precision,
-        }
+        return run_settings(self.trainer, training)
 
     def _faults(self, checkpoint: dict[str, Any]) -> list[str]:
         """What is wrong with what a checkpoint of this search holds."""

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lightning_circuits.arguments import UNKNOWN, as_data
+from lightning_circuits.namespace import pl
+from lightning_circuits.search.splits import Training
 
 RECORD = "lightning_circuits"
 """Where it stands in a checkpoint of Lightning."""
@@ -80,6 +82,22 @@ def read_record(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
             "version of this one. Start without it"
         )
     return {name: as_data(said[name]) for name in kinds}
+
+
+def run_settings(trainer: pl.Trainer, training: Training) -> dict[str, Any]:
+    """What the Trainer and the loader decide, as plain JSON data."""
+    return {
+        "max_steps": trainer.max_steps,
+        "max_epochs": trainer.max_epochs,
+        "processes": trainer.world_size,
+        "batch_size": training.batch_size,
+        "order_seed": training.order_seed,
+        "limit_train_batches": trainer.limit_train_batches,
+        "overfit_batches": getattr(trainer, "overfit_batches", 0),
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "precision": trainer.precision,
+    }
 
 
 def plain_options(made_with: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,12 @@ equally many. Means and measurements need each prompt once, and between two trai
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_circuits.ablation import Ablation
@@ -55,27 +57,40 @@ def whole_split(trainer: pl.Trainer, split: str) -> Any:
     return unshared(loader)
 
 
-def live_spans(loader: Iterable[Batch], ablation: Ablation) -> list[str]:
-    """The names of the spans in which cutting an edge may change something, in the order of the prompts.
+def live_tokens(loader: Iterable[Batch], ablation: Ablation) -> dict[str, float]:
+    """At how many tokens of a prompt cutting an edge may change something: the mean over all prompts, by span.
+
+    The spans stand in the order of the first prompts, those of no such token too. What is in no span goes by ``""``.
+    """
+    found: Counter[str] = Counter()
+    prompts = 0
+    with undisturbed(), drawing_nothing(loader):
+        for batch in loader:
+            names = ("", *batch.get("span_names", ()))
+            spans = batch["spans"] if len(names) > 1 else torch.full_like(batch["clean_ids"], -1)
+            numbers = torch.bincount(spans[ablation.live(batch)] + 1, minlength=len(names))
+            found.update(dict(zip(names, numbers.tolist(), strict=True)))
+            prompts += len(spans)
+    return {name: number / prompts for name, number in found.items()}
+
+
+def live_spans(loader: Iterable[Batch], ablation: Ablation) -> dict[str, float]:
+    """The spans in which cutting an edge may change something, in the order of the prompts, each with the mean number
+    of its tokens at which it may.
 
     Raises:
         ValueError: prompts without spans; none of them is live.
     """
-    found: dict[str, None] = {}
-    names: tuple[str, ...] = ()
-    with undisturbed(), drawing_nothing(loader):
-        for batch in loader:
-            names = tuple(batch.get("span_names", ()))
-            if not names:
-                raise ValueError(
-                    "edges are to be told apart by spans, and the training prompts have none: make the data with "
-                    f"spans='roles', of prompts that name their places {see_page('own-task', 'As a file')}"
-                )
-            ids = batch["spans"][ablation.live(batch)].unique().tolist()
-            found |= dict.fromkeys(names[i] for i in ids if i >= 0)
-    if not found:
+    tokens = live_tokens(loader, ablation)
+    if not tokens.keys() - {""}:
+        raise ValueError(
+            "edges are to be told apart by spans, and the training prompts have none: make the data with "
+            f"spans='roles', of prompts that name their places {see_page('own-task', 'As a file')}"
+        )
+    live = {name: number for name, number in tokens.items() if name and number}
+    if not live:
         raise ValueError("in no span of the training prompts do clean and corrupt differ: there is nothing to find")
-    return sorted(found, key=lambda name: names.index(name) if name in names else len(names))
+    return live
 
 
 @dataclass(frozen=True)

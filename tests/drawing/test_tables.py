@@ -43,6 +43,12 @@ def rows() -> RenderableType:
     )
 
 
+def rows_in_spans() -> RenderableType:
+    circuit = replace(make_row("1%", "interchange", 3696, 0.97, "val"), token_edges=4123.25)
+    full = replace(make_row("full", "interchange", 369633, 1.0, "val"), token_edges=862477.0)
+    return rows_table([full, make_row("empty", "interchange", 0, 0.0, "val"), circuit])
+
+
 def curve() -> RenderableType:
     return curve_table(
         make_curve({"signed": F, "absolute": F | {0.01: math.nan}}, "EdgePruning", ablations=("interchange", "mean"))
@@ -94,7 +100,7 @@ def pareto() -> RenderableType:
     return pareto_table(panels, "faithfulness")
 
 
-TABLES = (rows, curve, knockouts, contributions, hypotheses, stability, curves, pareto)
+TABLES = (rows, rows_in_spans, curve, knockouts, contributions, hypotheses, stability, curves, pareto)
 
 
 def printed(view: RenderableType, width: int = 80) -> str:

@@ -47,6 +47,15 @@ def test_what_is_read_back_is_what_was_saved(tmp_path: Path) -> None:
         assert path.read_bytes() == (GOLDEN / path.name).read_bytes()
 
 
+def test_a_file_of_before_token_edges_were_counted_is_read(tmp_path: Path) -> None:
+    content = json.loads((GOLDEN / "curve.json").read_text())
+    assert all(row.pop("token_edges") == 7.5 * row["edges"] for row in content["rows"])
+    (tmp_path / "curve.json").write_text(json.dumps(content))
+    read = Curve.load(tmp_path / "curve.json")
+    assert all(math.isnan(row.token_edges) for row in read.rows)
+    assert [row.kl for row in read.rows] == [row.kl for row in curve_with_everything().rows]
+
+
 def test_rows_of_a_curve_have_types() -> None:
     curve = Curve.load(GOLDEN / "curve.json")
     full, [first, *_] = curve.reference("mean", "full"), curve.points("mean", "absolute")

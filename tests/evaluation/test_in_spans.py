@@ -60,6 +60,27 @@ def test_rows_count_and_control_span_by_span(model: CircuitModel) -> None:
     assert circuit.rival(3) != circuit.rival(4)
 
 
+@pytest.mark.parametrize(("ablation", "tokens"), [("interchange", [4, 3]), ("zero", [5, 3])])
+def test_token_edges_are_edges_times_the_tokens_that_may_differ(ablation: str, tokens: list[int]) -> None:
+    """Two prompts, padded by none and two, whose first one and none of the real tokens are the same in both."""
+    plain, batch = wrapped("llama-gqa", "head", torch.float64), prompts()
+    batch["corrupt_ids"][1, 2] = (batch["clean_ids"][1, 2] + 1) % 19
+    members = torch.rand(plain.layout.n_edges, generator=torch.Generator().manual_seed(2)) < 0.3
+    (row,) = evaluate(plain, [batch], {"it": members}, [ABLATIONS.make(ablation)], controls=False)[2:3]
+    assert row.token_edges == row.edges * sum(tokens) / 2
+
+    model = plain.in_spans(NAMES)
+    members = torch.rand(model.layout.n_edges, generator=torch.Generator().manual_seed(3)) < 0.3
+    (row,) = evaluate(model, [batch], {"it": members}, [ABLATIONS.make(ablation)], controls=False)[2:3]
+    by_hand = 0
+    for ids, first in [([0, 1, 2, 2, 3], 1), ([-1, -1, 0, 1, 3], 2)]:
+        for name in Circuit(model.layout, members).edge_names():
+            span = NAMES.index(name.split("@")[1])
+            live = [t for t, s in enumerate(ids) if s == span and (t >= first or ablation == "zero")]
+            by_hand += len(live)
+    assert row.token_edges == by_hand / 2
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama-gqa", "qwen2-window"])
 @pytest.mark.parametrize("kv", ["head", "group"])
 def test_pruning_changes_no_output_under_interchange(family: str, kv: str) -> None:

@@ -29,6 +29,7 @@ from lightning_circuits.evaluation.metrics import (
     KLDivergence,
     LogArea,
     NodeIoU,
+    TokenEdges,
     areas,
     faithfulness_interval,
     means,
@@ -245,11 +246,13 @@ def everything(batches: list[dict[str, Tensor]], circuits: list[tuple[Circuit, C
     kl, overlaps, auroc = KLDivergence(), [EdgeIoU(), NodeIoU()], EdgeAUROC()
     for batch in batches:
         kl.update(batch["circuit_logits"], batch["full_logits"])
+    tokens = TokenEdges()
     for circuit, other in circuits:
         for overlap in overlaps:
             overlap.update(circuit, other)
         auroc.update(torch.arange(LAYOUT.n_edges) % 7, circuit)
-    return found | {type(metric).__name__: metric.compute().item() for metric in (kl, *overlaps, auroc)}
+        tokens.update(circuit, torch.tensor([[3, circuit.n_edges]]))
+    return found | {type(metric).__name__: metric.compute().item() for metric in (kl, *overlaps, auroc, tokens)}
 
 
 def compute_as(rank: int, file: Path, shares: list[list[tuple[list[dict[str, Tensor]], list[Any]]]]) -> None:

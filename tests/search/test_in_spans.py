@@ -81,8 +81,19 @@ def test_gates_in_spans_are_trained_and_go_on_where_they_were(tmp_path: Path, ga
     assert torch.equal(resumed.gate.logits, whole.gate.logits)
     loaded = EdgePruning.load_from_checkpoint(first, model=EMBEDDED, gate=gate, warm_start=warm_start, spans=True)
     assert loaded.layout == whole.layout
+    assert_counted_in_tokens(whole.circuit(0.1), loaded.circuit(0.1), resumed.circuit(0.1))
     with pytest.raises(ValueError, match="spans True there, False here"):
         EdgePruning.load_from_checkpoint(first, model=EMBEDDED, gate=gate, warm_start=warm_start, spans=False)
+
+
+def assert_counted_in_tokens(*circuits: Circuit) -> None:
+    """The prompts say where each span lies; every one of these tokens may differ."""
+    batches = list(data().train_dataloader())
+    tokens = {name: sum(int((b["spans"] == b["span_names"].index(name)).sum()) for b in batches) / 24 for name in LIVE}
+    for circuit in circuits:
+        assert circuit.metadata["live_tokens"] == tokens
+        by_hand = sum(tokens[name.split("@")[1]] for name in circuit.edge_names())
+        assert circuit.metadata["token_edges"] == pytest.approx(by_hand)
 
 
 def test_a_circuit_without_spans_starts_all_of_them_and_one_of_others_none(tmp_path: Path) -> None:

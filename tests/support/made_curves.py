@@ -24,6 +24,7 @@ def make_row(circuit: str, ablation: str, edges: int, f: float, split: str = "te
         size=edges / TOTAL,
         edges=edges,
         edges_pruned=max(0, edges - 1),
+        token_edges=7.5 * edges,
         prompts=prompts,
         faithfulness=f,
         faithfulness_low=f - 0.1,

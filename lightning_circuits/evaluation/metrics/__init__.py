@@ -7,6 +7,7 @@
 | `CPR`, `CMD`, `LogArea`  | circuits of several sizes, over prompts  | a number for the whole curve               |
 | `EdgeAUROC`              | scores of edges, against a known circuit | how well they tell its edges from the rest |
 | `EdgeIoU`, `NodeIoU`     | pairs of circuits                        | how much of them is common                 |
+| `TokenEdges`             | one circuit, over prompts                | how much of a prompt it is                 |
 
 All are `torchmetrics`: ``update`` as often as there is something, ``compute`` at the end. Under DDP each process
 takes in its own share, and the result is that of one process that saw everything. None needs a Trainer. What they
@@ -21,7 +22,14 @@ from lightning_circuits.evaluation.metrics.faithfulness import (
     faithfulness,
     faithfulness_interval,
 )
-from lightning_circuits.evaluation.metrics.means import EdgeAUROC, EdgeIoU, KLDivergence, NodeIoU, edge_auroc
+from lightning_circuits.evaluation.metrics.means import (
+    EdgeAUROC,
+    EdgeIoU,
+    KLDivergence,
+    NodeIoU,
+    TokenEdges,
+    edge_auroc,
+)
 
 __all__ = [
     "CMD",
@@ -33,6 +41,7 @@ __all__ = [
     "KLDivergence",
     "LogArea",
     "NodeIoU",
+    "TokenEdges",
     "area_under",
     "cmd",
     "cpr",

@@ -73,6 +73,17 @@ class KLDivergence(Mean):
         self.add(kl_divergence(circuit_logits, full_logits))
 
 
+class TokenEdges(Mean):
+    """The edges of a circuit, each once for every token at which it is open, mean over prompts.
+
+    See `Circuit.token_edges`.
+    """
+
+    def update(self, circuit: Circuit, live_tokens: Tensor) -> None:
+        """Of a batch ``[n_spans, B]``, the tokens of each span that count (see `Ablation.live_tokens`)."""
+        self.add(circuit.token_edges(live_tokens))
+
+
 class EdgeIoU(Mean):
     """Edges in both circuits over edges in either, mean over pairs; 1 for two empty circuits. See `Circuit.iou`."""
 
