@@ -71,7 +71,8 @@ class CircuitReport(pl.Callback):
             )
         self._written = None
         settings = {**search.describe(), "data": describe_data(trainer)}
-        del settings["step"]  # of no setting, and another one in a resumed run
+        for name in ("step", "example"):  # of no setting, and the step another one in a resumed run
+            settings.pop(name, None)
         log_settings(trainer, settings)
 
     def on_circuits_written(self, trainer: pl.Trainer, search: CircuitSearch, written: Written) -> None:

@@ -114,6 +114,21 @@ class PairDataModule(pl.LightningDataModule, ABC):
                 name: [replace(pair, spans=names) for pair in split] for name, split in self._splits.items()
             }
 
+    def example_by_span(self) -> dict[str, str]:
+        """The text of a training prompt in pieces, by the name of the span that each is in, in the order of the prompt.
+
+        Of all prompts the first that has the most spans; empty where prompts have none.
+        """
+        self.setup()
+        pair = max(self._splits["train"], key=lambda pair: len(set(pair.spans)))
+        pieces: dict[str, str] = {}
+        before = ""
+        for name, end in {name: token + 1 for token, name in enumerate(pair.spans)}.items():
+            # A token by itself may be read otherwise: some tokenizers leave out the space before the first.
+            text = self.tokenizer.decode(pair.clean[:end], clean_up_tokenization_spaces=False)
+            pieces[name], before = text[len(before) :], text
+        return pieces
+
     def require_fit(self, model: CircuitModel) -> None:
         """See that a model can read the prompts of all splits; ValueError for a pair that it cannot."""
         self.setup()

@@ -56,7 +56,7 @@ def save(circuit: CircuitLike, path: str | os.PathLike[str]) -> Path:
     if circuit.layout.spans and not format_.holds_spans:
         raise ValueError(
             f"cannot write {path}: EAP-IG and MIB, whose format {suffix} is, know no spans of tokens: write "
-            ".safetensors, or the circuit.without_spans(how='any')"
+            ".json or .safetensors, or the circuit.without_spans(how='any')"
         )
     if taken := [key for key in RESERVED if key in circuit.metadata]:
         raise ValueError(f"cannot write {path}: the metadata keys {taken} belong to the file format; use another name")

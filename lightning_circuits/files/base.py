@@ -92,6 +92,21 @@ def require_keys(content: Any, *keys: str) -> None:
         raise ValueError(f"missing {', '.join(map(repr, missing))}")
 
 
+def require_names(value: Any, what: str) -> list[str]:
+    """A value of a file, if it is a list of texts.
+
+    Args:
+        value: anything.
+        what: it is called, for the message.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"its {what} are no list of names: {value!r}")
+    return value
+
+
 def require_tensor(value: Any, what: str, shape: tuple[int, ...]) -> Tensor:
     """A value of a file, if it is a plain tensor of this shape on the CPU, ``[*shape]`` of any dtype.
 

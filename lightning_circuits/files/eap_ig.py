@@ -2,6 +2,9 @@
 
 What these formats have no place for (where the circuit comes from, how its keys and values are counted) stands in one
 more key, ``metadata``, which their loaders pass over.
+
+A circuit in spans is none of theirs. In `.json` its ``cfg`` has one more key, ``spans``, and every edge is named with
+its span, ``a0.h1->m2@END``: their loaders know no edge of that name, and refuse the file.
 """
 
 from __future__ import annotations
@@ -16,15 +19,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_circuits.files.base import RESERVED, CircuitData, Format, require_keys, require_tensor, sound
+from lightning_circuits.files.base import (
+    RESERVED,
+    CircuitData,
+    Format,
+    require_keys,
+    require_names,
+    require_tensor,
+    sound,
+)
 from lightning_circuits.files.plain_json import read_json
 from lightning_circuits.layout import Layout
 from lightning_circuits.nodes import node_members
 
+CFG = ("n_layers", "n_heads", "d_model")
+"""What the ``cfg`` of a file has to say."""
+
 
 class EAPIGJson(Format):
     name = ".json"
-    holds_spans = False
 
     def write(self, data: CircuitData) -> bytes:
         layout, order = data.layout, _file_order(data.layout)
@@ -32,7 +45,7 @@ class EAPIGJson(Format):
         in_graph = [*node_members(layout, data.members)[:-1].tolist(), True]  # EAP-IG counts the logits in, always
         edges = zip(layout.edge_names(order), _scores(data)[order].tolist(), data.members[order].tolist(), strict=True)
         content = {
-            "cfg": _cfg(layout),
+            "cfg": _cfg(layout) | ({"spans": list(layout.spans)} if layout.spans else {}),
             "nodes": {name: {"in_graph": flag} for name, flag in zip(names, in_graph, strict=True)},
             "edges": {name: {"score": score, "in_graph": member} for name, score, member in edges},
             "metadata": _file_metadata(data),
@@ -46,10 +59,17 @@ class EAPIGJson(Format):
     def read(self, content: bytes) -> CircuitData:
         file = read_json(content)
         require_keys(file, "cfg", "edges")
+        require_keys(file["cfg"], *CFG)
         edges, nodes = _entries(file["edges"], "edges"), _entries(file.get("nodes", {}), "nodes")
         _refuse_neurons({key for node in nodes.values() for key in node})
-        # The input is read by every reader, so its edges name them all.
-        layout = _layout(file["cfg"], [name[7:] for name in edges if name.startswith("input->")])
+        spans = require_names(file["cfg"].get("spans", []), "spans")
+        found = {name.partition("@")[2] for name in edges} or {""}
+        if odd := sorted(found ^ set(spans or [""])):
+            raise ValueError(f"its edges are not in the spans of its cfg, {spans[:9]}: {', '.join(map(repr, odd[:3]))}")
+        # The input is read by every reader, in every span, so its edges name them all.
+        at = f"@{spans[0]}" if spans else ""
+        read = [name.removesuffix(at)[7:] for name in edges if name.startswith("input->") and name.endswith(at)]
+        layout = _layout(file["cfg"], read).in_spans(spans)
         if layout.n_edges > 2 * len(edges):  # so many names are not made, whatever the cfg says
             raise ValueError(f"it has {len(edges):,} edges, and {layout} has {layout.n_edges:,}")
         names = layout.edge_names(torch.arange(layout.n_edges))
@@ -92,6 +112,7 @@ class EAPIGTensors(Format):
     def read(self, content: bytes) -> CircuitData:
         file = _load(content)
         require_keys(file, "cfg", "src_nodes", "dst_nodes", "edges_in_graph")
+        require_keys(file["cfg"], *CFG)
         _refuse_neurons(file)
         layout = _layout(file["cfg"], file["dst_nodes"])
         if file["src_nodes"] != layout.writer_names or file["dst_nodes"] != layout.reader_names:
@@ -135,7 +156,7 @@ def _matrix(layout: Layout, values: Tensor) -> Tensor:
 
 
 def _file_order(layout: Layout) -> Tensor:
-    """int64 ``[n_edges]``: the flat indices in the order of EAP-IG's files.
+    """int64 ``[n_edges]``: the flat indices in the order of EAP-IG's files; in spans, of the first span first.
 
     Per layer: for every writer every head, for every head q, k and v; then the writers of the MLP. (A flat index has
     the reader first.) A K/V group stands with the first of its heads.
@@ -143,8 +164,9 @@ def _file_order(layout: Layout) -> Tensor:
     heads, groups = torch.arange(layout.n_heads), torch.arange(layout.n_kv_readers)
     first = groups * (layout.n_heads // layout.n_kv_readers)
     slot = torch.cat([heads * 3, first * 3 + 1, first * 3 + 2, torch.tensor([0])])  # the MLP stands in its own block
-    block, slot = layout.reader_component[layout.edge_reader], slot[layout.edge_reader % len(slot)]
-    return torch.argsort((block * layout.n_writers + layout.edge_writer) * (3 * layout.n_heads) + slot)
+    span, block = layout.edge_span, layout.reader_component[layout.edge_reader]
+    before = (span * len(layout.components) + block) * layout.n_writers + layout.edge_writer
+    return torch.argsort(before * (3 * layout.n_heads) + slot[layout.edge_reader % len(slot)])
 
 
 # ---- from the file ---------------------------------------------------------------------------------------------------
@@ -152,7 +174,6 @@ def _file_order(layout: Layout) -> Tensor:
 
 def _layout(cfg: Any, readers: Any) -> Layout:
     """The layout of a file from its ``cfg`` and the names of its readers, which tell K/V per head from per group."""
-    require_keys(cfg, "n_layers", "n_heads", "d_model")
     if cfg.get("parallel_attn_mlp"):
         raise ValueError("attention and MLP in parallel (its cfg.parallel_attn_mlp) are not supported")
     if not isinstance(readers, list) or not all(isinstance(name, str) for name in readers):

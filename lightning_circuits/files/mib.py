@@ -85,9 +85,14 @@ def write_importances(
 
     Raises:
         ValueError: a task or model that MIB does not measure, another suffix, a circuit of another layout than the
-            model's or without scores, or files of another kind in the folder.
+            model's, in spans or without scores, or files of another kind in the folder.
     """
     place = _place(folder, task, model, suffix)
+    if circuit.layout.spans:
+        raise ValueError(
+            f"{place.name}: MIB ranks edges, and knows no spans of tokens, which the circuit's scores are of: search "
+            "without spans, or let write_circuits have each circuit.without_spans(how='any')"
+        )
     MODELS[model].require(circuit.layout, f"the circuit for MIB's {model}")
     if circuit.scores is None:
         raise ValueError(f"{place.name}: MIB ranks the edges by their scores, and the circuit has none")
@@ -113,6 +118,7 @@ def write_circuits(
     """
     place = _place(folder, task, model, suffix)
     for circuit in circuits:
+        circuit.layout.require_plain(f"{place.name}: MIB")
         MODELS[model].require(circuit.layout, f"a circuit for MIB's {model}")
     ordered = _in_places(circuits, place.name)
     names = [f"{share:g}{suffix}" for share in SHARES]

@@ -6,7 +6,7 @@ import json
 
 import safetensors.torch
 
-from lightning_circuits.files.base import CircuitData, Format, require_keys, sound
+from lightning_circuits.files.base import CircuitData, Format, require_keys, require_names, sound
 from lightning_circuits.files.plain_json import read_json
 from lightning_circuits.layout import Layout
 
@@ -36,8 +36,6 @@ class Safetensors(Format):
         circuit = read_json(header["circuit"].encode())
         require_keys(circuit, "layout", "metadata")
         require_keys(circuit["layout"], *SIZES)
-        spans = circuit["layout"].get("spans", ())
-        if not isinstance(spans, (list, tuple)) or not all(isinstance(name, str) for name in spans):
-            raise ValueError(f"its spans are not a list of names: {spans!r}")
-        layout = Layout(**{size: circuit["layout"][size] for size in SIZES}, spans=tuple(spans))
+        spans = require_names(circuit["layout"].get("spans", []), "spans")
+        layout = Layout(**{size: circuit["layout"][size] for size in SIZES}).in_spans(spans)
         return sound(layout, tensors["members"], tensors.get("scores"), circuit["metadata"], tensors.get("node_scores"))

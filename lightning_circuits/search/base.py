@@ -47,7 +47,7 @@ from lightning_circuits.search.record import (
     run_settings,
     state_faults,
 )
-from lightning_circuits.search.splits import Training, describe_data, live_spans, require_fit, whole_split
+from lightning_circuits.search.splits import Training, describe_spans, live_spans, require_fit, whole_split
 
 if TYPE_CHECKING:
     LanguageModel: TypeAlias = str | nn.Module
@@ -179,7 +179,7 @@ class CircuitSearch(pl.LightningModule):
             "model": self.model_name,
             **self._describe_model(),
             "kv": self.layout.kv,
-            **({"spans": list(self.layout.spans), "live_tokens": self._live_tokens} if self.layout.spans else {}),
+            **describe_spans(self.layout, self._live_tokens, self._trainer if self._fitting() else None),
             "n_edges": self.layout.n_edges,
             "step": self.global_step if self._fitting() else self._trained_to,
             # In the run that it is trained in, its data say so themselves.
@@ -361,8 +361,7 @@ class CircuitSearch(pl.LightningModule):
         """What a checkpoint says of the run."""
         if self._fitting():
             self._training = self._training or Training.of(self.trainer)
-            self._trained_on = {"prompts": self._training.prompts, "data": describe_data(self.trainer)}
-            self._trained_on |= {"live_tokens": self._live_tokens} if self._live_tokens else {}
+            self._trained_on = self._training.describe(self.trainer, self.layout, self._live_tokens)
             self._run = self._run_settings(self._training)
         return {
             "model": {**self._describe_model(), **self.layout.to_dict()},

@@ -17,6 +17,7 @@ from torch.utils.data.distributed import DistributedSampler
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.arguments import UNKNOWN
 from lightning_circuits.batch import Batch, SharedLoader, unshared
+from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
@@ -119,11 +120,31 @@ class Training:
             batch_size, seed = (getattr(loader, name, UNKNOWN) for name in ("batch_size", "seed"))
             return cls(prompts, batch_size, seed, goes_on=hasattr(loader, "load_state_dict"))
 
+    def describe(self, trainer: pl.Trainer, layout: Layout, live_tokens: dict[str, float]) -> dict[str, Any]:
+        """What a search says, after the run too, of what the Trainer had it find edges of this layout on."""
+        of_spans = describe_spans(layout, live_tokens, trainer)
+        return {"prompts": self.prompts, "data": describe_data(trainer), **of_spans}
+
 
 def describe_data(trainer: pl.Trainer) -> dict[str, Any] | None:
     """What the Trainer's data module says of itself, in plain JSON values; None if it says nothing."""
     describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
     return None if describe is None else describe()
+
+
+def describe_spans(layout: Layout, live_tokens: dict[str, float], trainer: pl.Trainer | None) -> dict[str, Any]:
+    """The spans that edges are told apart in, and a prompt of the Trainer's data module by its spans, if it has one.
+
+    Args:
+        layout: of the edges; without spans, there is nothing to say.
+        live_tokens: as `live_spans` counts them.
+        trainer: of the run, if it is one that trains.
+    """
+    if not layout.spans:
+        return {}
+    example = getattr(getattr(trainer, "datamodule", None), "example_by_span", None)
+    said = {"spans": list(layout.spans), "live_tokens": live_tokens}
+    return {**said, **({} if example is None else {"example": example()})}
 
 
 def require_fit(data: Any, model: CircuitModel) -> None:

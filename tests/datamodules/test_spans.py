@@ -107,6 +107,35 @@ def named(clean: str) -> dict[str, Any]:
     return {"S2": [at, at + 4], "END": [len(clean) - 2, len(clean)]}
 
 
+def test_an_example_is_a_training_prompt_in_pieces_and_as_many_spans_as_there_are(tmp_path: Path) -> None:
+    def pair(clean: str, **spans: Any) -> str:
+        corrupt = clean.replace("Mary", "Tom", 1)
+        return json.dumps(
+            {"clean": clean, "corrupt": corrupt, "answers": [" John"], "distractors": [" Tom"], "spans": spans}
+        )
+
+    text = "Then Mary met John at the store , and Mary gave a drink to"
+    rows = [
+        pair("Mary and John gave a book to", S=[0, 4], PLACE=None),
+        pair(text, S=[5, 9], PLACE=[26, 31]),
+        pair(text.replace("drink", "book"), S=[5, 9], PLACE=[26, 31]),
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
+    one = tmp_path / "pairs.jsonl"
+    data = PromptPairDataModule(EMBEDDED, one, val=_other(tmp_path, pair), test=_other(tmp_path, pair), spans="roles")
+    pieces = data.example_by_span()
+    assert list(pieces) == ["..S", "S", "S..PLACE", "PLACE", "PLACE.."]
+    assert pieces["S"].split() == ["Mary"] and pieces["PLACE"].split() == ["store"]
+    assert "".join(pieces.values()).split() == text.split()
+    assert PromptPairDataModule(EMBEDDED, one, val=data.files["val"], test=data.files["test"]).example_by_span() == {}
+
+
+def _other(folder: Path, pair: Any) -> Path:
+    path = folder / "other.jsonl"
+    path.write_text(pair("Mary and John met , and Mary gave a drink to", S=[0, 4], PLACE=None))
+    return path
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_places_of_a_file_reach_the_batch(tmp_path: Path, side: Any) -> None:
     rows = [row(clean, corrupted(clean), spans=named(clean)) for clean in CLEAN]

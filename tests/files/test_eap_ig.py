@@ -200,6 +200,20 @@ def test_the_library_reads_the_same_from_both_files(tmp_path: Path, layout: Layo
     assert one.nodes.tolist() == [name in saved.node_names() for name in layout.writer_names]
 
 
+def test_the_library_knows_no_edge_of_a_circuit_in_spans(tmp_path: Path) -> None:
+    """Its `Graph.from_json` looks every edge up by name in the graph that it has built from `cfg`."""
+    layout = PER_HEAD.in_spans(["S2", "END"])
+    saved = circuit(layout)
+    file = json.loads(saved.save(tmp_path / "c.json").read_text())
+    nodes, edges, _ = eap_ig_names(PER_HEAD)
+    assert list(file["nodes"]) == nodes and file["cfg"]["spans"] == ["S2", "END"]
+    assert list(file["edges"]) == [f"{name}@{span}" for span in ("S2", "END") for name in edges]
+    assert {name for name, edge in file["edges"].items() if edge["in_graph"]} == set(saved.edge_names())
+    for name, edge in file["edges"].items():
+        assert edge["score"] == float(saved.scores[layout.edge_index(name)])
+    assert not set(edges) & set(file["edges"])
+
+
 def test_files_without_scores_of_edges_as_mib_has_them(tmp_path: Path) -> None:
     """The nine circuits of a submission: "nearly identical, but without the floating-point edge/node scores"."""
     saved = circuit(PER_HEAD)

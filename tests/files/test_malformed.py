@@ -154,6 +154,55 @@ def test_json_with_something_else_in_a_place(
     assert re.search(what, refused(path)), refused(path)
 
 
+def rename(edge: str, to: str) -> Callable[[dict[str, Any]], None]:
+    return lambda file: file["edges"].update({to: file["edges"].pop(edge)})
+
+
+def drop_span(file: dict[str, Any]) -> None:
+    del file["cfg"]["spans"]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        *((put("cfg", "spans", value=value), "its spans are no list of names: ") for value in (None, 3, "S2", [1], {})),
+        (put("cfg", "spans", value=["S2", "S2"]), "not in the spans of its cfg.*'END'"),
+        (put("cfg", "spans", value=["S2", "END", "END"]), "of their own.*got 'S2', 'END', 'END'"),
+        (
+            put("cfg", "spans", value=["\x1b[31m", "END"]),
+            r"not in the spans of its cfg, \['\\x1b\[31m', 'END'\]: .*'S2'",
+        ),
+        (put("cfg", "spans", value=[]), r"not in the spans of its cfg, \[\]: '', 'END', 'S2'"),
+        (drop_span, r"not in the spans of its cfg, \[\]: '', 'END', 'S2'"),
+        (put("cfg", "spans", value=["S2"]), r"not in the spans of its cfg, \['S2'\]: 'END'"),
+        (put("cfg", "spans", value=["S2", "IO"]), r"not in the spans of its cfg, \['S2', 'IO'\]: 'END', 'IO'"),
+        (put("cfg", "spans", value=["S2", *map(str, range(50_000))]), "not in the spans of its cfg"),
+        (rename(f"{EDGE}@END", f"{EDGE}@IO"), r"not in the spans of its cfg, \['S2', 'END'\]: 'IO'"),
+        (rename(f"{EDGE}@END", EDGE), r"not in the spans of its cfg, \['S2', 'END'\]: ''"),
+        (rename(f"{EDGE}@END", f"{EDGE}@END@S2"), "not in the spans of its cfg.*'END@S2'"),
+        (rename(f"{EDGE}@END", "m9->m9@S2"), f"its edges are not those of .*{EDGE}@END, m9->m9@S2, and 2 such"),
+        (put("cfg", "n_layers", value=3), "its readers are not those of its cfg"),
+        (put("edges", f"{EDGE}@S2", "in_graph", value=0.5), f"edge {EDGE}@S2 is 0.5"),
+        (put("edges", f"{EDGE}@END", "score", value=1e300), f"score of edge {EDGE}@END is 1e"),
+        (put("nodes", f"{NODE}@END", value={}), f"its nodes are not those of .*{NODE}@END"),
+    ],
+)
+def test_json_of_a_circuit_in_spans_with_something_else(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], what: str
+) -> None:
+    path = circuit(PER_HEAD.in_spans(["S2", "END"]), node_scored=True).save(tmp_path / "c.json")
+    file = json.loads(path.read_text())
+    change(file)
+    path.write_text(json.dumps(file))
+    assert re.search(what, refused(path)), refused(path)
+
+
+def test_json_with_an_edge_twice_in_one_span(tmp_path: Path) -> None:
+    path = circuit(PER_HEAD.in_spans(["S2", "END"])).save(tmp_path / "c.json")
+    path.write_text(path.read_text().replace(f'"{EDGE}@END"', f'"{EDGE}@S2"'))
+    assert f"the key '{EDGE}@S2' stands twice" in refused(path)
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [
@@ -275,8 +324,8 @@ def test_what_torch_advises_is_not_passed_on(tmp_path: Path) -> None:
         *(
             ({"members": torch.ones(110).bool()}, {"layout": PER_HEAD.to_dict() | {"spans": spans}}, what)
             for spans, what in (
-                (3, "spans are not a list"),
-                ([1], "spans are not a list"),
+                (3, "spans are no list of names: 3"),
+                ([1], r"spans are no list of names: \[1\]"),
                 (["a", "a"], "of their own.*got 'a', 'a'"),
                 (["\x1b[31m"], r"got '\\x1b\[31m'"),
                 (["@" * 5000], "printable names of their own"),

@@ -174,6 +174,18 @@ def test_grouped_keys_and_values_are_not_mibs(tmp_path: Path) -> None:
         mib.write_importances(tmp_path, "ioi", "qwen2.5", grouped)
 
 
+def test_circuits_in_spans_are_not_mibs(tmp_path: Path) -> None:
+    placed = scored(INTERPBENCH.in_spans(["S2", "END"]))
+    with pytest.raises(
+        ValueError, match=r"ioi_interpbench: MIB ranks edges, and knows no spans .* search without spans"
+    ):
+        mib.write_importances(tmp_path, "ioi", "interpbench", placed)
+    with pytest.raises(ValueError, match=r"ioi_interpbench: MIB knows no spans of tokens: take .*without_spans\(how="):
+        mib.write_circuits(tmp_path, "ioi", "interpbench", [placed] * 9)
+    assert not list(tmp_path.iterdir())
+    mib.write_circuits(tmp_path, "ioi", "interpbench", [placed.without_spans()] * 9)
+
+
 def test_two_kinds_of_files_in_one_folder(tmp_path: Path) -> None:
     mib.write_circuits(tmp_path, "ioi", "interpbench", nine(INTERPBENCH))
     with pytest.raises(ValueError, match=r"holds 0\.001\.json, .* already"):

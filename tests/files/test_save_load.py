@@ -34,16 +34,17 @@ def test_round_trip(tmp_path: Path, suffix: str, layout: Layout, scored: bool, n
 
 def test_circuits_in_spans_are_kept_where_there_is_a_place_for_spans(tmp_path: Path) -> None:
     saved = circuit(PER_GROUP.in_spans(["S2", "S2..END", "END"]), node_scored=True)
-    loaded = Circuit.load(saved.save(tmp_path / "c.safetensors"), saved.layout)
-    assert loaded == saved and loaded.layout == saved.layout and torch.equal(loaded.scores, saved.scores)
-    with pytest.raises(ValueError, match=r"another layout: spans \['S2', 'S2..END', 'END'\] against None"):
-        Circuit.load(tmp_path / "c.safetensors", PER_GROUP)
-    for suffix in (".json", ".pt"):
-        with pytest.raises(
-            ValueError, match=r"know no spans of tokens: write .safetensors, or the circuit\.without_spans"
-        ):
-            saved.save(tmp_path / f"c{suffix}")
-        assert Circuit.load(saved.without_spans().save(tmp_path / f"c{suffix}")) == saved.without_spans()
+    for suffix in (".json", ".safetensors"):
+        loaded = Circuit.load(saved.save(tmp_path / f"c{suffix}"), saved.layout)
+        assert loaded == saved and loaded.layout == saved.layout and torch.equal(loaded.scores, saved.scores)
+        assert torch.equal(loaded.node_scores, saved.node_scores) and loaded.metadata == saved.metadata
+        with pytest.raises(ValueError, match=r"another layout: spans \['S2', 'S2..END', 'END'\] against None"):
+            Circuit.load(tmp_path / f"c{suffix}", PER_GROUP)
+    with pytest.raises(
+        ValueError, match=r"know no spans of tokens: write .json or .safetensors, or the circuit\.witho"
+    ):
+        saved.save(tmp_path / "c.pt")
+    assert Circuit.load(saved.without_spans().save(tmp_path / "c.pt")) == saved.without_spans()
     spans = {attributes["span"] for *_, attributes in saved.to_networkx().edges(data=True)}
     assert spans == set(saved.layout.spans)
     assert 'label="q S2"' in saved.save(tmp_path / "c.dot").read_text()

@@ -36,7 +36,7 @@ def test_attribution_in_spans_is_that_of_the_functions_and_is_judged_exported_an
     validation = FaithfulnessValidation(sizes=[0.05, 0.2])
     curve = FaithfulnessCurve(sizes=[0.05, 0.2, 1.0], random=True, dirpath=tmp_path)
     search = fitted(
-        EAP(EMBEDDED, spans=True), validation, curve, CircuitExport(tmp_path, formats=["safetensors", "dot", "svg"])
+        EAP(EMBEDDED, spans=True), validation, curve, CircuitExport(tmp_path, formats=["json", "dot", "svg"])
     )
     assert search.layout.spans == LIVE and search.describe()["spans"] == list(LIVE)
     batches = list(data().train_dataloader())
@@ -48,8 +48,11 @@ def test_attribution_in_spans_is_that_of_the_functions_and_is_judged_exported_an
         and rows["20%"].faithfulness > rows["20% random"].faithfulness
     )
     assert {row.circuit for row in curve.curve.rows} >= {"100%", "20% random"} or curve.curve.rows
-    saved = tmp_path / "circuit-last-20pct.safetensors"
+    saved = tmp_path / "circuit-last-20pct.json"
     assert Circuit.load(saved).layout.spans == LIVE
+    example = Circuit.load(saved).metadata["example"]
+    assert list(example.items()) == list(data().example_by_span().items()) and set(LIVE) < set(example)
+    assert search.circuit(size=0.2).metadata["example"] == example
     again = SavedCircuit(EMBEDDED, path=saved)
     judged = FaithfulnessValidation(sizes=[Circuit.load(saved).n_edges])
     pl.Trainer(**QUIET, callbacks=[judged]).validate(again, data(), verbose=False)
@@ -82,6 +85,7 @@ def test_gates_in_spans_are_trained_and_go_on_where_they_were(tmp_path: Path, ga
     loaded = EdgePruning.load_from_checkpoint(first, model=EMBEDDED, gate=gate, warm_start=warm_start, spans=True)
     assert loaded.layout == whole.layout
     assert_counted_in_tokens(whole.circuit(0.1), loaded.circuit(0.1), resumed.circuit(0.1))
+    assert loaded.describe()["trained_on"]["example"] == data().example_by_span()
     with pytest.raises(ValueError, match="spans True there, False here"):
         EdgePruning.load_from_checkpoint(first, model=EMBEDDED, gate=gate, warm_start=warm_start, spans=False)
 
@@ -108,7 +112,7 @@ def test_a_circuit_without_spans_starts_all_of_them_and_one_of_others_none(tmp_p
 
 
 def test_data_that_name_no_places_and_formats_without_a_place_for_them_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"json and pt know no spans .* formats=\['safetensors'\]"):
+    with pytest.raises(ValueError, match=r"pt know no spans .* formats=\['json', 'safetensors'\]"):
         fitted(EAP(EMBEDDED, spans=True), CircuitExport(tmp_path))
     with pytest.raises(TypeError, match="spans"):
         EAP(EMBEDDED, spans="yes")
