@@ -18,6 +18,7 @@ import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import results_page
@@ -35,10 +36,12 @@ from lightning_circuits.layout import Layout
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import MatchLogitDifference
+from lightning_circuits.search.splits import live_tokens
 from lightning_circuits.selection import size_to_count, top_n
 
 SIZES = [0.005, 0.01, 0.02, 0.05, 0.1]
 QUICK = {"model": "tiny-ioi", "seeds": [0], "steps": 4, "train": 16, "prompts": 8}
+COUNTS = ("slots", "token-edges")
 BATCHES = 20
 """Of eight pairs, for attribution."""
 
@@ -74,11 +77,19 @@ def main() -> None:
                     search = METHODS[method](model, spans, folder / "EAP.safetensors", seed)
                     fit(search, data, path, args.steps)
                 scored[method] = Circuit.load(path)
-            rows += judged(model, data, scored, seed)
+            rows += judge(model, data, scored, seed)
             write_json(args, rows=rows)
-    for counted in ("slots", "token-edges"):
+    for counted in COUNTS:
         table = table_rows(rows, counted)
         results_page.show(table, f"{args.prompts} held-out prompts, interchange, equal {counted}: KL, faithfulness")
+        if args.write:
+            results_page.write_table(
+                f"places, {counted}",
+                table,
+                f"Seeds {', '.join(map(str, args.seeds))}, {args.prompts} held-out prompts, interchange ablation, "
+                f"edges before pruning; {args.steps} steps on {args.train} pairs, attribution on {8 * BATCHES} of them. "
+                f"{results_page.command()}, {results_page.machine()}.",
+            )
 
 
 def fit(search: CircuitSearch, data: IOIDataModule, path: Path, steps: int) -> None:
@@ -100,13 +111,14 @@ def fit(search: CircuitSearch, data: IOIDataModule, path: Path, steps: int) -> N
     circuit.save(path)
 
 
-def judged(model: Any, data: IOIDataModule, scored: dict[str, Circuit], seed: int) -> list[dict[str, Any]]:
+def judge(model: Any, data: IOIDataModule, scored: dict[str, Circuit], seed: int) -> list[dict[str, Any]]:
     """The circuits of every size of some scores of one layout: a dictionary for each, by either count."""
     layout = next(iter(scored.values())).layout
     where = "per span" if layout.spans else "all tokens"
     circuit_model = EAP(model).circuit_model.in_spans(layout.spans)
-    tokens = tokens_in_spans(layout, data)
-    sizes = list(itertools.product(scored, ("slots", "token-edges"), SIZES))
+    found = live_tokens(data.train_dataloader(), ABLATIONS.make("interchange"))
+    tokens = torch.tensor([found[name] for name in layout.spans] or [sum(found.values())], dtype=torch.float64)
+    sizes = list(itertools.product(scored, COUNTS, SIZES))
     circuits = {
         f"{method} {counted} {size}": Circuit(layout, chosen(ranked(scored[method]), layout, tokens, counted, size))
         for method, counted, size in sizes
@@ -114,8 +126,8 @@ def judged(model: Any, data: IOIDataModule, scored: dict[str, Circuit], seed: in
     alike: dict[bytes, str] = {}
     names = {name: alike.setdefault(circuit.members.numpy().tobytes(), name) for name, circuit in circuits.items()}
     once = {name: circuits[name] for name in alike.values()}
-    found = evaluate(circuit_model, data.val_dataloader(), once, [ABLATIONS.make("interchange")], controls=False)
-    by_name = {row.circuit: row for row in found}
+    judged = evaluate(circuit_model, data.val_dataloader(), once, [ABLATIONS.make("interchange")], controls=False)
+    by_name = {row.circuit: row for row in judged}
     return [
         {
             "seed": seed,
@@ -123,7 +135,6 @@ def judged(model: Any, data: IOIDataModule, scored: dict[str, Circuit], seed: in
             "where": where,
             "counted": counted,
             "asked": size,
-            "token_edges": token_edges(circuits[name].members, tokens),
             **by_name[names[name]].to_dict(),
         }
         for (method, counted, size), name in zip(sizes, circuits, strict=True)
@@ -144,32 +155,34 @@ def chosen(scores: Tensor, layout: Layout, tokens: Tensor, counted: str, size: f
     return top_n(scores, int((spent <= size * spent[-1]).sum()))
 
 
-def tokens_in_spans(layout: Layout, data: IOIDataModule) -> Tensor:
-    """float64 ``[n_spans]``: the mean number of tokens in each span where a cut edge may change something."""
-    ablation = ABLATIONS.make("interchange")
-    counts = [
-        (ablation.places(layout, batch).tokens(span) & ablation.live(batch)).sum(-1)
-        for batch in data.train_dataloader()
-        for span in range(layout.n_spans)
-    ]
-    per_batch = [torch.stack(counts[i : i + layout.n_spans]) for i in range(0, len(counts), layout.n_spans)]
-    return torch.cat(per_batch, dim=1).double().mean(1)
-
-
-def token_edges(members: Tensor, tokens: Tensor) -> float:
-    """At how many tokens of a prompt the edges ``members`` are open, summed over the edges."""
-    return float((members.view(len(tokens), -1).sum(1) * tokens).sum())
-
-
 def table_rows(rows: list[dict[str, Any]], counted: str) -> list[results_page.Row]:
-    """A row for each seed, method and kind of edges; a cell is KL and faithfulness."""
-    table: dict[tuple[Any, ...], results_page.Row] = {}
-    for row in rows:
-        if row["counted"] == counted:
-            key = row["seed"], row["method"], row["where"]
-            line = table.setdefault(key, {"seed, method": ", ".join(map(str, key))})
-            line[results_page.percent(row["asked"])] = f"**{row['kl']:.3f}**, {row['faithfulness']:.2f}"
-    return list(table.values())
+    """A row for each method and kind of edges, a cell being KL and faithfulness, in the mean over seeds; last, what KL
+    per span is of that without spans, seed by seed."""
+    rows = [row for row in rows if row["counted"] == counted]
+    found = {(row["method"], row["where"], row["asked"], row["seed"]): row for row in rows}
+    methods, seeds = (list(dict.fromkeys(row[key] for row in rows)) for key in ("method", "seed"))
+
+    def values(name: str, method: str, where: str, size: float) -> list[float]:
+        return [found[method, where, size, seed][name] for seed in seeds]
+
+    def cell(method: str, where: str, size: float) -> str:
+        kl, f = (fmean(values(name, method, where, size)) for name in ("kl", "faithfulness"))
+        return f"**{kl:.3f}**, {f:.2f}"
+
+    def ratios(method: str, size: float) -> str:
+        each = zip(*(values("kl", method, where, size) for where in ("per span", "all tokens")), strict=True)
+        return " ".join(f"{spans / plain:.2f}" for spans, plain in each)
+
+    table = [
+        {"method": f"{method}, {where}"} | {results_page.percent(size): cell(method, where, size) for size in SIZES}
+        for method in methods
+        for where in ("all tokens", "per span")
+    ]
+    return table + [
+        {"method": f"{method}: KL per span / all tokens"}
+        | {results_page.percent(size): ratios(method, size) for size in SIZES}
+        for method in methods
+    ]
 
 
 if __name__ == "__main__":
