@@ -14,8 +14,8 @@ spans. Scores that stand in the folder are not made again, so that a run that wa
 
 from __future__ import annotations
 
+import argparse
 import itertools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -68,15 +68,7 @@ def main() -> None:
             name, n_train=args.train, n_val=args.prompts, n_test=8, batch_size=8, seed=seed, spans="roles"
         )
         for spans in (False, True):
-            folder = args.output / f"seed-{seed}" / ("per-span" if spans else "all-tokens")
-            folder.mkdir(parents=True, exist_ok=True)
-            scored = {}
-            for method in args.methods:
-                path = folder / f"{method}.safetensors"
-                if not path.exists():
-                    search = METHODS[method](model, spans, folder / "EAP.safetensors", seed)
-                    fit(search, data, path, args.steps)
-                scored[method] = Circuit.load(path)
+            scored = {method: scores(method, model, data, spans, seed, args) for method in args.methods}
             rows += judge(model, data, scored, seed)
             write_json(args, rows=rows)
     for counted in COUNTS:
@@ -87,28 +79,31 @@ def main() -> None:
                 f"places, {counted}",
                 table,
                 f"Seeds {', '.join(map(str, args.seeds))}, {args.prompts} held-out prompts, interchange ablation, "
-                f"edges before pruning; {args.steps} steps on {args.train} pairs, attribution on {8 * BATCHES} of them. "
+                f"edges before pruning; {args.steps} steps on {args.train} pairs, attribution on {8 * BATCHES}. "
                 f"{results_page.command()}, {results_page.machine()}.",
             )
 
 
-def fit(search: CircuitSearch, data: IOIDataModule, path: Path, steps: int) -> None:
-    """Train or attribute, and keep the scores."""
-    start = time.process_time()
-    trainer = pl.Trainer(
-        max_steps=steps,
-        limit_train_batches=BATCHES if isinstance(search, Attribution) else None,
-        limit_val_batches=0,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(search, data)
-    circuit = search.circuit(size=SIZES[0])
-    circuit.metadata["seconds"] = time.process_time() - start
-    circuit.save(path)
+def scores(method: str, model: Any, data: IOIDataModule, spans: bool, seed: int, args: argparse.Namespace) -> Circuit:
+    """The circuit of a method with its scores, from its file if it has been made before."""
+    folder = args.output / f"seed-{seed}" / ("per-span" if spans else "all-tokens")
+    path = folder / f"{method}.safetensors"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        search = METHODS[method](model, spans, folder / "EAP.safetensors", seed)
+        trainer = pl.Trainer(
+            max_steps=args.steps,
+            limit_train_batches=BATCHES if isinstance(search, Attribution) else None,
+            limit_val_batches=0,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+        )
+        trainer.fit(search, data)
+        search.circuit(size=SIZES[0]).save(path)
+    return Circuit.load(path)
 
 
 def judge(model: Any, data: IOIDataModule, scored: dict[str, Circuit], seed: int) -> list[dict[str, Any]]:
