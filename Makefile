@@ -20,7 +20,7 @@ quickstart: $(RUNTIME)
 	$(BIN)/lightning-circuits fit --config quickstart.yaml
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(DEV) types
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ wall seconds and the allocator's peak. `--model` is an id, a folder, or a shape 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import results_page
@@ -31,11 +31,13 @@ from lightning_circuits.objectives import kl_divergence
 QUICK = {"model": "tiny", "batch": 2, "length": 8, "repeats": 1}
 
 
-def gates_open(model: Any, density: float) -> EdgePruning:
+def gates_open(model: Any, density: float, spans: Sequence[str] = ()) -> EdgePruning:
     """A search of which a random part of the gates is open: all of a `TopK`'s, or the rest closed for good."""
+    # A `TopK` has none at exactly 0.
+    search = EdgePruning(model, gate=TopK() if density == 1 else HardConcrete(), spans=bool(spans))
+    search.tell_apart(spans)
     if density == 1:
-        return EdgePruning(model, gate=TopK())  # has none at exactly 0
-    search = EdgePruning(model, gate=HardConcrete())
+        return search
     closed = torch.rand(search.layout.n_edges, generator=torch.Generator().manual_seed(0)) >= density
     search.gate.logits.data[closed] = -20.0
     return search
@@ -59,6 +61,7 @@ def gate_step(search: EdgePruning, batch: dict[str, Tensor]) -> Callable[[], Non
             batch["positions"],
             corrupt,
             skip_closed=search.gate.closed_for_good(0.0),
+            places=search.ablation.places(search.layout, batch),
         )
         loss, penalty = kl_divergence(logits, full).mean(), search.gate.penalty(0.0)
         optimizer.zero_grad()

@@ -109,13 +109,14 @@ def masked_stream(
     for layer in range(layout.n_layers):
         heads, mlp = _own_writers(stack, layout, layer)
         ref_heads, ref_mlp = _own_writers(reference, layout, layer)
-        _streams(x, stack, masks, places, bases, layout, layer)
+        m = layout.layer(masks, layer)
+        _streams(x, _fast(m.shared), stack, places, bases, layout, layer)
         torch.sub(places.take(model.attention(layer, x[:-1], context)), ref_heads, out=heads)
-        x[-1:] += _mix(layout.layer(masks, layer).own[:, None], heads, places)
+        x[-1:] += _mix(_fast(m.own[:, None]), heads, places)
         torch.sub(places.take(model.mlp(layer, x[-1])[None])[0], ref_mlp, out=mlp)
     stream = bases[-1][torch.arange(len(places.positions), device=bases.device), places.positions]
-    for mask, (rows, tokens) in zip(masks, places.read, strict=True):
-        stream[rows] += _product(layout.logits(mask)[None], stack[:, tokens])[0]
+    for mask, (rows, tokens) in zip(_fast(layout.logits(masks)[:, None]), places.read, strict=True):
+        stream[rows] += _product(mask, stack[:, tokens])[0]
     return stream
 
 
@@ -183,9 +184,10 @@ class _MaskedStream(torch.autograd.Function):
         for layer in reversed(range(layout.n_layers)):
             n = layout.writers_before(layer)
             (heads, _), (dheads, dmlp) = _own_writers(stack, layout, layer), _own_writers(dstack, layout, layer)
-            _streams(x, stack, masks, places, bases, layout, layer)
             m, dm = layout.layer(masks, layer), layout.layer(dmasks, layer)
-            x[-1:] += _mix(m.own[:, None], heads, places)
+            shared = _fast(m.shared)
+            _streams(x, shared, stack, places, bases, layout, layer)
+            x[-1:] += _mix(_fast(m.own[:, None]), heads, places)
 
             dx[-1] = _vjp(partial(model.mlp, layer), x[-1], places.spread(dmlp[None])[0])
             dread = places.take(dx[-1:])
@@ -195,20 +197,20 @@ class _MaskedStream(torch.autograd.Function):
 
             dx[:-1] = _vjp(partial(model.attention, layer, context=context), x[:-1], places.spread(dheads))
             dread = places.take(dx)
-            for span, part in enumerate(places.slices):
-                only = m.shared[span] if skip_closed else None
+            for span, (part, transposed) in enumerate(zip(places.slices, _fast(m.shared.mT), strict=True)):
+                only = shared[span] if skip_closed else None
                 dm.shared[span].copy_(_dot(dread[:, part], stack[:n, part], only))
-                _add_product(dstack[:n, part], m.shared[span].mT, dread[:, part])
+                _add_product(dstack[:n, part], transposed, dread[:, part])
         if skip_closed:  # layers that went the dense way have computed them all the same
             dgates.masked_fill_(gates == 0, 0.0)
         return dgates, *[None] * 7
 
 
 def _streams(
-    x: Tensor, stack: Tensor, masks: Tensor, places: Places, bases: Tensor, layout: Layout, layer: int
+    x: Tensor, shared: list[Tensor], stack: Tensor, places: Places, bases: Tensor, layout: Layout, layer: int
 ) -> None:
     """Into ``x`` ``[n_attention_readers + 1, B, T, d]``: what a layer's readers see of all the writers before it."""
-    _mix(layout.layer(masks, layer).shared, stack[: layout.writers_before(layer)], places, out=x)
+    _mix(shared, stack[: layout.writers_before(layer)], places, out=x)
     x[:-1] += bases[layout.attention_stream(layer)]
     x[-1] += bases[layout.mlp_stream(layer)]
 
@@ -239,9 +241,9 @@ with warnings.catch_warnings():  # PyTorch says once a process that sparse matri
     torch.zeros(1, 1).to_sparse_csr()
 
 
-def _mix(masks: Tensor, stack: Tensor, places: Places, out: Tensor | None = None) -> Tensor:
-    """``[n_spans, readers, n]`` and ``[n, N, d]`` to ``[readers, B, T, d]``: what readers see of the writers."""
-    readers, width = masks.shape[1], stack.shape[-1]
+def _mix(masks: list[Tensor], stack: Tensor, places: Places, out: Tensor | None = None) -> Tensor:
+    """Masks ``[readers, n]`` of each span, and ``[n, N, d]``, to ``[readers, B, T, d]``: what readers see."""
+    readers, width = len(masks[0]), stack.shape[-1]
     out = stack.new_empty(readers, *places.shape, width) if out is None else out
     mixed = places.take(out) if places.order is None else stack.new_empty(readers, stack.shape[1], width)
     for mask, part in zip(masks, places.slices, strict=True):
@@ -253,30 +255,27 @@ def _product(mask: Tensor, stack: Tensor, out: Tensor | None = None) -> Tensor:
     """``[readers, n]`` and ``[n, N, d]`` to ``[readers, N, d]``."""
     if out is None:
         out = stack.new_empty(len(mask), *stack.shape[1:])
-    torch.mm(_fast(mask), stack.flatten(1), out=out.flatten(1))
+    torch.mm(mask, stack.flatten(1), out=out.flatten(1))
     return out
 
 
 def _add_product(total: Tensor, mask: Tensor, stack: Tensor) -> None:
     """``total += _product(mask, stack)``, in place."""
     flat = total.flatten(1)
-    torch.addmm(flat, _fast(mask), stack.flatten(1), out=flat)
+    torch.addmm(flat, mask, stack.flatten(1), out=flat)
 
 
 def _dot(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Inner products of ``[readers, ...]`` with ``[n, ...]``: ``[readers, n]``; with a mask, zero where it is zero."""
+    """Inner products of ``[readers, ...]`` with ``[n, ...]``: ``[readers, n]``; of a sparse mask, where it is not 0."""
     a, b = a.flatten(1), b.flatten(1)
-    if mask is not None and (sparse := _fast(mask)).is_sparse_csr:
-        return torch.sparse.sampled_addmm(sparse, a, b.mT, beta=0.0).to_dense()
+    if mask is not None and mask.is_sparse_csr:
+        return torch.sparse.sampled_addmm(mask, a, b.mT, beta=0.0).to_dense()
     return (b @ a.mT).mT  # this way round it is twice as fast on a CPU
 
 
-def _fast(mask: Tensor) -> Tensor:
-    """The mask itself, or the same as a sparse matrix where that multiplies faster."""
-    if (
-        mask.is_cuda
-        or mask.dtype not in (torch.float32, torch.float64)
-        or mask.count_nonzero() > SPARSE_BELOW * mask.numel()
-    ):
-        return mask
-    return mask.to_sparse_csr()
+def _fast(masks: Tensor) -> list[Tensor]:
+    """Each of the masks ``[n_spans, readers, n]`` itself, or as a sparse matrix where that multiplies faster."""
+    if masks.is_cuda or masks.dtype not in (torch.float32, torch.float64):
+        return list(masks)
+    few = masks.count_nonzero((1, 2)) <= SPARSE_BELOW * masks[0].numel()
+    return [mask.to_sparse_csr() if sparse else mask for mask, sparse in zip(masks, few.tolist(), strict=True)]

@@ -24,6 +24,12 @@ settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("FUZZ", "repeatable"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, and pages: with several workers, the last file to end is then a short one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.path.suffix == ".md"}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """The same result alone as within the suite: seeds, and nothing of W&B that an earlier test has left behind."""
     os.environ.pop("WANDB_SERVICE", None)  # else a program started by a test writes through the service of this process

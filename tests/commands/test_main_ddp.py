@@ -46,18 +46,20 @@ trainer:
       init_args: {save_last: true, every_n_train_steps: 2}
 """
 PROGRAM = [sys.executable, "-m", "lightning_circuits.commands.main"]
+WORDS = ["fit", "--config=quickstart.yaml", "--config=with/ddp.yaml", "--config=test.yaml"]
 LAUNCHERS = {
-    "one": [*PROGRAM, "fit", "--config=quickstart.yaml", "--config=with/ddp.yaml", "--config=test.yaml"],
-    "lightning": [*PROGRAM, "fit", "--config=quickstart.yaml", "--config=with/ddp.yaml", "--config=test.yaml"],
+    "one": [],
+    "lightning": [],
     "torchrun": [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "--no-python"),
-        *(*PROGRAM, "fit", "--config=quickstart.yaml", "--config=with/ddp.yaml", "--config=test.yaml"),
+        *(*PROGRAM, *WORDS),
     ],
     "slurm": [
         *("bash", str(Path(__file__).parents[2] / "examples" / "slurm" / "circuit.sbatch")),
         *("--config=quickstart.yaml", "--config=test.yaml"),
     ],
 }
+"""What starts the processes; without a launcher the command line does it."""
 # SLURM's own part: as many processes as were asked for, each told which one it is.
 SRUN = """#!/bin/bash
 for rank in $(seq 0 $((SLURM_NTASKS - 1))); do SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & tasks="$tasks $!"; done
@@ -89,11 +91,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for program in programs.iterdir():
             program.chmod(0o755)
         path = os.pathsep.join([str(programs), os.environ["PATH"]])
-        command = [*command, *OPTIONS, f"--model.warm_start={start}", f"--trainer.devices={devices}"]
+        options = [*OPTIONS, f"--model.warm_start={start}", f"--trainer.devices={devices}"]
         environment = {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(folder)}
         if name == "slurm":
             environment |= SLURM | {"PATH": path}
-        status, printed = processes.program(folder / "log.txt", command, folder, **environment).end()
+        if command:
+            run = processes.program(folder / "log.txt", [*command, *options], folder, **environment)
+        else:
+            run = processes.command_line(folder / "log.txt", [*WORDS, *options], folder, **environment)
+        status, printed = run.end()
         assert status == 0, printed[-3000:]
     return folders
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from lightning_circuits.circuit import Circuit
 from lightning_circuits.commands.main import CONFIGS, main
 from lightning_circuits.datamodules import IOIDataModule
 
 NAMES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+
+
+def config_of(name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONFIGS / name).read_text())
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +29,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_configs_promised_are_there() -> None:
-    assert {"quickstart.yaml", "ioi_gpt2.yaml", "ioi_gpt2_hard_concrete.yaml", "pairs.yaml"} <= set(NAMES)
+    assert {
+        f"{name}.yaml" for name in ("quickstart", "ioi_gpt2", "ioi_gpt2_hard_concrete", "ioi_gpt2_spans", "pairs")
+    } <= {*NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,10 +47,31 @@ def test_it_runs(name: str, elsewhere: Path, capsys: pytest.CaptureFixture[str])
         options += ["--data.n_train=24", "--data.n_val=8", "--data.n_test=8"]
     main(["fit", "--config", name, *options])
     run = elsewhere / "runs" / Path(name).stem
-    assert list(run.glob("circuit-last-*.json"))
+    [export] = (one for one in config_of(name)["trainer"]["callbacks"] if one["class_path"] == "CircuitExport")
+    assert all(list(run.glob(f"circuit-last-*.{suffix}")) for suffix in export["init_args"]["formats"])
     assert (run / "version_0" / "checkpoints" / "last.ckpt").exists()
     said = capsys.readouterr().out
     assert "complement" in said and "circuit-last-" in said  # the table, and the paths
+
+
+def test_in_spans_is_the_same_search_of_the_same_prompts() -> None:
+    """So that a run with and one without can be laid side by side."""
+    plain, spans = (config_of(f"ioi_gpt2{suffix}.yaml") for suffix in ("", "_spans"))
+    assert spans["model"]["init_args"].pop("spans") is True and spans["data"]["init_args"].pop("spans") == "roles"
+    for section in ("model", "data"):
+        assert spans[section] == plain[section]
+    for key in plain["trainer"].keys() - {"logger", "callbacks"}:
+        assert spans["trainer"][key] == plain["trainer"][key]
+
+
+@pytest.mark.slow
+def test_attribution_in_spans_is_one_word_away(elsewhere: Path) -> None:
+    options = ["--model=EAPIG", "--model.model=tiny-ioi", "--trainer.accelerator=cpu", "--trainer.devices=1"]
+    options += ["--data.n_train=24", "--data.n_val=8", "--data.n_test=8"]
+    main(["fit", "--config=ioi_gpt2_spans.yaml", *options])
+    [file] = (elsewhere / "runs" / "ioi_gpt2_spans").glob("circuit-last-5pct.safetensors")
+    circuit = Circuit.load(file)
+    assert circuit.metadata["method"] == "EAPIG" and circuit.layout.spans == ("S2", "S2..END", "END")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,93 +1,99 @@
-"""Real processes: other prompts on each, the same draws and gates on all, and what comes out is as of one process."""
+"""Several processes: other prompts on each, the same draws and gates on all, and what comes out is as of one process.
+
+Most are forked, and told which they are as by torchrun; the run that fails is started by Lightning itself.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
 
+from lightning_circuits import EAP, ActivationPatching, Attribution, EdgePruning
 from lightning_circuits.ablation import ABLATIONS
+from lightning_circuits.batch import Batch
 from lightning_circuits.datamodules import IOIDataModule
+from lightning_circuits.gates import Gate, HardConcrete, SizeRange, TargetSparsity, TopK
 from lightning_circuits.models import wrap
 from lightning_circuits.models.loading import load_model
+from lightning_circuits.namespace import pl
+from lightning_circuits.objectives import KL
 from tests.support import processes
+from tests.support.training import quiet_trainer
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = """
-import sys
-import torch
-from lightning_circuits import EdgePruning
-from lightning_circuits.datamodules import IOIDataModule
-from lightning_circuits.gates import HardConcrete, TopK
-from lightning_circuits.namespace import pl
-from lightning_circuits.objectives import KL
-from lightning_circuits.gates import SizeRange, TargetSparsity
 
-torch.set_num_threads(1)
+def trainer_of(devices: int, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    strategy = "ddp" if devices > 1 else "auto"
+    return quiet_trainer(*callbacks, **{"devices": devices, "strategy": strategy, "num_sanity_val_steps": 0} | options)
+
+
+def data_of(devices: int, n_train: int = 13, batch_size: int = 4) -> IOIDataModule:
+    return IOIDataModule("tiny-ioi", n_train=n_train, n_val=4, n_test=4, batch_size=batch_size // devices)
+
+
+def on_each(folder: Path, world: int, function: Any, *arguments: Any) -> list[Any]:
+    """What a function returns in each of so many processes."""
+    processes.together(folder, world, _kept, folder, function, *arguments)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def _kept(folder: Path, function: Any, *arguments: Any) -> None:
+    torch.save(function(*arguments), folder / f"rank{os.environ['LOCAL_RANK']}.pt")
+
 
 # Sizes of all kinds from the first step on.
-GATES = {
+MADE = {
     "TopK": lambda: TopK(SizeRange(warmup=0)),
     "HardConcrete": lambda: HardConcrete(TargetSparsity(0.9, warmup=0.3)),
 }
 
 
 class Record(pl.Callback):
-    def __init__(self):
-        self.batches, self.gates = [], []
+    def __init__(self) -> None:
+        self.batches: list[Tensor] = []
+        self.gates: list[dict[str, Tensor]] = []
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         self.batches.append(batch["clean_ids"])
 
-    def on_train_batch_end(self, trainer, pl_module, *_):
+    def on_train_batch_end(self, trainer: Any, pl_module: EdgePruning, *_: Any) -> None:
         self.gates.append({name: value.clone() for name, value in pl_module.gate.state_dict().items()})
 
 
 class BreaksOnOneRank(KL):
-    def __call__(self, logits, batch, full_logits):
+    def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
         loss = super().__call__(logits, batch, full_logits)
         return loss * float("nan") if torch.distributed.get_rank() == 1 else loss
 
 
-gate, ablation, objective, folder = sys.argv[1:]
-record = Record()
-search = EdgePruning(
-    "tiny-ioi", gate=GATES[gate](), ablation=ablation, objective=KL() if objective == "fine" else BreaksOnOneRank()
-)
-drawn = []
-original = search.gate.forward
-search.gate.forward = lambda *args: drawn.append(original(*args)) or drawn[-1]
-trainer = pl.Trainer(
-    max_steps=6, accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_progress_bar=False,
-    enable_model_summary=False, enable_checkpointing=False, callbacks=[record],
-)
-trainer.fit(search, IOIDataModule("tiny-ioi", n_train=18, n_val=4, n_test=4, batch_size=4))
-torch.save(
-    {
-        "gates": record.gates, "batches": record.batches, "drawn": [values.detach() for values in drawn],
-        "means": getattr(search.ablation, "means", None), "world": trainer.world_size,
-    },
-    f"{folder}/rank{trainer.global_rank}.pt",
-)
-"""
-
-
-def start(tmp_path: Path, *arguments: str, script: str = SCRIPT) -> tuple[int, str]:
-    """Exit status and what was printed."""
-    file = tmp_path / "train.py"
-    file.write_text(script)
-    return processes.program(tmp_path / "log.txt", [sys.executable, file, *arguments, tmp_path]).end()
+def recorded(gate: str, ablation: str, objective: KL) -> dict[str, Any]:
+    record = Record()
+    search = EdgePruning("tiny-ioi", gate=MADE[gate](), ablation=ablation, objective=objective)
+    drawn: list[Tensor] = []
+    original = search.gate.forward
+    search.gate.forward = lambda *args: drawn.append(original(*args)) or drawn[-1]  # type: ignore[method-assign]
+    trainer = trainer_of(2, record, max_steps=6)
+    trainer.fit(search, data_of(1, n_train=18))
+    return {
+        "gates": record.gates,
+        "batches": record.batches,
+        "drawn": [values.detach() for values in drawn],
+        "means": getattr(search.ablation, "means", None),
+        "world": trainer.world_size,
+    }
 
 
 @pytest.mark.parametrize(("gate", "ablation"), [("TopK", "mean"), ("HardConcrete", "interchange")])
 def test_gates_are_the_same_on_two_ranks_that_see_different_data(gate: str, ablation: str, tmp_path: Path) -> None:
-    status, log = start(tmp_path, gate, ablation, "fine")
-    assert status == 0, log[-3000:]
-    ranks: list[dict[str, Any]] = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    ranks = on_each(tmp_path, 2, recorded, gate, ablation, KL())
     assert [rank["world"] for rank in ranks] == [2, 2]
     assert [len(rank["gates"]) for rank in ranks] == [6, 6]
 
@@ -107,68 +113,50 @@ def test_gates_are_the_same_on_two_ranks_that_see_different_data(gate: str, abla
     if ablation == "mean":  # over the whole split on each rank, not over its share
         assert torch.equal(ranks[0]["means"], ranks[1]["means"])
         expected = ABLATIONS.make("mean")
-        data = IOIDataModule("tiny-ioi", n_train=18, n_val=4, n_test=4, batch_size=4)
-        expected.fit(wrap(load_model("tiny-ioi")), data.train_dataloader())
+        expected.fit(wrap(load_model("tiny-ioi")), data_of(1, n_train=18).train_dataloader())
         torch.testing.assert_close(ranks[0]["means"], expected.means, atol=1e-6, rtol=1e-5)  # type: ignore[attr-defined]
 
 
+FAILS = """
+from tests.search.test_ddp import BreaksOnOneRank, recorded
+recorded("TopK", "interchange", BreaksOnOneRank())
+print("went on")
+"""
+
+
 def test_nan_on_one_rank_ends_both(tmp_path: Path) -> None:
-    status, log = start(tmp_path, "TopK", "interchange", "broken")
+    script = tmp_path / "train.py"
+    script.write_text(FAILS)
+    root = str(Path(__file__).parents[2])
+    status, log = processes.program(tmp_path / "log.txt", [sys.executable, script], PYTHONPATH=root).end()
     assert status != 0
-    assert "the objective is nan at step 0" in log
-    assert not list(tmp_path.glob("rank*.pt"))
+    assert "the objective is nan at step 0" in log and "went on" not in log
 
 
 # ---- a batch shared out --------------------------------------------------------------------------------------------
 
-SHARED_OUT = """
-import os, sys
-import torch
-from lightning_circuits import EdgePruning
-from lightning_circuits.datamodules import IOIDataModule
-from lightning_circuits.gates import HardConcrete, SizeRange, TargetSparsity, TopK
-from lightning_circuits.namespace import pl
 
-torch.set_num_threads(1)
+def shared_out_among(devices: int) -> dict[str, dict[str, Tensor]]:
+    """Gates after two epochs and a bit, of 13 prompts: the last step of each has one, however many processes."""
 
+    def trained(gate: Gate, **options: Any) -> dict[str, Tensor]:
+        search = EdgePruning("tiny-ioi", gate=gate, dtype="float64", lr=0.05)
+        trainer_of(devices, max_steps=7, **options).fit(search, data_of(devices, batch_size=6))
+        return {name: value.clone() for name, value in search.gate.state_dict().items()}
 
-def trained(devices, gate, **options):
-    '''After two epochs and a bit, of 13 prompts: the last step of each has one, however many processes there are.'''
-    search = EdgePruning("tiny-ioi", gate=gate, dtype="float64", lr=0.05)
-    trainer = pl.Trainer(
-        max_steps=7, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        **options,
-    )
-    trainer.fit(search, IOIDataModule("tiny-ioi", n_train=13, n_val=4, n_test=4, batch_size=6 // devices))
-    return {name: value.clone() for name, value in search.gate.state_dict().items()}
-
-
-def run(devices):
     return {
-        "TopK": trained(devices, TopK(SizeRange(warmup=0))),
-        "HardConcrete": trained(devices, HardConcrete(TargetSparsity(0.9, warmup=0.3))),
-        "accumulated": trained(devices, TopK(SizeRange(warmup=0)), accumulate_grad_batches=2),
+        **{name: trained(make()) for name, make in MADE.items()},
+        "accumulated": trained(MADE["TopK"](), accumulate_grad_batches=2),
     }
-
-
-if __name__ == "__main__":
-    devices, folder = int(sys.argv[1]), sys.argv[2]
-    found = run(devices)
-    torch.save(found, f"{folder}/rank{os.environ.get('LOCAL_RANK', 0)}.pt")
-"""
 
 
 @pytest.fixture(scope="module")
 def shared_out(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
     """The gates by the number of processes."""
-    found = {}
-    for devices in (1, 2, 3):
-        folder = tmp_path_factory.mktemp(f"of{devices}")
-        status, log = start(folder, str(devices), script=SHARED_OUT)
-        assert status == 0, log[-3000:]
-        found[devices] = torch.load(folder / "rank0.pt", weights_only=True)
-    return found
+    several = {
+        devices: on_each(tmp_path_factory.mktemp("of"), devices, shared_out_among, devices) for devices in (2, 3)
+    }
+    return {1: shared_out_among(1), **{devices: ranks[0] for devices, ranks in several.items()}}
 
 
 @pytest.mark.parametrize("devices", [2, 3])
@@ -183,90 +171,56 @@ def test_a_batch_shared_out_is_the_run_of_one_process(kind: str, devices: int, s
 
 # ---- methods: one pair of processes runs them all ------------------------------------------------------------------
 
-METHODS = """
-import os, sys
-import torch
-from torch.utils.data import DataLoader, DistributedSampler
-from lightning_circuits import EAP, ActivationPatching, Attribution, EdgePruning
-from lightning_circuits.datamodules import IOIDataModule
-from lightning_circuits.namespace import pl
-
-torch.set_num_threads(1)
-MODEL = "tiny-ioi"
-
-
-def data(devices, n_train=13):
-    return IOIDataModule(MODEL, n_train=n_train, n_val=4, n_test=4, batch_size=4 // devices)
-
-
-def fit(devices, search, source, resume=None, **options):
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        **dict(enable_checkpointing=False) | options,
-    )
-    trainer.fit(search, source, ckpt_path=resume, weights_only=True)
-    return search
-
 
 class Begun(pl.Callback):
-    def on_train_start(self, trainer, pl_module):
+    def on_train_start(self, trainer: Any, pl_module: EdgePruning) -> None:
         self.gates = pl_module.edge_scores().clone()
 
 
-def warm(devices, method):
+def warm(devices: int, method: Attribution) -> Tensor:
     begun = Begun()
-    fit(devices, EdgePruning(MODEL, ablation="mean", warm_start=method), data(devices), max_steps=1, callbacks=[begun])
+    search = EdgePruning("tiny-ioi", ablation="mean", warm_start=method)
+    trainer_of(devices, begun, max_steps=1).fit(search, data_of(devices))
     return begun.gates
 
 
 class Drawn(Attribution):
-    '''Not the same on two processes, as with a kernel that adds up in another order each time.'''
+    """Not the same on two processes, as with a kernel that adds up in another order each time."""
 
-    def attribute(self, batch):
+    def attribute(self, batch: Batch) -> tuple[Tensor, None]:
         return torch.rand(self.layout.n_edges), None
 
 
-def sampled(devices):
-    '''A loader of one's own with a sampler there already. Of 13 rows it repeats one.'''
-    [everything] = IOIDataModule(MODEL, n_train=13, n_val=4, n_test=4, batch_size=13).train_dataloader()
-    rows = [{key: value[i] for key, value in everything.items()} for i in range(13)]
+def sampled(devices: int) -> DataLoader[Any]:
+    """A loader of one's own with a sampler there already. Of 13 rows it repeats one."""
+    [everything] = data_of(1, batch_size=13).train_dataloader()
+    rows: Any = [{key: value[i] for key, value in everything.items()} for i in range(13)]
     sampler = DistributedSampler(rows, num_replicas=devices, rank=int(os.environ.get("LOCAL_RANK", 0)))
     return DataLoader(rows, batch_size=4 // devices, sampler=sampler)
 
 
-def run(devices, checkpoint):
+def every_method(devices: int, checkpoint: Path) -> dict[str, Any]:
     torch.manual_seed(int(os.environ.get("LOCAL_RANK", 0)))
-    found = {"warm": warm(devices, EAP(ablation="mean")), "drawn": warm(devices, Drawn())}
-    for name, search, source, resume in (
-        ("patched", ActivationPatching(MODEL, edges_per_batch=240), data(devices, n_train=3), None),
-        ("sampled", EAP(MODEL), sampled(devices), None),
-        ("resumed", EAP(MODEL), data(devices), checkpoint),
-    ):
-        fit(devices, search, source, resume)
+    found: dict[str, Any] = {"warm": warm(devices, EAP(ablation="mean")), "drawn": warm(devices, Drawn())}
+    runs: list[tuple[str, Attribution, Any, Path | None]] = [
+        ("patched", ActivationPatching("tiny-ioi", edges_per_batch=240), data_of(devices, n_train=3), None),
+        ("sampled", EAP("tiny-ioi"), sampled(devices), None),
+        ("resumed", EAP("tiny-ioi"), data_of(devices), checkpoint),
+    ]
+    for name, search, source, resume in runs:
+        trainer_of(devices).fit(search, source, ckpt_path=resume, weights_only=True)
         found[name] = {"scores": search.edge_scores(), "prompts": search.describe()["examples"]}
     return found
-
-
-if __name__ == "__main__":
-    checkpoint, folder = sys.argv[1:]
-    found = run(2, checkpoint)
-    torch.save(found, f"{folder}/rank{os.environ['LOCAL_RANK']}.pt")
-"""
 
 
 @pytest.fixture(scope="module")
 def methods(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What one process finds, and each of two. All resume the checkpoint of one, two steps into a pass of four."""
     folder = tmp_path_factory.mktemp("methods")
-    here: dict[str, Any] = {"__name__": "methods"}
-    exec(compile(METHODS, "methods.py", "exec"), here)
-    keep = here["pl"].callbacks.ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
-    here["fit"](1, here["EAP"]("tiny-ioi"), here["data"](1), callbacks=[keep], enable_checkpointing=True)
+    keep = pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    trainer_of(1, keep, enable_checkpointing=True).fit(EAP("tiny-ioi"), data_of(1))
     checkpoint = folder / "step=2.ckpt"
-    status, log = start(folder, str(checkpoint), script=METHODS)
-    assert status == 0, log[-3000:]
-    return [here["run"](1, checkpoint), *(torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))]
+    return [every_method(1, checkpoint), *on_each(folder, 2, every_method, 2, checkpoint)]
 
 
 def test_gates_of_a_warm_start_begin_as_in_one_process(methods: list[dict[str, Any]]) -> None:

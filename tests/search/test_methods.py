@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -14,6 +11,7 @@ import pytest
 import lightning_circuits
 from lightning_circuits import METHODS, CircuitSearch
 from lightning_circuits.ablation import ABLATIONS, Ablation, AblationName
+from tests.support import processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,13 +46,12 @@ def test_the_ablations_of_signatures_are_those_of_the_registry() -> None:
     ]
 
 
-def test_help_begins_with_the_methods_own_options_and_is_short() -> None:
+def test_help_begins_with_the_methods_own_options_and_is_short(tmp_path: Path) -> None:
     """In a process of its own: in this one there are classes of tests, which would be listed too."""
-    program = "from lightning_circuits.commands.main import main; main()"
-    command = [sys.executable, "-W", "ignore", "-c", program, "fit", "--model.help", "EdgePruning"]
-    lines = subprocess.run(
-        command, env={**os.environ, "COLUMNS": "80"}, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout.splitlines()
+    words = ["fit", "--model.help", "EdgePruning"]
+    status, printed = processes.command_line(tmp_path / "log.txt", words, tmp_path, COLUMNS="80").end()
+    lines = printed.splitlines()
+    assert status == 0 and lines[0].startswith("usage: ")
     assert len(lines) <= 60
     options = [line.split()[0].removeprefix("--model.") for line in lines if line.startswith("  --model.")]
     options = [option for option in options if not option.endswith(".help")]

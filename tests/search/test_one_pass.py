@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from lightning_circuits.masked import masked_logits
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import ProbabilityDifference
+from tests.support import processes
 from tests.support.training import QUIET
 
 METHODS = [EAP, EAPIG, CleanCorrupted, EAPIGActivations, InformationFlowRoutes, RandomScores]
@@ -210,58 +209,34 @@ def test_each_pair_is_new_once(world: int, pairs: int) -> None:
 
 # ---- kill and resume, processes ----------------------------------------------------------------------------------
 
-SCRIPT = """
-import os, signal, sys
-import torch
-from lightning_circuits import EAPIG
-from lightning_circuits.datamodules import IOIDataModule
-from lightning_circuits.namespace import pl
-
-torch.set_num_threads(1)
-
 
 class Kill(pl.Callback):
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(folder, devices=1, resume=None, kill=False, batch_size=2):
+def run(folder: Path, devices: int = 1, batch_size: int = 2, kill: bool = False, resume: Path | None = None) -> None:
     keep = pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[keep] + [Kill()] * kill,
+    trainer = trainer_of(
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        enable_checkpointing=True,
+        callbacks=[keep, *([Kill()] if kill else [])],
     )
     search = EAPIG("tiny-ioi", steps=2)
     data = IOIDataModule("tiny-ioi", n_train=13, n_val=4, n_test=4, batch_size=batch_size)
     trainer.fit(search, data, ckpt_path=resume, weights_only=True)
     state = {"edges": search.edge_sums.data, "writers": search.writer_sums.data, "n": search.examples.data}
-    torch.save(state | {"step": trainer.global_step}, f"{folder}/rank{trainer.global_rank}.pt")
-
-
-if __name__ == "__main__":
-    run(sys.argv[1], int(sys.argv[2]), kill=sys.argv[3] == "kill", batch_size=int(sys.argv[4]))
-"""
-
-
-def started(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    folder.mkdir()
-    script = folder / "attribute.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=os.environ)
+    torch.save(state | {"step": trainer.global_step}, folder / f"rank{trainer.global_rank}.pt")
 
 
 @pytest.mark.slow
 def test_a_killed_pass_resumes_to_the_same_sums(tmp_path: Path) -> None:
-    done = started(tmp_path / "killed", "1", "kill", "2")
-    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
-    train: dict[str, Any] = {"__name__": "train"}
-    exec(compile(SCRIPT, "attribute.py", "exec"), train)
-    for name in ("whole", "resumed"):
-        (tmp_path / name).mkdir()
-    train["run"](tmp_path / "whole")
-    train["run"](tmp_path / "resumed", resume=tmp_path / "killed" / "step=3.ckpt")
+    status, printed = processes.call(tmp_path / "log.txt", run, tmp_path / "killed", kill=True).end()
+    assert status == -signal.SIGKILL, printed[-3000:]
+    run(tmp_path / "whole")
+    run(tmp_path / "resumed", resume=tmp_path / "killed" / "step=3.ckpt")
     whole, resumed = (torch.load(tmp_path / name / "rank0.pt", weights_only=True) for name in ("whole", "resumed"))
     assert whole["step"] == resumed["step"] == 7 and whole["n"] == resumed["n"] == 13
     assert torch.equal(whole["edges"], resumed["edges"]) and torch.equal(whole["writers"], resumed["writers"])
@@ -297,9 +272,8 @@ def test_a_pass_is_not_resumed_over_other_prompts(other: dict[str, int], tmp_pat
 
 @pytest.mark.slow
 def test_two_processes_are_as_one(tmp_path: Path) -> None:
-    for name, devices, size in (("two", "2", "2"), ("one", "1", "4")):
-        done = started(tmp_path / name, devices, "live", size)
-        assert done.returncode == 0, done.stderr[-3000:]
+    processes.together(tmp_path, 2, run, tmp_path / "two", 2, 2)
+    run(tmp_path / "one", 1, 4)
     one = torch.load(tmp_path / "one" / "rank0.pt", weights_only=True)
     for rank in (0, 1):
         two = torch.load(tmp_path / "two" / f"rank{rank}.pt", weights_only=True)

@@ -2,72 +2,67 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
+from lightning_circuits import EdgePruning
+from lightning_circuits.batch import Batch
+from lightning_circuits.datamodules import IOIDataModule
+from lightning_circuits.gates import HardConcrete, TargetSparsity, TopK
+from lightning_circuits.namespace import pl
+from tests.support import processes
+from tests.support.training import quiet_trainer
 
 pytestmark = pytest.mark.slow
-
-SCRIPT = """
-import os, signal, sys
-import torch
-from lightning_circuits import EdgePruning
-from lightning_circuits.datamodules import IOIDataModule
-from lightning_circuits.gates import HardConcrete, TopK
-from lightning_circuits.namespace import pl
-from lightning_circuits.gates import TargetSparsity
-
-torch.set_num_threads(1)
 
 GATES = {"TopK": TopK, "HardConcrete": lambda: HardConcrete(TargetSparsity(0.9, warmup=0.3))}
 
 
 class Kill(pl.Callback):
-    '''Between the backward pass and the optimizer's step, without a word to anybody.'''
+    """Between the backward pass and the optimizer's step, without a word to anybody."""
 
-    def __init__(self, step):
+    def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_before_optimizer_step(self, trainer, *_):
+    def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Record(pl.Callback):
-    def __init__(self):
-        self.batches = []
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, Tensor]] = []
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         self.batches.append((trainer.global_step, batch["clean_ids"]))
 
 
-def run(gate, ablation, folder, every, steps, resume=None, kill=None):
-    '''Train, and write down what came out.'''
-    torch.manual_seed(os.getpid())  # the global generator is another one each time
+def run(
+    gate: str, ablation: str, folder: Path, every: int, resume: Path | None = None, kill: int | None = None
+) -> dict[str, Any]:
+    """Train for 22 steps; what came out."""
+    torch.manual_seed(time.time_ns())  # the global generator is another one each time
     record = Record()
     keep = pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=every, save_top_k=-1, filename="{step}")
-    trainer = pl.Trainer(
-        max_steps=steps, max_epochs=99, accelerator="cpu", logger=False,
-        enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[keep, record] + ([Kill(kill)] if kill else []),
+    trainer = quiet_trainer(
+        *(keep, record, *([Kill(kill)] if kill else [])), max_steps=22, max_epochs=99, enable_checkpointing=True
     )
     search = EdgePruning("tiny-ioi", gate=GATES[gate](), ablation=ablation)
     data = IOIDataModule("tiny-ioi", n_train=16, n_val=4, n_test=4, batch_size=4)
     trainer.fit(search, data, ckpt_path=resume, weights_only=True)
     return {
-        "gate": search.gate.state_dict(), "optimizer": trainer.optimizers[0].state_dict()["state"],
-        "batches": record.batches, "step": trainer.global_step,
+        "gate": search.gate.state_dict(),
+        "optimizer": trainer.optimizers[0].state_dict()["state"],
+        "batches": record.batches,
+        "step": trainer.global_step,
     }
-
-
-if __name__ == "__main__":
-    run(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), kill=int(sys.argv[6]))
-"""
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -89,20 +84,14 @@ def equal(a: Any, b: Any) -> bool:
     ],
 )
 def test_a_killed_run_resumes_to_the_same_bits(gate: str, ablation: str, every: int, last: int, tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
     killed = tmp_path / "killed"
-    command = [sys.executable, str(script), gate, ablation, str(killed), str(every), "22", "17"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    status, printed = processes.call(tmp_path / "log.txt", run, gate, ablation, killed, every, kill=17).end()
+    assert status == -signal.SIGKILL, printed[-3000:]
     assert {path.name for path in killed.iterdir()} == {f"step={step}.ckpt" for step in range(every, 17, every)}
 
-    train: dict[str, Any] = {"__name__": "train"}
-    exec(compile(SCRIPT, str(script), "exec"), train)
-    run = train["run"]
-    whole = run(gate, ablation, tmp_path / "whole", every, 22)
-    resumed = run(gate, ablation, tmp_path / "resumed", every, 22, resume=killed / f"step={last}.ckpt")
-    again = run(gate, ablation, tmp_path / "again", every, 22, resume=tmp_path / "whole" / f"step={last}.ckpt")
+    whole = run(gate, ablation, tmp_path / "whole", every)
+    resumed = run(gate, ablation, tmp_path / "resumed", every, resume=killed / f"step={last}.ckpt")
+    again = run(gate, ablation, tmp_path / "again", every, resume=tmp_path / "whole" / f"step={last}.ckpt")
 
     assert whole["step"] == resumed["step"] == 22
     assert [step for step, _ in resumed["batches"]] == list(range(last, 22))

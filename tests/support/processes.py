@@ -6,7 +6,9 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +65,32 @@ def call(log: Path, function: Callable[..., object], *arguments: Any, **options:
     return Started(process.pid, wait, log)
 
 
+def together(folder: Path, world: int, function: Callable[..., object], *arguments: Any) -> None:
+    """As `call`, in so many processes at once, each told which it is, as torchrun tells it; all have to succeed.
+
+    A Trainer with ``strategy="ddp"`` and as many devices joins them, and starts none by itself.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
+    started = [
+        call(folder / f"log-{rank}.txt", _told, told | {"LOCAL_RANK": str(rank)}, function, *arguments)
+        for rank in range(world)
+    ]
+    try:
+        for one in started:
+            status, printed = one.end()
+            assert status == 0, printed[-3000:]
+    finally:
+        for one in started:
+            one.kill()
+
+
+def command_line(log: Path, words: Sequence[str], folder: Path, **environment: str) -> Started:
+    """`lightning-circuits` with these words, in a folder; further processes of its run are started as a user's are."""
+    return call(log, _told, environment, _command_line, list(words), folder)
+
+
 def program(log: Path, command: Sequence[str | Path], folder: Path | None = None, **environment: str) -> Started:
     """Run a command, in a folder, with something added to the environment."""
     with log.open("w") as output:  # not a pipe: it would be waited on until the last process has closed it
@@ -87,7 +115,22 @@ def program(log: Path, command: Sequence[str | Path], folder: Path | None = None
 
 def _lead(log: Path, function: Callable[..., object], arguments: Sequence[Any], options: dict[str, Any]) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
     function(*arguments, **options)
+
+
+def _told(environment: dict[str, str], function: Callable[..., object], *arguments: Any) -> None:
+    os.environ |= environment
+    function(*arguments)
+
+
+def _command_line(words: list[str], folder: Path) -> None:
+    from lightning_circuits.commands import main
+
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+    sys.argv[:] = [main.__file__, *words]  # what Lightning starts the other processes with
+    main.main()
