@@ -6,7 +6,8 @@ matplotlib is loaded when something is drawn, and no earlier; pyplot and its glo
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,15 +123,12 @@ def label_sizes(axis: Axis, form: Callable[[float], str]) -> None:
     """
     from matplotlib.ticker import LogFormatter
 
-    between = LogFormatter()
-    between.set_axis(axis)
-
-    def minor(size: float, _: float) -> str:
-        between.set_locs()
-        return form(size) if between(size) else ""
+    class Between(LogFormatter):
+        def __call__(self, size: float, position: int | None = None) -> str:
+            return form(size) if super().__call__(size, position) else ""
 
     axis.set_major_formatter(lambda size, _: form(size))
-    axis.set_minor_formatter(minor)
+    axis.set_minor_formatter(Between())
 
 
 def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".png", ".svg")) -> list[Path]:
@@ -153,11 +151,23 @@ def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".png", ".svg"))
         ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
         ".png": {"Software": None},
     }
-    paths = []
-    with matplotlib.rc_context(RC):
-        for suffix in suffixes:
+    paths = [stem.with_name(stem.name + suffix) for suffix in suffixes]
+    with matplotlib.rc_context(RC), _laid_out(figure):
+        for suffix, path in zip(suffixes, paths, strict=True):
             content = io.BytesIO()
             figure.savefig(content, format=suffix.removeprefix("."), dpi=200, metadata=undated[suffix])
-            paths.append(stem.with_name(stem.name + suffix))
-            write_atomically(paths[-1], content.getvalue())
+            write_atomically(path, content.getvalue())
     return paths
+
+
+@contextmanager
+def _laid_out(figure: Figure) -> Iterator[None]:
+    """While open, all stands where it is: to find places takes longer than to draw, and is the same for all files."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)

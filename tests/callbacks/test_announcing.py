@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,11 @@ class Listener(pl.Callback):
         self.heard.append("written")
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+# Of any three, each order there is.
+ORDERS = [(0, 1, 2, 3), (0, 3, 2, 1), (1, 3, 0, 2), (2, 1, 0, 3), (2, 3, 0, 1), (3, 1, 2, 0)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_listeners_are_told_once_in_any_order(tmp_path: Path, order: tuple[int, ...]) -> None:
     listener = Listener()
     validation = FaithfulnessValidation(every_n_steps=2, sizes=0.3)

@@ -46,20 +46,18 @@ trainer:
       init_args: {save_last: true, every_n_train_steps: 2}
 """
 PROGRAM = [sys.executable, "-m", "lightning_circuits.commands.main"]
-WORDS = ["fit", "--config=quickstart.yaml", "--config=with/ddp.yaml", "--config=test.yaml"]
 LAUNCHERS = {
-    "one": [],
-    "lightning": [],
+    "one": [*PROGRAM, "fit", "--config=quickstart.yaml", "--config=with/ddp.yaml", "--config=test.yaml"],
+    "lightning": [*PROGRAM, "fit", "--config=quickstart.yaml", "--config=with/ddp.yaml", "--config=test.yaml"],
     "torchrun": [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "--no-python"),
-        *(*PROGRAM, *WORDS),
+        *(*PROGRAM, "fit", "--config=quickstart.yaml", "--config=with/ddp.yaml", "--config=test.yaml"),
     ],
     "slurm": [
         *("bash", str(Path(__file__).parents[2] / "examples" / "slurm" / "circuit.sbatch")),
         *("--config=quickstart.yaml", "--config=test.yaml"),
     ],
 }
-"""What starts the processes; without a launcher the command line does it."""
 # SLURM's own part: as many processes as were asked for, each told which one it is.
 SRUN = """#!/bin/bash
 for rank in $(seq 0 $((SLURM_NTASKS - 1))); do SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & tasks="$tasks $!"; done
@@ -91,15 +89,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for program in programs.iterdir():
             program.chmod(0o755)
         path = os.pathsep.join([str(programs), os.environ["PATH"]])
-        options = [*OPTIONS, f"--model.warm_start={start}", f"--trainer.devices={devices}"]
+        command = [*command, *OPTIONS, f"--model.warm_start={start}", f"--trainer.devices={devices}"]
         environment = {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(folder)}
         if name == "slurm":
             environment |= SLURM | {"PATH": path}
-        if command:
-            run = processes.program(folder / "log.txt", [*command, *options], folder, **environment)
-        else:
-            run = processes.command_line(folder / "log.txt", [*WORDS, *options], folder, **environment)
-        status, printed = run.end()
+        status, printed = processes.program(folder / "log.txt", command, folder, **environment).end()
         assert status == 0, printed[-3000:]
     return folders
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import get_args
@@ -11,6 +12,7 @@ import pytest
 import lightning_circuits
 from lightning_circuits import METHODS, CircuitSearch
 from lightning_circuits.ablation import ABLATIONS, Ablation, AblationName
+from lightning_circuits.commands.main import main
 from tests.support import processes
 
 ROOT = Path(__file__).parents[2]
@@ -46,10 +48,14 @@ def test_the_ablations_of_signatures_are_those_of_the_registry() -> None:
     ]
 
 
+def show_help() -> None:
+    os.environ["COLUMNS"] = "80"
+    main(["fit", "--model.help", "EdgePruning"])
+
+
 def test_help_begins_with_the_methods_own_options_and_is_short(tmp_path: Path) -> None:
     """In a process of its own: in this one there are classes of tests, which would be listed too."""
-    words = ["fit", "--model.help", "EdgePruning"]
-    status, printed = processes.command_line(tmp_path / "log.txt", words, tmp_path, COLUMNS="80").end()
+    status, printed = processes.call(tmp_path / "log.txt", show_help).end()
     lines = printed.splitlines()
     assert status == 0 and lines[0].startswith("usage: ")
     assert len(lines) <= 60

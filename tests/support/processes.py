@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,11 +85,6 @@ def together(folder: Path, world: int, function: Callable[..., object], *argumen
             one.kill()
 
 
-def command_line(log: Path, words: Sequence[str], folder: Path, **environment: str) -> Started:
-    """`lightning-circuits` with these words, in a folder; further processes of its run are started as a user's are."""
-    return call(log, _told, environment, _command_line, list(words), folder)
-
-
 def program(log: Path, command: Sequence[str | Path], folder: Path | None = None, **environment: str) -> Started:
     """Run a command, in a folder, with something added to the environment."""
     with log.open("w") as output:  # not a pipe: it would be waited on until the last process has closed it
@@ -125,12 +119,3 @@ def _lead(log: Path, function: Callable[..., object], arguments: Sequence[Any], 
 def _told(environment: dict[str, str], function: Callable[..., object], *arguments: Any) -> None:
     os.environ |= environment
     function(*arguments)
-
-
-def _command_line(words: list[str], folder: Path) -> None:
-    from lightning_circuits.commands import main
-
-    os.chdir(folder)
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
-    sys.argv[:] = [main.__file__, *words]  # what Lightning starts the other processes with
-    main.main()
