@@ -125,8 +125,9 @@ class FaithfulnessCurve(ExactAblationCallback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "predict":
             return
-        self._shares(require_search(self, trainer, pl_module))
-        self._begin(trainer, "test" if stage == "test" else "val")
+        search = require_search(self, trainer, pl_module)
+        self._shares(search)
+        self._begin(trainer, search, "test" if stage == "test" else "val")
         self.curve, self.paths = None, []
         self._folder = writable_folder(trainer, self.dirpath, "the curve", self)
 

@@ -19,8 +19,9 @@ from lightning_circuits.callbacks.options import require_ablations
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.namespace import pl
+from lightning_circuits.pages import see_page
 from lightning_circuits.search.base import CircuitSearch
-from lightning_circuits.search.splits import whole_split
+from lightning_circuits.search.splits import live_spans, live_tokens, whole_split
 
 
 class ExactAblationCallback(pl.Callback):
@@ -44,11 +45,12 @@ class ExactAblationCallback(pl.Callback):
         self.seed = seed
         self._fitted = False
 
-    def _begin(self, trainer: pl.Trainer, split: str) -> None:
+    def _begin(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> None:
         """For `setup`: see that there is something to measure on, before any training.
 
         Raises:
-            ValueError: no batch in the split; an ablation that needs data, without training prompts.
+            ValueError: no batch in the split; an ablation that needs data, without training prompts; one under which
+                prompts differ in spans that are not searched.
         """
         with torch.random.fork_rng(devices=[]):
             if next(self._batches(trainer, split), None) is None:
@@ -58,7 +60,21 @@ class ExactAblationCallback(pl.Callback):
                 )
         if any(ablation.needs_data for ablation in self.ablations):
             whole_split(trainer, "train")
+        if search.spans or search.layout.spans:
+            self._require_spans(trainer, search, split)
         self._fitted = False  # a run of its own: other prompts perhaps
+
+    def _require_spans(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> None:
+        searched = search.layout.spans or tuple(live_spans(whole_split(trainer, "train"), search.ablation))
+        for ablation in self.ablations:
+            live = live_tokens(whole_split(trainer, split), ablation)
+            if outside := [name for name, number in live.items() if number and name not in searched]:
+                raise ValueError(
+                    f"{type(self).__name__} is to judge under {ablation.name} ablation, which changes tokens in "
+                    f"{f'the span {outside[0]}' if outside[0] else 'no span'} too, and edges are told apart in "
+                    f"{', '.join(searched)} alone: leave it out of the ablations, or search under it "
+                    f"{see_page('places', 'Where spans come from')}"
+                )
 
     def _evaluate(
         self,

@@ -93,8 +93,9 @@ class FaithfulnessValidation(ExactAblationCallback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "predict":
             return
-        sizes_to_look_at(require_search(self, trainer, pl_module), self.sizes)
-        self._begin(trainer, "test" if stage == "test" else "val")
+        search = require_search(self, trainer, pl_module)
+        sizes_to_look_at(search, self.sizes)
+        self._begin(trainer, search, "test" if stage == "test" else "val")
         self.measured = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

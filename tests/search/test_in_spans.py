@@ -62,7 +62,7 @@ def test_attribution_in_spans_is_that_of_the_functions_and_is_judged_exported_an
 
 @pytest.mark.parametrize("method", [EAPIG, ActivationPatching, InformationFlowRoutes])
 def test_every_method_has_scores_in_spans(method: Any) -> None:
-    search = fitted(method(EMBEDDED, spans=True))
+    search = fitted(method(EMBEDDED, spans=True), limit_train_batches=1)
     scores = search.layout.each_span(search.edge_scores())
     assert scores.isfinite().all() and all(each.abs().max() > 0 for each in scores)
 
@@ -109,6 +109,23 @@ def test_a_circuit_without_spans_starts_all_of_them_and_one_of_others_none(tmp_p
         assert torch.corrcoef(torch.stack([*of_spans, plain.scores.argsort().argsort().float()])).min() > 0.9
     with pytest.raises(ValueError, match="the warm start is of another layout: spans"):
         fitted(EdgePruning(EMBEDDED, warm_start=plain.in_spans(["S2", "END"]), spans=True), max_steps=1)
+
+
+@pytest.mark.parametrize("judge", [FaithfulnessValidation, FaithfulnessCurve])
+def test_an_ablation_that_changes_what_is_not_searched_is_refused_before_training(judge: Any, tmp_path: Path) -> None:
+    """A mean takes the place of every token, the corrupt prompt only of those from S2 on."""
+    search, where = EdgePruning(EMBEDDED, spans=True), {"dirpath": tmp_path} if judge is FaithfulnessCurve else {}
+    said = r"under mean ablation, which changes tokens in the span \.\.\w+ too, and edges .* S2, S2\.\.END, END alone"
+    with pytest.raises(ValueError, match=said):
+        fitted(search, judge(sizes=[0.1, 0.5], ablations=["interchange", "mean"], **where), max_steps=1)
+    assert search.global_step == 0 and not search.layout.spans  # not even what it is to learn is there
+    under_it = EAP(EMBEDDED, ablation="mean", spans=True)
+    callback = judge(sizes=[0.1, 0.5], ablations=["interchange", "mean"], **where)
+    loader = data().train_dataloader()  # of the few prompts for validation none has some of the spans
+    pl.Trainer(**QUIET, callbacks=[callback]).fit(under_it, loader, loader)
+    assert len(under_it.layout.spans) > 3
+    rows = callback.rows if judge is FaithfulnessValidation else callback.curve.rows
+    assert {row.ablation for row in rows} == {"interchange", "mean"}
 
 
 def test_data_that_name_no_places_and_formats_without_a_place_for_them_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import warnings
 from pathlib import Path
 from typing import get_args
 
@@ -50,7 +52,9 @@ def test_the_ablations_of_signatures_are_those_of_the_registry() -> None:
 
 def show_help() -> None:
     os.environ["COLUMNS"] = "80"
-    main(["fit", "--model.help", "EdgePruning"])
+    warnings.simplefilter("ignore")
+    sys.argv[:] = ["lightning-circuits", "fit", "--model.help", "EdgePruning"]
+    main()
 
 
 def test_help_begins_with_the_methods_own_options_and_is_short(tmp_path: Path) -> None:
