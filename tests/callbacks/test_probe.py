@@ -18,8 +18,9 @@ from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.selection import top_n
+from tests.support import processes
 from tests.support.oracle import tiny_model
-from tests.support.training import QUIET, Mine, fit, small, start, trainable
+from tests.support.training import QUIET, Mine, fit, small, trainable
 
 # ---- what is found ---------------------------------------------------------------------------------------------------
 
@@ -112,39 +113,35 @@ def test_a_resumed_run_has_the_history_of_the_run_before(tmp_path: Path) -> None
 
 # ---- several processes -----------------------------------------------------------------------------------------------
 
-DDP = """
-import sys
-import torch
-from lightning_circuits.namespace import pl
-from lightning_circuits.callbacks import CircuitProbe
-sys.path.insert(0, sys.argv[1])
-from tests.support.training import Mine, QUIET, small, trainable
 
-torch.set_num_threads(1)
-def run(lr, probed=True, own=False, **options):
+def run_of_two(
+    lr: float, probed: bool = True, own: bool = False
+) -> tuple[pl.LightningModule, CircuitProbe, pl.Trainer]:
     data = small(seed=1)
     probe = CircuitProbe(data if own else small(), every_n_steps=2, sizes=[0.05, 0.2])
     module = Mine(trainable(), lr=lr)
-    trainer = pl.Trainer(**QUIET, max_steps=3, callbacks=[probe] if probed else [], **options)
-    trainer.fit(module, train_dataloaders=None if own else small(seed=1).train_dataloader(),
-                datamodule=data if own else None)
+    trainer = pl.Trainer(**QUIET, max_steps=3, devices=2, strategy="ddp", callbacks=[probe] if probed else [])
+    trainer.fit(
+        module,
+        train_dataloaders=None if own else small(seed=1).train_dataloader(),
+        datamodule=data if own else None,
+    )
     return module, probe, trainer
 
-two = dict(devices=2, strategy="ddp")
-still = run(0.0, **two)
-own = run(0.0, own=True, **two)
-moved, unprobed = run(1e-3, **two)[0], run(1e-3, probed=False, **two)[0]
-assert all(torch.equal(a, b) for a, b in zip(moved.parameters(), unprobed.parameters()))
-assert still[2].world_size == 2
-torch.save([still[1].state_dict(), own[1].state_dict()], f"{sys.argv[2]}/rank{still[2].global_rank}.pt")
-"""
+
+def probe_twice(folder: Path) -> None:
+    _, still, trainer = run_of_two(0.0)
+    _, own, _ = run_of_two(0.0, own=True)
+    moved, unprobed = run_of_two(1e-3)[0], run_of_two(1e-3, probed=False)[0]
+    assert all(torch.equal(a, b) for a, b in zip(moved.parameters(), unprobed.parameters(), strict=True))
+    assert trainer.world_size == 2
+    torch.save([still.state_dict(), own.state_dict()], folder / f"rank{trainer.global_rank}.pt")
 
 
 @pytest.mark.slow
 def test_two_processes_share_the_prompts_and_agree(tmp_path: Path) -> None:
     """7 validation and 10 training prompts in batches of 4: neither divides by two processes."""
-    (tmp_path / "ddp.py").write_text(DDP)
-    start(tmp_path / "ddp.py", str(Path(__file__).parents[2]), str(tmp_path))
+    processes.together(tmp_path, 2, probe_twice, tmp_path)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
     for seed, (one, other) in zip((0, 1), zip(*ranks, strict=True), strict=True):
         alone = CircuitProbe(small(seed=seed), every_n_steps=2, sizes=[0.05, 0.2])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_circuits.callbacks.at_rest import at_rest
-from tests.support.training import start, trainable
+from lightning_circuits.namespace import pl
+from tests.support import processes
+from tests.support.training import trainable
 
 RUNS = """
 import random, sys
@@ -118,12 +122,22 @@ print("the same to the bit")
 """
 
 
+def as_script(script: Path, namespace: str) -> None:
+    sys.argv[:] = [str(script), namespace]
+    runpy.run_path(str(script), run_name="__main__")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("namespace", ["pytorch_lightning", "lightning.pytorch"])
 def test_a_run_is_the_same_to_the_bit_with_and_without_a_probe(namespace: str, tmp_path: Path) -> None:
-    (tmp_path / "runs.py").write_text(RUNS)
-    printed = start(tmp_path / "runs.py", namespace, LIGHTNING_CIRCUITS_NAMESPACE=namespace)
-    assert printed.rstrip().endswith("the same to the bit")
+    script, log = tmp_path / "runs.py", tmp_path / "log.txt"
+    script.write_text(RUNS)
+    if namespace == pl.__name__:  # that of a process which has imported
+        started = processes.call(log, as_script, script, namespace)
+    else:
+        started = processes.program(log, [sys.executable, script, namespace], LIGHTNING_CIRCUITS_NAMESPACE=namespace)
+    status, printed = started.end()
+    assert status == 0 and printed.rstrip().endswith("the same to the bit"), printed[-3000:]
 
 
 def test_at_rest_gives_back_every_attribute() -> None:

@@ -53,7 +53,7 @@ def test_the_ablations_of_signatures_are_those_of_the_registry() -> None:
 def show_help() -> None:
     os.environ["COLUMNS"] = "80"
     warnings.simplefilter("ignore")
-    sys.argv[:] = ["lightning-circuits", "fit", "--model.help", "EdgePruning"]
+    sys.argv[:] = ["-c", "fit", "--model.help", "EdgePruning"]
     main()
 
 

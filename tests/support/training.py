@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +11,6 @@ from lightning_circuits.callbacks import CircuitProbe
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
-from tests.support import processes
 
 QUIET: dict[str, Any] = dict(
     accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
@@ -53,11 +50,3 @@ def fit(probe: CircuitProbe, module: pl.LightningModule, **options: Any) -> pl.T
     trainer = pl.Trainer(**{**QUIET, "max_steps": 2, "callbacks": [probe], **options})
     trainer.fit(module, small(seed=1).train_dataloader())
     return trainer
-
-
-def start(script: Path, *arguments: str, **environment: str) -> str:
-    """Run a script to its end; what it printed."""
-    command = [sys.executable, script, *arguments]
-    status, printed = processes.program(script.with_suffix(".log"), command, **environment).end()
-    assert status == 0, printed[-3000:]
-    return printed
