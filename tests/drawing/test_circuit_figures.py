@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import torch
+from matplotlib.text import Text
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing import circuit as figures
-from lightning_circuits.drawing.circuit import save_figure
+from lightning_circuits.drawing.circuit import circuit_figure, save_figure
+from lightning_circuits.drawing.columns import in_columns
 from lightning_circuits.layout import Layout
+from tests.support.drawn_circuits import stand_of_lines
 
 EDGES = {"input->a0.h1<v>": 0.5, "a0.h1->m0": -2.0, "m0->a1.h0<k>": 0.1, "a1.h0->logits": 1.0, "input->a1.h0<q>": -0.1}
 LAYOUT = Layout(n_layers=2, n_heads=2, d_model=8)
 
 
-def circuit(layout: Layout = LAYOUT, edges: dict[str, float] = EDGES, scored: bool = True, **metadata: str) -> Circuit:
+def circuit(layout: Layout = LAYOUT, edges: dict[str, float] = EDGES, scored: bool = True, **metadata: Any) -> Circuit:
     members, scores = torch.zeros(layout.n_edges, dtype=torch.bool), torch.full((layout.n_edges,), -9.0)
     for name, score in edges.items():
         members[layout.edge_index(name)] = True
@@ -118,13 +123,79 @@ def test_an_edge_into_a_group_is_at_each_of_its_heads(tmp_path: Path) -> None:
 
 
 def test_boxes_do_not_overlap_and_lines_go_upward() -> None:
-    graph = everything(400).to_networkx()
-    places = figures._places(graph)
+    many = everything(400)
+    graph = in_columns(many)
+    places = figures._places(graph, figures._columns(graph, 1))
     boxes = list(places.values())
     for i, (x, y) in enumerate(boxes):
         for other_x, other_y in boxes[:i]:
             assert abs(x - other_x) >= figures.WIDTH or abs(y - other_y) >= figures.HEIGHT
     assert all(places[reader][1] - places[writer][1] > figures.HEIGHT for writer, reader in graph.edges())
+
+
+PLACED = {
+    "input->a0.h1<v>@S2": 0.5,
+    "a0.h1->m0@S2": -2.0,
+    "m0->a1.h0<k>@S2": 0.1,
+    "input->a1.h0<q>@END": -0.1,
+    "a1.h0->m1@S2..END": 0.2,
+    "a1.h0->logits@END": 1.0,
+}
+EXAMPLE = {"..S2": "When Mary and", "S2": " John", "S2..END": " gave a drink", "END": " to"}
+IN_SPANS = LAYOUT.in_spans(["S2", "S2..END", "END"])
+
+
+def test_spans_are_columns_with_the_nodes_that_are_at_work_in_them(tmp_path: Path) -> None:
+    placed = circuit(IN_SPANS, PLACED)
+    svg = drawn(placed, tmp_path)
+    stands = {stand for _, *both in stand_of_lines(placed) for stand in both}
+    stands |= {f"input@{span}" for span in IN_SPANS.spans}
+    assert {"a1.h0@S2..END", "a1.h0@END"} < stands and "a1.h0@S2" not in stands
+    assert {name for name in svg.styles if "@" in name and "->" not in name} == stands
+    assert sorted(svg.edges()) == sorted([*PLACED, "m0->a1.h0<k>@S2"])  # seen from two columns
+    assert svg.texts.count("a1.h0") == 2 and svg.texts.count("input") == 3
+    assert any("from column to column" in (text or "") for text in svg.texts)
+
+
+def test_over_the_columns_stands_the_example_grey_where_no_edge_can_be(tmp_path: Path) -> None:
+    placed = circuit(IN_SPANS, PLACED, example=EXAMPLE)
+    colours = {}
+    for text in circuit_figure(placed).findobj(Text):
+        colours.setdefault(text.get_text(), []).append(text.get_color())
+    for name, piece in EXAMPLE.items():
+        live = name in IN_SPANS.spans
+        assert colours[name] == (["black", "black"] if live else ["0.55"])  # in the prompt, and over a column
+        assert colours[piece.strip()] == (["black", "black"] if live else ["0.55"])
+    assert "When Mary and" in drawn(placed, tmp_path).texts
+    bare = drawn(circuit(IN_SPANS, PLACED), tmp_path).texts
+    assert {*IN_SPANS.spans} <= set(bare) and "..S2" not in bare
+    assert "When Mary and" not in drawn(circuit(example=EXAMPLE), tmp_path).texts  # of all tokens alike
+
+
+def test_columns_stand_side_by_side_and_boxes_inside_of_their_own() -> None:
+    layout = Layout(4, 6, 8).in_spans([f"s{i}" for i in range(5)])
+    for n in (3, 60, 400):
+        graph = in_columns(Circuit.random(layout, n, 0))
+        columns = figures._columns(graph, 5)
+        places = figures._places(graph, columns)
+        assert all(left.right < right.left for left, right in pairwise(columns))
+        for (_, span), (x, _) in places.items():
+            assert columns[span].left <= x - figures.WIDTH / 2 and x + figures.WIDTH / 2 <= columns[span].right
+        boxes = list(places.values())
+        for i, (x, y) in enumerate(boxes):
+            for other_x, other_y in boxes[:i]:
+                assert abs(x - other_x) >= figures.WIDTH or abs(y - other_y) >= figures.HEIGHT
+        assert all(places[reader][1] - places[writer][1] > figures.HEIGHT for writer, reader in graph.edges())
+
+
+def test_a_long_example_is_in_lines_that_the_figure_has_room_for() -> None:
+    example = {f"t{i}": f" word{i}" for i in range(200)} | {"long": "x" * 5000}
+    figure = circuit_figure(circuit(IN_SPANS, PLACED, example=example))
+    figure.canvas.draw()
+    inside = figure.bbox
+    for text in figure.findobj(Text):
+        box = text.get_window_extent()
+        assert not text.get_text() or (inside.x0 <= box.x0 and box.x1 <= inside.x1), text.get_text()
 
 
 @pytest.mark.parametrize("edges", [{}, {"m0->m1": 1.0}, {"input->logits": 0.0}, {"a0.h0->a1.h0<v>": -1.0}])

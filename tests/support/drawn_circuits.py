@@ -48,3 +48,27 @@ def paths(circuit: Circuit, node: str) -> set[str]:
         return {edge for a, b, edge in graph.edges(data="edge") if a in inside and b in inside}
 
     return between("input", node) | between(node, "logits")
+
+
+def stand_of_lines(circuit: Circuit) -> set[tuple[str, str, str]]:
+    """Of a circuit in spans every edge, the node that it leaves and one that it enters, by what their names say."""
+    spans, per_group = list(circuit.layout.spans), circuit.layout.n_heads // circuit.layout.n_kv_readers
+
+    def parts(name: str) -> tuple[str, list[str], str, int]:
+        edge, span = name.split("@")
+        writer, reader = edge.split("->")
+        node, _, kind = reader.rstrip(">").partition("<")
+        layer, _, group = node.partition(".g")
+        heads = [f"{layer}.h{int(group) * per_group + i}" for i in range(per_group)] if group else [node]
+        return writer, heads, kind, spans.index(span)
+
+    read = {name: parts(name) for name in circuit.edge_names()}
+    works = {(writer, span) for writer, _, _, span in read.values()}
+    works |= {(node, span) for _, nodes, kind, span in read.values() for node in nodes if kind not in ("k", "v")}
+    lines = set()
+    for name, (writer, nodes, kind, span) in read.items():
+        for node in nodes:
+            seen_from = [at for at in range(span, len(spans)) if (node, at) in works] if kind in ("k", "v") else []
+            for at in seen_from or [span]:
+                lines.add((name, f"{writer}@{spans[span]}", f"{node}@{spans[at]}"))
+    return lines
