@@ -65,7 +65,7 @@ PICTURES: dict[str, Callable[[Circuit, Path], Any]] = {**dict.fromkeys(SUFFIXES,
 
 
 def _holds_spans(suffix: str) -> bool:
-    return FORMATS[suffix].holds_spans if suffix in FORMATS else suffix in SUFFIXES
+    return suffix not in FORMATS or FORMATS[suffix].holds_spans
 
 
 class CircuitExport(pl.Callback):

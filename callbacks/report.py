@@ -71,7 +71,7 @@ class CircuitReport(pl.Callback):
             )
         self._written = None
         settings = {**search.describe(), "data": describe_data(trainer)}
-        for name in ("step", "example"):  # of no setting, and the step another one in a resumed run
+        for name in ("step", "example", "swapped"):  # of no setting, and the step another one in a resumed run
             settings.pop(name, None)
         log_settings(trainer, settings)
 

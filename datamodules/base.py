@@ -6,14 +6,16 @@ Every data module yields the same batches, `lightning_circuits.batch.Batch`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from lightning_circuits.arguments import require_choice, require_seed, require_whole_numbers, shortened
 from lightning_circuits.datamodules.fitting import require_fit
 from lightning_circuits.datamodules.loader import PaddingSide, PairLoader
-from lightning_circuits.datamodules.spans import By, one_span_a_token
+from lightning_circuits.datamodules.spans import By, in_order, one_span_a_token
 from lightning_circuits.datamodules.tokenising import PromptPair, TokenPair, tokenise
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
@@ -114,13 +116,23 @@ class PairDataModule(pl.LightningDataModule, ABC):
                 name: [replace(pair, spans=names) for pair in split] for name, split in self._splits.items()
             }
 
-    def example_by_span(self) -> dict[str, str]:
-        """The text of a training prompt in pieces, by the name of the span that each is in, in the order of the prompt.
+    def describe_spans(self) -> dict[str, Any]:
+        """What pictures of circuits in spans show of the training prompts, in plain JSON values.
 
-        Of all prompts the first that has the most spans; empty where prompts have none.
+        ``example``: the text of a prompt in pieces, by the name of the span that each is in, in the order of the
+        prompt; of all prompts the first that has the most spans. ``swapped``, if there are any: pairs of spans that
+        stand in the one order as a rule, and in the other in some prompts.
         """
         self.setup()
-        pair = max(self._splits["train"], key=lambda pair: len(set(pair.spans)))
+        train = self._splits["train"]
+        found = {tuple(dict.fromkeys(pair.spans)) for pair in train}
+        names = in_order([pair.spans for pair in train])
+        before = {pair for order in found for pair in combinations(order, 2)}
+        swapped = [[a, b] for a, b in combinations(names, 2) if (b, a) in before]
+        return {"example": self._example(train), **({"swapped": swapped} if swapped else {})}
+
+    def _example(self, pairs: Sequence[TokenPair]) -> dict[str, str]:
+        pair = max(pairs, key=lambda pair: len(set(pair.spans)))
         pieces: dict[str, str] = {}
         before = ""
         for name, end in {name: token + 1 for token, name in enumerate(pair.spans)}.items():

@@ -2,7 +2,8 @@
 
 A head stands where its query is read and where its output is used. Its keys and values are read in any span, and used
 where it stands: an edge into a key or a value begins in the column of its own span, that of the token looked at, and
-ends at the head in this column and in those after it. So a line that leaves its column is a head that looks back.
+ends at the head in this column and in those that are after it in some prompt. So a line that leaves its column is a
+head that looks back.
 
     >>> import torch
     >>> layout = Layout(n_layers=2, n_heads=1, d_model=4).in_spans(["S2", "END"])
@@ -22,7 +23,7 @@ A circuit without spans has one column.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import networkx as nx
@@ -38,9 +39,9 @@ def in_columns(circuit: Circuit) -> nx.MultiDiGraph:
     """The lines of a circuit, as a directed multigraph between nodes in columns (`Stand`).
 
     An edge is one line, but at the heads of a K/V group one for each and, into a key or value, one for each column in
-    which the head stands at or after the edge's own; in its own, where the head stands in none of those. Nodes and
-    lines have the attributes of `Circuit.to_networkx`. The input is in every column, the logits where they are read,
-    or in the last.
+    which the head stands and the edge's own may be seen from; in its own, where the head stands in none of those. Nodes
+    and lines have the attributes of `Circuit.to_networkx`. The input is in every column, the logits where they are
+    read, or in the last.
     """
     layout, plain = circuit.layout, circuit.to_networkx()
     edges = [
@@ -53,12 +54,13 @@ def in_columns(circuit: Circuit) -> nx.MultiDiGraph:
         if edge["reader"] not in "kv":
             works.setdefault(reader, set()).add(span)
     works.setdefault("logits", {layout.n_spans - 1})
+    swapped = swapped_spans(circuit)
 
     lines, stands = [], {(name, span) for name, spans in works.items() for span in spans}
     for writer, reader, span, edge in edges:
         ends = [span]
         if edge["reader"] in "kv":
-            ends = sorted(at for at in works.get(reader, ()) if at >= span) or ends
+            ends = sorted(at for at in works.get(reader, ()) if at >= span or (at, span) in swapped) or ends
         lines += [((writer, span), (reader, end), edge) for end in ends]
         stands.update((reader, end) for end in ends)
 
@@ -71,6 +73,20 @@ def in_columns(circuit: Circuit) -> nx.MultiDiGraph:
     return graph
 
 
+def swapped_spans(circuit: Circuit) -> set[tuple[int, int]]:
+    """Pairs of spans ``(s, t)``, ``s`` before ``t`` in the layout, that stand the other way round in some prompts.
+
+    As the metadata's ``swapped`` names them; where they do not, spans stand in the order of the layout in all prompts.
+    """
+    found, place = set(), {name: span for span, name in enumerate(circuit.layout.spans)}
+    for metadata in _tellers(circuit.metadata):
+        said = metadata.get("swapped")
+        for pair in said if isinstance(said, list) else ():
+            if isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, str) and n in place for n in pair):
+                found.add((place[pair[0]], place[pair[1]]))
+    return found
+
+
 def stand_name(stand: Stand, layout: Layout) -> str:
     """A node in a column by name: ``a9.h9@END``; without spans, ``a9.h9``."""
     name, span = stand
@@ -78,14 +94,17 @@ def stand_name(stand: Stand, layout: Layout) -> str:
 
 
 def example_of(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """The prompt that a circuit's metadata give as an example, in pieces by span; empty if they give none.
-
-    That of the search, or of what it was trained in before (``trained_on``), or of whoever made the circuit that it has
-    read (``made_by``). In a file of another tool, metadata may be anything.
-    """
-    while isinstance(metadata, Mapping):
-        pieces = metadata.get("example")
+    """The prompt that a circuit's metadata give as an example, in pieces by span; empty if they give none."""
+    for said in _tellers(metadata):
+        pieces = said.get("example")
         if isinstance(pieces, Mapping) and all(isinstance(text, str) for text in pieces.values()):
             return {str(name): text for name, text in pieces.items()}
-        metadata = metadata.get("trained_on") or metadata.get("made_by")  # type: ignore[assignment]
     return {}
+
+
+def _tellers(metadata: Any) -> Iterator[Mapping[str, Any]]:
+    """Metadata that may tell of the prompts: of the search, of what it was trained in before (``trained_on``), of
+    whoever made the circuit that it has read (``made_by``). In a file of another tool, they may be anything."""
+    while isinstance(metadata, Mapping):
+        yield metadata
+        metadata = metadata.get("trained_on") or metadata.get("made_by")

@@ -6,7 +6,8 @@
 
 Layers go upward, heads and MLPs stand by layer and head, an edge ends at its reader: at a head the query at the left,
 the key in the middle, the value at the right. A slider cuts the circuit down to its strongest edges; a click on a node
-leaves its ways to the input and to the logits; two circuits are laid over each other, or side by side.
+leaves its ways to the input and to the logits; two circuits are laid over each other, or side by side. A circuit in
+spans has a column for each (see `drawing.columns`), over them the text that an example prompt has there.
 
 The page is a template, a stylesheet and a script (`assets/page/`), and the Cytoscape.js library (MIT, its licence in
 the file). Cytoscape draws nodes and handles the pointer; the script draws the edges, on plain canvas: 20,000 elements
@@ -36,6 +37,7 @@ from typing import Any
 import torch
 
 from lightning_circuits.circuit import Circuit, scores_are
+from lightning_circuits.drawing.columns import example_of, swapped_spans
 from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.evaluation.rows import Row, from_json, to_json
 from lightning_circuits.files.atomic import require_place, write_atomically
@@ -121,11 +123,11 @@ def page_html(
     if len(names) != len(circuits):
         raise ValueError(f"{len(circuits)} circuits on the page, but {len(names)} names: {', '.join(names)}")
     layout = circuit.layout
-    layout.require_plain("the interactive page")
     curves = (curve, other_curve)
     data = {
         "layout": layout.to_dict(),
         "n_edges": layout.n_edges,
+        "example": next(filter(None, (list(example_of(each.metadata).items()) for each in circuits)), []),
         "circuits": [
             _packed(each, name, curves[i]) for i, (each, name) in enumerate(zip(circuits, names, strict=True))
         ],
@@ -166,6 +168,8 @@ def _packed(circuit: Circuit, name: str, curve: CurveSource | None) -> dict[str,
     return {
         "name": name,
         "n_edges": n_edges,
+        "on_a_way": circuit.prune().n_edges,
+        "swapped": sorted(swapped_spans(circuit)),
         "ranking": ranking,
         "scores_are": scores_are(circuit.metadata),
         "edges": _base64(edges.numpy().astype("<u4").tobytes()),

@@ -133,7 +133,7 @@ def describe_data(trainer: pl.Trainer) -> dict[str, Any] | None:
 
 
 def describe_spans(layout: Layout, live_tokens: dict[str, float], trainer: pl.Trainer | None) -> dict[str, Any]:
-    """The spans that edges are told apart in, and a prompt of the Trainer's data module by its spans, if it has one.
+    """The spans that edges are told apart in, and what the Trainer's data module says of them, if it says anything.
 
     Args:
         layout: of the edges; without spans, there is nothing to say.
@@ -142,9 +142,9 @@ def describe_spans(layout: Layout, live_tokens: dict[str, float], trainer: pl.Tr
     """
     if not layout.spans:
         return {}
-    example = getattr(getattr(trainer, "datamodule", None), "example_by_span", None)
+    describe = getattr(getattr(trainer, "datamodule", None), "describe_spans", None)
     said = {"spans": list(layout.spans), "live_tokens": live_tokens}
-    return {**said, **({} if example is None else {"example": example()})}
+    return said if describe is None else {**said, **describe()}
 
 
 def require_fit(data: Any, model: CircuitModel) -> None:

@@ -123,11 +123,28 @@ def test_an_example_is_a_training_prompt_in_pieces_and_as_many_spans_as_there_ar
     (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
     one = tmp_path / "pairs.jsonl"
     data = PromptPairDataModule(EMBEDDED, one, val=_other(tmp_path, pair), test=_other(tmp_path, pair), spans="roles")
-    pieces = data.example_by_span()
+    said = data.describe_spans()
+    assert set(said) == {"example"}
+    pieces = said["example"]
     assert list(pieces) == ["..S", "S", "S..PLACE", "PLACE", "PLACE.."]
     assert pieces["S"].split() == ["Mary"] and pieces["PLACE"].split() == ["store"]
     assert "".join(pieces.values()).split() == text.split()
-    assert PromptPairDataModule(EMBEDDED, one, val=data.files["val"], test=data.files["test"]).example_by_span() == {}
+    unasked = PromptPairDataModule(EMBEDDED, one, val=data.files["val"], test=data.files["test"])
+    assert unasked.describe_spans() == {"example": {}}
+
+
+def test_spans_that_stand_the_other_way_round_in_some_prompts_are_named() -> None:
+    """ABBA and BABA: the IO and what stands at the first S change places, and nothing else does."""
+    data = IOIDataModule(EMBEDDED, n_train=40, n_val=2, n_test=2, spans="roles")
+    swapped = {frozenset(pair) for pair in data.describe_spans()["swapped"]}
+    seen = set()
+    for batch in data.train_dataloader():
+        names = batch["span_names"]
+        for ids in batch["spans"].tolist():
+            place = {names[i]: token for token, i in enumerate(ids) if i >= 0}  # where it ends
+            seen |= {(a, b) for a in place for b in place if place[a] < place[b]}
+    assert swapped == {frozenset((a, b)) for a, b in seen if (b, a) in seen}
+    assert frozenset(("IO", "S1")) in swapped and not any({"S2", "END"} & pair for pair in swapped)
 
 
 def _other(folder: Path, pair: Any) -> Path:

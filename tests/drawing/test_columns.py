@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,6 +56,17 @@ def test_a_key_is_seen_from_its_own_column_and_from_later_ones_where_the_head_is
     # A query is a head's work too.
     found = lines(circuit(layout, key, "input->a1.h0<q>@END"))
     assert {end for edge, _, end in found if edge == key} == {"a1.h0@END"}
+
+
+def test_a_span_that_stands_later_in_some_prompts_sees_it_too() -> None:
+    layout = PER_HEAD.in_spans(SPANS)
+    key, used = "m0->a1.h0<k>@S1..END", [f"a1.h0->logits@{span}" for span in SPANS]
+    for metadata in ({"swapped": [["S1", "S1..END"]]}, {"made_by": {"swapped": [["S1", "S1..END"], ["S0", "END"]]}}):
+        found = lines(replace(circuit(layout, key, *used), metadata=metadata))
+        assert {end for edge, _, end in found if edge == key} == {f"a1.h0@{span}" for span in SPANS}
+    for odd in (None, 3, "S1", ["S1"], [["S1"]], [[1, 2]], [["S1", ["END"]]], {"S1": "END"}):
+        found = lines(replace(circuit(layout, key, *used), metadata={"swapped": odd}))
+        assert len({end for edge, _, end in found if edge == key}) == 2
 
 
 def test_without_spans_it_is_the_graph_of_the_circuit() -> None:

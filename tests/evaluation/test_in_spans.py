@@ -161,7 +161,6 @@ def test_what_knows_no_spans_says_so(tmp_path: Path) -> None:
     scored = Circuit(circuit.layout, circuit.members, torch.rand(circuit.layout.n_edges))
     with pytest.raises(ValueError, match="grows from the logits up knows no spans of tokens"):
         greedy(scored.scores, 5, circuit.layout)
-    with pytest.raises(ValueError, match="the interactive page knows no spans of tokens"):
-        save_page(scored, tmp_path / "page.html")
+    save_page(scored, tmp_path / "page.html")
     save_figure(scored, tmp_path / "figure.svg")
     assert all(name in (tmp_path / "figure.svg").read_text() for name in ("S2", "END"))

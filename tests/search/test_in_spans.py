@@ -36,7 +36,7 @@ def test_attribution_in_spans_is_that_of_the_functions_and_is_judged_exported_an
     validation = FaithfulnessValidation(sizes=[0.05, 0.2])
     curve = FaithfulnessCurve(sizes=[0.05, 0.2, 1.0], random=True, dirpath=tmp_path)
     search = fitted(
-        EAP(EMBEDDED, spans=True), validation, curve, CircuitExport(tmp_path, formats=["json", "dot", "svg"])
+        EAP(EMBEDDED, spans=True), validation, curve, CircuitExport(tmp_path, formats=["json", "dot", "svg", "html"])
     )
     assert search.layout.spans == LIVE and search.describe()["spans"] == list(LIVE)
     batches = list(data().train_dataloader())
@@ -51,7 +51,7 @@ def test_attribution_in_spans_is_that_of_the_functions_and_is_judged_exported_an
     saved = tmp_path / "circuit-last-20pct.json"
     assert Circuit.load(saved).layout.spans == LIVE
     example = Circuit.load(saved).metadata["example"]
-    assert list(example.items()) == list(data().example_by_span().items()) and set(LIVE) < set(example)
+    assert list(example.items()) == list(data().describe_spans()["example"].items()) and set(LIVE) < set(example)
     assert search.circuit(size=0.2).metadata["example"] == example
     again = SavedCircuit(EMBEDDED, path=saved)
     judged = FaithfulnessValidation(sizes=[Circuit.load(saved).n_edges])
@@ -85,7 +85,7 @@ def test_gates_in_spans_are_trained_and_go_on_where_they_were(tmp_path: Path, ga
     loaded = EdgePruning.load_from_checkpoint(first, model=EMBEDDED, gate=gate, warm_start=warm_start, spans=True)
     assert loaded.layout == whole.layout
     assert_counted_in_tokens(whole.circuit(0.1), loaded.circuit(0.1), resumed.circuit(0.1))
-    assert loaded.describe()["trained_on"]["example"] == data().example_by_span()
+    assert loaded.describe()["trained_on"]["example"] == data().describe_spans()["example"]
     with pytest.raises(ValueError, match="spans True there, False here"):
         EdgePruning.load_from_checkpoint(first, model=EMBEDDED, gate=gate, warm_start=warm_start, spans=False)
 

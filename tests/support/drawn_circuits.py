@@ -52,6 +52,7 @@ def paths(circuit: Circuit, node: str) -> set[str]:
 
 def stand_of_lines(circuit: Circuit) -> set[tuple[str, str, str]]:
     """Of a circuit in spans every edge, the node that it leaves and one that it enters, by what their names say."""
+    swapped = circuit.metadata.get("swapped", [])
     spans, per_group = list(circuit.layout.spans), circuit.layout.n_heads // circuit.layout.n_kv_readers
 
     def parts(name: str) -> tuple[str, list[str], str, int]:
@@ -68,7 +69,8 @@ def stand_of_lines(circuit: Circuit) -> set[tuple[str, str, str]]:
     lines = set()
     for name, (writer, nodes, kind, span) in read.items():
         for node in nodes:
-            seen_from = [at for at in range(span, len(spans)) if (node, at) in works] if kind in ("k", "v") else []
+            later = {*range(span, len(spans))} | {spans.index(a) for a, b in swapped if b == spans[span]}
+            seen_from = [at for at in later if (node, at) in works] if kind in ("k", "v") else []
             for at in seen_from or [span]:
                 lines.add((name, f"{writer}@{spans[span]}", f"{node}@{spans[at]}"))
     return lines

@@ -4,11 +4,13 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const { n_layers: nLayers, n_heads: nHeads, n_kv_readers: nKv } = data.layout;
+  const { n_layers: nLayers, n_heads: nHeads, n_kv_readers: nKv, spans = [] } = data.layout;
+  const nSpans = Math.max(1, spans.length); // without spans, all tokens are one
   const circuits = data.circuits;
   const pair = circuits.length === 2;
   const $ = (id) => document.getElementById(id);
   const number = (x) => x.toLocaleString("en-US");
+  const texts = new Map(data.example); // what the example prompt has in each span
   const short = (x) => (x === null || x === undefined || Number.isNaN(x) ? "-" : String(Number(x.toPrecision(4))));
   const thousands = (x) => (x >= 1e6 ? `${x / 1e6}M` : x >= 1000 ? `${x / 1000}k` : String(x));
   const percent = (x) => `${Number((100 * x).toPrecision(3))}%`;
@@ -23,11 +25,13 @@
 
   // ---- the layout: readers and writers by index, as the Python package counts them -------------------------------
 
-  const nWriters = 1 + nLayers * (nHeads + 1);
-  const LOGITS = nWriters; // the last node
-  const nodeNames = ["input"];
-  const nodeLayers = [-1];
-  const nodeColumns = [0]; // the head; nHeads for an MLP
+  // A node is counted once in every span: the node i of span s is s * perSpan + i.
+  const LOGITS = 1 + nLayers * (nHeads + 1); // behind the writers
+  const perSpan = LOGITS + 1;
+  const nNodes = nSpans * perSpan;
+  const plainNames = ["input"];
+  const plainLayers = [-1];
+  const plainColumns = [0]; // the head; nHeads for an MLP
   const readerNames = [];
   const readerKinds = [];
   const readerNodes = []; // every node that a reader belongs to: a K/V group has several
@@ -35,9 +39,9 @@
   for (let layer = 0; layer < nLayers; layer++) {
     const first = 1 + layer * (nHeads + 1);
     for (let h = 0; h <= nHeads; h++) {
-      nodeNames.push(h < nHeads ? `a${layer}.h${h}` : `m${layer}`);
-      nodeLayers.push(layer);
-      nodeColumns.push(h);
+      plainNames.push(h < nHeads ? `a${layer}.h${h}` : `m${layer}`);
+      plainLayers.push(layer);
+      plainColumns.push(h);
     }
     const reader = (name, kind, nodes, prefix) => {
       readerNames.push(name);
@@ -55,14 +59,22 @@
       }
     reader(`m${layer}`, "mlp", [first + nHeads], first + nHeads);
   }
-  nodeNames.push("logits");
-  nodeLayers.push(nLayers);
-  nodeColumns.push(0);
+  plainNames.push("logits");
+  plainLayers.push(nLayers);
+  plainColumns.push(0);
   readerNames.push("logits");
   readerKinds.push("logits");
   readerNodes.push([LOGITS]);
-  offsets.push(offsets[offsets.length - 1] + nWriters);
+  offsets.push(offsets[offsets.length - 1] + LOGITS);
+  const edgesPerSpan = offsets[offsets.length - 1];
 
+  const at = (span) => (spans.length ? `@${spans[span]}` : "");
+  const spanOf = (node) => Math.floor(node / perSpan);
+  const nodeNames = Array.from({ length: nNodes }, (_, i) => plainNames[i % perSpan] + at(spanOf(i)));
+  const nodeLayers = Array.from({ length: nNodes }, (_, i) => plainLayers[i % perSpan]);
+  const nodeColumns = Array.from({ length: nNodes }, (_, i) => plainColumns[i % perSpan]);
+
+  // Of a flat index within a span.
   function readerOf(flat) {
     let low = 0;
     let high = readerNames.length;
@@ -78,11 +90,10 @@
   const WIDTH = 64;
   const HEIGHT = 26;
   const PORT = { q: -20, k: 0, v: 20, mlp: 0, logits: 0 };
-  const ROW = nLayers > 8 ? 84 : 116;
-  const RAISED = 0.42 * ROW; // an MLP stands above the heads of its layer, for it reads them
-  const nodeX = new Float64Array(LOGITS + 1);
-  const nodeY = nodeNames.map((_, i) => -ROW * nodeLayers[i] - (nodeColumns[i] === nHeads ? RAISED : 0));
-  const nodeKind = (i) => (i === 0 ? "input" : i === LOGITS ? "logits" : nodeColumns[i] === nHeads ? "mlp" : "head");
+  const nodeX = new Float64Array(nNodes);
+  const isInput = (i) => i % perSpan === 0;
+  const isLogits = (i) => i % perSpan === LOGITS;
+  const nodeKind = (i) => (isInput(i) ? "input" : isLogits(i) ? "logits" : nodeColumns[i] === nHeads ? "mlp" : "head");
 
   // ---- edges: one row per edge of either circuit, lines as they are drawn -----------------------------------------
 
@@ -98,9 +109,11 @@
     if (!position.has(flat)) position.set(flat, position.size);
   const flats = Uint32Array.from(position.keys());
   const nEdges = flats.length;
-  const edgeReader = Uint32Array.from(flats, readerOf);
-  const edgeWriter = Uint32Array.from(flats, (flat, e) => flat - offsets[edgeReader[e]]);
-  const edgeName = (e) => `${nodeNames[edgeWriter[e]]}->${readerNames[edgeReader[e]]}`;
+  const edgeSpan = Uint32Array.from(flats, (flat) => Math.floor(flat / edgesPerSpan));
+  const edgeReader = Uint32Array.from(flats, (flat) => readerOf(flat % edgesPerSpan));
+  const edgeWriter = Uint32Array.from(flats, (flat, e) => (flat % edgesPerSpan) - offsets[edgeReader[e]] + edgeSpan[e] * perSpan);
+  const edgeName = (e) =>
+    `${plainNames[edgeWriter[e] % perSpan]}->${readerNames[edgeReader[e]]}${at(edgeSpan[e])}`;
   const ranks = circuits.map(() => new Uint32Array(nEdges).fill(ABSENT)); // 0 is the strongest
   const scores = circuits.map(() => new Float32Array(nEdges).fill(NaN));
   const strengths = circuits.map(() => new Float32Array(nEdges)); // 0 .. 1, for width and colour
@@ -120,25 +133,85 @@
     return own === null ? null : own.map((x) => (circuit.ranking === "signed" ? x : Math.abs(x)));
   });
 
+  // A head is at work in a span where its query is read, or its output used. A key or a value of it is read in any span,
+  // and ends at the head there and in spans that stand later in some prompt, where it is at work; where it is in none of
+  // those, in its own.
   const lineEdge = [];
   const lineNode = [];
+  const lineCircuits = []; // bit 1: it is one of the left (or only) circuit, bit 2: of the right one
+  const allSpans = Array.from({ length: nSpans }, (_, span) => span);
+  const looksBack = (e) => "kv".includes(readerKinds[edgeReader[e]]);
+  const has = (c, e) => ranks[c][e] !== ABSENT;
+  const atWork = circuits.map((_, c) => {
+    const found = new Uint8Array(nNodes);
+    for (let e = 0; e < nEdges; e++) {
+      if (!has(c, e)) continue;
+      found[edgeWriter[e]] = 1;
+      if (!looksBack(e)) for (const node of readerNodes[edgeReader[e]]) found[node + edgeSpan[e] * perSpan] = 1;
+    }
+    return found;
+  });
   for (let e = 0; e < nEdges; e++)
     for (const node of readerNodes[edgeReader[e]]) {
-      lineEdge.push(e);
-      lineNode.push(node);
+      const ends = new Map(); // the spans where the edge ends, each with the circuits in which it does
+      for (let c = 0; c < circuits.length; c++) {
+        if (!has(c, e)) continue;
+        const sees = (span) => span >= edgeSpan[e] || circuits[c].swapped.some(([a, b]) => a === span && b === edgeSpan[e]);
+        const working = looksBack(e) ? allSpans.filter((span) => atWork[c][node + span * perSpan]) : [];
+        const seen = working.filter(sees);
+        for (const span of seen.length ? seen : [edgeSpan[e]]) ends.set(span, (ends.get(span) ?? 0) | (1 << c));
+      }
+      for (const [span, bits] of ends) {
+        lineEdge.push(e);
+        lineNode.push(node + span * perSpan);
+        lineCircuits.push(bits);
+      }
     }
   const nLines = lineEdge.length;
+
+  // Without spans every node of the model has its place. In spans those that are at work have one, and the input in each;
+  // layers without a node take no room.
+  const placed = new Uint8Array(nNodes).fill(spans.length ? 0 : 1);
+  for (let i = 0; i < nLines; i++) placed[edgeWriter[lineEdge[i]]] = placed[lineNode[i]] = 1;
+  for (let i = 0; i < nNodes; i += perSpan) placed[i] = 1;
+  if (!placed.some((is, i) => is && isLogits(i))) placed[nNodes - 1] = 1;
+  const placedNodes = Array.from(nodeNames.keys()).filter((i) => placed[i]);
+  const layers = Array.from({ length: nLayers }, (_, layer) => layer).filter(
+    (layer) => !spans.length || placedNodes.some((i) => nodeLayers[i] === layer)
+  );
+  const ROW = layers.length > 8 ? 84 : 116;
+  const RAISED = 0.42 * ROW; // an MLP stands above the heads of its layer, for it reads them
+  const layerY = (layer) => -ROW * (layer === nLayers ? layers.length : layer < 0 ? -1 : layers.indexOf(layer));
+  const nodeY = nodeNames.map((_, i) => layerY(nodeLayers[i]) - (nodeColumns[i] === nHeads ? RAISED : 0));
+  const headsOf = Array.from({ length: nSpans }, () => Array.from({ length: nLayers }, () => [])); // by span and layer
+  for (const i of placedNodes) if (nodeKind(i) === "head") headsOf[spanOf(i)][nodeLayers[i]].push(i);
   const curves = new Float32Array(nLines * 6); // x0, y0, x1, y1, how far it bows out, how far its ends go straight
 
-  // Columns as wide as a view is for the height of the model, within what still looks like a layer.
+  // How many heads a row of a span has room for, that of its MLP included.
+  const widths = headsOf.map((rows) => (spans.length ? Math.max(2, ...rows.map((heads) => heads.length)) : nHeads) + 1);
+  const BETWEEN = 0.6; // two spans, in heads
+  const edgesOfSpans = []; // where a span begins and ends, from the left
+  const middles = []; // of the heads of a span
+
+  // Heads as far from each other as a view is wide for the height of the model, within what still looks like a layer.
   function place(nViews) {
     const aspect = stage.clientWidth / nViews / Math.max(1, stage.clientHeight);
-    const column = Math.max(76, Math.min(190, (0.9 * aspect * ROW * (nLayers + 1.5)) / (nHeads + 1)));
-    const centre = ((nHeads - 1) * column) / 2;
-    nodeNames.forEach((_, i) => {
-      const mlp = nodeColumns[i] === nHeads;
-      nodeX[i] = i === 0 || i === LOGITS ? centre : (nodeColumns[i] + (mlp ? 0.15 : 0)) * column;
-    });
+    const across = widths.reduce((sum, width) => sum + width, (nSpans - 1) * BETWEEN);
+    const column = Math.max(76, Math.min(190, (0.9 * aspect * ROW * (layers.length + 1.5)) / across));
+    let start = 0;
+    for (let span = 0; span < nSpans; span++) {
+      const heads = widths[span] - 1;
+      middles[span] = start + ((heads - 1) * column) / 2;
+      edgesOfSpans[span] = [start - 0.5 * column, start + (heads + 0.65) * column];
+      for (let i = span * perSpan; i < (span + 1) * perSpan; i++)
+        if (nodeKind(i) === "mlp") nodeX[i] = start + (heads + 0.15) * column;
+        else if (nodeKind(i) !== "head") nodeX[i] = middles[span];
+      for (const row of headsOf[span])
+        row.forEach((i, place) => {
+          nodeX[i] = middles[span] + (place - (row.length - 1) / 2) * column;
+        });
+      start += (widths[span] + BETWEEN) * column;
+    }
     for (let i = 0; i < nLines; i++) {
       const e = lineEdge[i];
       const writer = edgeWriter[e];
@@ -150,12 +223,12 @@
       const rise = y0 - y1;
       // A line straight upward would run through the boxes between its ends.
       const bow = Math.abs(nodeX[writer] - nodeX[node]) > column / 2 || rise < 1.2 * ROW ? 0 : 22 + 0.05 * rise;
-      curves.set([x0, y0, x1, y1, x0 < centre ? -bow : bow, Math.max(0.45 * rise, 18)], 6 * i);
+      curves.set([x0, y0, x1, y1, x0 < middles[edgeSpan[e]] ? -bow : bow, Math.max(0.45 * rise, 18)], 6 * i);
     }
   }
   const ascending = (key) => Uint32Array.from({ length: nLines }, (_, i) => i).sort((a, b) => key(a) - key(b));
-  const byWriter = ascending((i) => edgeWriter[lineEdge[i]]);
-  const byReader = ascending((i) => -lineNode[i]);
+  const byWriter = ascending((i) => edgeWriter[lineEdge[i]] % perSpan);
+  const byReader = ascending((i) => -(lineNode[i] % perSpan));
 
   // ---- what is shown ---------------------------------------------------------------------------------------------
 
@@ -163,10 +236,12 @@
   const RIGHT = 2;
   const most = Math.max(...circuits.map((circuit, c) => indices[c].length));
   const KINDS = ["q", "k", "v", "mlp", "logits"];
-  const state = { n: most, from: 0, to: nLayers - 1, kinds: new Set(KINDS), node: null, edge: null, view: "both" };
+  const state = {
+    n: most, from: 0, to: nLayers - 1, kinds: new Set(KINDS), spans: new Set(allSpans), node: null, edge: null, view: "both",
+  };
   const shownLines = new Uint8Array(nLines); // bit 1: in the left (or only) circuit, bit 2: in the right one
   const shownEdges = new Uint8Array(nEdges);
-  const shownNodes = new Uint8Array(LOGITS + 1);
+  const shownNodes = new Uint8Array(nNodes);
   let ends = []; // for each circuit, whether the chosen node has a way from the input and one to the logits
 
   // How many edges the slider leaves of a circuit: all that are as good as its n-th, so that a tie is never cut.
@@ -179,15 +254,14 @@
   }
 
   function inRange(node) {
-    return node === 0 || node === LOGITS || (nodeLayers[node] >= state.from && nodeLayers[node] <= state.to);
+    return isInput(node) || isLogits(node) || (nodeLayers[node] >= state.from && nodeLayers[node] <= state.to);
   }
 
   // Which lines of one circuit lie on a way from the input through the node to the logits: one sweep each way, for the
   // nodes' order is that of the model.
   function throughNode(bit, node) {
-    const reach = (start, order, forward) => {
-      const reached = new Uint8Array(LOGITS + 1);
-      reached[start] = 1;
+    const reach = (isStart, order, forward) => {
+      const reached = Uint8Array.from(nodeNames, (_, i) => isStart(i));
       for (const i of order)
         if (shownLines[i] & bit) {
           const [tail, head] = [edgeWriter[lineEdge[i]], lineNode[i]];
@@ -195,10 +269,10 @@
         }
       return reached;
     };
-    const fromInput = reach(0, byWriter, true);
-    const toLogits = reach(LOGITS, byReader, false);
-    const below = reach(node, byReader, false);
-    const above = reach(node, byWriter, true);
+    const fromInput = reach(isInput, byWriter, true);
+    const toLogits = reach(isLogits, byReader, false);
+    const below = reach((i) => i === node, byReader, false);
+    const above = reach((i) => i === node, byWriter, true);
     for (let i = 0; i < nLines; i++) {
       const [tail, head] = [edgeWriter[lineEdge[i]], lineNode[i]];
       if (!((fromInput[tail] && below[head]) || (above[tail] && toLogits[head]))) shownLines[i] &= ~bit;
@@ -211,10 +285,10 @@
     for (let i = 0; i < nLines; i++) {
       const e = lineEdge[i];
       const passes =
-        state.kinds.has(readerKinds[edgeReader[e]]) && inRange(edgeWriter[e]) && inRange(lineNode[i]);
+        state.kinds.has(readerKinds[edgeReader[e]]) && state.spans.has(edgeSpan[e]) && inRange(edgeWriter[e]) && inRange(lineNode[i]);
       let bits = 0;
       if (passes) for (let c = 0; c < circuits.length; c++) if (ranks[c][e] < cut[c]) bits |= 1 << c;
-      shownLines[i] = bits;
+      shownLines[i] = bits & lineCircuits[i];
     }
     ends = state.node === null ? [] : circuits.map((_, c) => throughNode(1 << c, state.node));
     shownEdges.fill(0);
@@ -272,6 +346,12 @@
       });
       [this.ground, this.edges, this.front] = [0, 1, 2].map(() => element("canvas", null, this.box).getContext("2d"));
       this.nodes = element("div", null, this.box, { class: "nodes" });
+      this.headings = spans.map((name, span) => {
+        const heading = element("div", null, this.box, { class: "span", title: name });
+        element("b", name, heading);
+        element("i", texts.get(name) ?? "", heading);
+        return { heading, span };
+      });
       if (pair && !this.overlaid) element("div", circuits[bits - 1].name, this.box, { class: "name" });
       const rank = (i) => {
         let strongest = -1;
@@ -288,8 +368,8 @@
       this.hovered = null;
       this.cy = cytoscape({
         container: this.nodes,
-        elements: nodeNames.map((name, i) => ({
-          data: { id: String(i), name },
+        elements: placedNodes.map((i) => ({
+          data: { id: String(i), name: plainNames[i % perSpan] },
           classes: nodeKind(i),
           position: { x: nodeX[i], y: nodeY[i] },
         })),
@@ -368,7 +448,7 @@
     }
 
     fit() {
-      this.cy.fit(undefined, pair && !this.overlaid ? 36 : 26);
+      this.cy.fit(undefined, spans.length ? 58 : pair && !this.overlaid ? 36 : 26);
       const zoom = this.cy.zoom();
       if (zoom > 1.6) {
         this.cy.zoom(1.6);
@@ -485,16 +565,26 @@
       context.font = `11px ${getComputedStyle(document.body).fontFamily}`;
       context.textBaseline = "middle";
       const every = Math.max(1, Math.ceil(15 / (ROW * zoom)));
-      const free = (nodeX[1] - WIDTH / 2) * zoom + pan.x; // what the leftmost nodes leave for the names of the layers
-      for (let layer = 0; layer < nLayers; layer++) {
-        const top = (-ROW * layer - RAISED - 0.24 * ROW) * zoom + pan.y;
-        if (layer % 2 === 0) {
+      const leftmost = placedNodes.reduce((least, i) => Math.min(least, nodeX[i]), Infinity);
+      const free = (leftmost - WIDTH / 2) * zoom + pan.x; // what the leftmost nodes leave for the names of the layers
+      layers.forEach((layer, row) => {
+        const top = (-ROW * row - RAISED - 0.24 * ROW) * zoom + pan.y;
+        if (row % 2 === 0) {
           context.fillStyle = colours.band;
           context.fillRect(0, top, width, ROW * zoom);
         }
-        if (layer % every) continue;
+        if (row % every) return;
         context.fillStyle = colours.quiet;
-        context.fillText(free < 0 || free > 62 ? `layer ${layer}` : `${layer}`, 8, -ROW * layer * zoom + pan.y);
+        context.fillText(free < 0 || free > 62 ? `layer ${layer}` : `${layer}`, 8, -ROW * row * zoom + pan.y);
+      });
+      for (const { heading, span } of this.headings) {
+        const [left, right] = edgesOfSpans[span].map((x) => x * zoom + pan.x);
+        context.fillStyle = colours.line;
+        for (const x of [left, right]) context.fillRect(Math.round(x), 0, 1, this.box.clientHeight);
+        const [from, to] = [Math.max(0, left), Math.min(width, right)]; // what of it is seen
+        heading.hidden = to - from < 12;
+        heading.style.left = `${from}px`;
+        heading.style.width = `${to - from + 1}px`;
       }
       if (zoom < 0.9) return;
       // Which of a head's three inputs is which.
@@ -502,8 +592,8 @@
       context.font = `7px ${getComputedStyle(document.body).fontFamily}`;
       context.textAlign = "center";
       context.fillStyle = colours.quiet;
-      for (let i = 1; i < LOGITS; i++)
-        if (shownNodes[i] & this.bits && nodeColumns[i] < nHeads)
+      for (const i of placedNodes)
+        if (shownNodes[i] & this.bits && nodeKind(i) === "head")
           for (const kind of "qkv") context.fillText(kind, nodeX[i] + PORT[kind] - 5, nodeY[i] + HEIGHT / 2 + 6);
       context.textAlign = "start";
     }
@@ -574,7 +664,7 @@
       this.cy.batch(() => {
         this.cy.nodes().forEach((node) => {
           const i = Number(node.id());
-          const off = !(shownNodes[i] & this.bits) && i !== state.node && i !== 0 && i !== LOGITS;
+          const off = !(shownNodes[i] & this.bits) && i !== state.node && !isInput(i) && !isLogits(i);
           if (node.hasClass("off") !== off) node.toggleClass("off", off);
           if (node.hasClass("chosen") !== (i === state.node)) node.toggleClass("chosen", i === state.node);
           if (node.hasClass("found") !== foundNodes.has(i)) node.toggleClass("found", foundNodes.has(i));
@@ -602,7 +692,7 @@
 
     // To the nearest node that is shown, in the direction of the arrow.
     walk(right, up) {
-      const shown = nodeNames.map((_, i) => i).filter((i) => shownNodes[i] & this.bits);
+      const shown = placedNodes.filter((i) => shownNodes[i] & this.bits);
       if (!shown.length) return;
       const here = this.cursor ?? state.node;
       let best = here === null ? shown[0] : null;
@@ -645,8 +735,17 @@
   }
 
   function edgeTold(e) {
-    const read = `read as ${kindSaid[readerKinds[edgeReader[e]]]}`;
-    return [edgeName(e), read, ...circuits.map((circuit, c) => (pair ? `${circuit.name}: ` : "") + scoreSaid(c, e))].join("\n");
+    const where = spans.length ? ` in the span ${spans[edgeSpan[e]]}` : "";
+    const read = `read as ${kindSaid[readerKinds[edgeReader[e]]]}${where}`;
+    const seen = spans.length && looksBack(e) ? [`looked at from ${seenFrom(e).map((span) => spans[span]).join(", ")}`] : [];
+    return [edgeName(e), read, ...seen, ...circuits.map((circuit, c) => (pair ? `${circuit.name}: ` : "") + scoreSaid(c, e))].join("\n");
+  }
+
+  // The spans in which a key or a value is seen.
+  function seenFrom(e) {
+    const found = new Set();
+    for (let i = 0; i < nLines; i++) if (lineEdge[i] === e) found.add(spanOf(lineNode[i]));
+    return [...found].sort((a, b) => a - b);
   }
 
   function nodeTold(node) {
@@ -658,7 +757,7 @@
           if (lineNode[i] === node) into.add(lineEdge[i]);
           if (edgeWriter[lineEdge[i]] === node) out.add(lineEdge[i]);
         }
-      const own = circuit.node_scores && node < LOGITS ? circuit.node_scores[node] : null;
+      const own = circuit.node_scores && !isLogits(node) ? circuit.node_scores[node % perSpan] : null;
       const score = own === null ? "" : `, node score ${short(own)}`;
       lines.push(`${pair ? `${circuit.name}: ` : ""}${number(into.size)} in, ${number(out.size)} out${score}`);
     });
@@ -795,14 +894,17 @@
     $("threshold").textContent = said.join("\n");
     $("slider").setAttribute("aria-valuetext", said.join("; "));
     const f = circuits.map((_, c) => faithfulnessSaid(c, cut[c]));
-    const filtered = state.node !== null || state.kinds.size < KINDS.length || state.from > 0 || state.to < nLayers - 1;
+    const filtered =
+      state.node !== null || state.kinds.size < KINDS.length || state.spans.size < nSpans || state.from > 0 || state.to < nLayers - 1;
     const whole = filtered ? ", unfiltered" : "";
     $("faithfulness").textContent = f.some(Boolean) ? f.map((text) => (text ? text + whole : "f not measured")).join("\n") : "";
     $("faithfulness").title = measure === null ? "" : `Faithfulness under ${measure}: measured at the sizes in the chart, ≈ between them`;
     const [edges, nodes] = [count(shownEdges, (bits) => bits), count(shownNodes, (bits) => bits)];
+    const own = new Set(placedNodes.filter((i) => shownNodes[i]).map((i) => i % perSpan)).size;
+    const nodesSaid = spans.length ? `${number(own)} nodes in ${number(nodes)} places` : `${number(nodes)} nodes`;
     const rest = state.node === null ? "" : `, on the paths of ${nodeNames[state.node]}`;
     const all = `${percent(edges / data.n_edges)} of the model's ${number(data.n_edges)}`;
-    $("summary").textContent = `${number(edges)} edges shown (${all}), ${number(nodes)} nodes${rest}`;
+    $("summary").textContent = `${number(edges)} edges shown (${all}), ${nodesSaid}${rest}`;
   }
 
   function definitions(list, pairs) {
@@ -827,7 +929,7 @@
       [`only ${circuits[0].name}`, `${number(left)} edges`, "left"],
       [`only ${circuits[1].name}`, `${number(right)} edges`, "right"],
       ["IoU of edges", share(both, both + left + right).toFixed(3)],
-      ["IoU of nodes", share(nodesBoth, nodesBoth + nodesLeft + nodesRight).toFixed(3)],
+      [spans.length ? "IoU of nodes, by span" : "IoU of nodes", share(nodesBoth, nodesBoth + nodesLeft + nodesRight).toFixed(3)],
     ]);
   }
 
@@ -853,13 +955,21 @@
     details.replaceChildren();
     if (node === null) {
       for (const line of edgeTold(edge).split("\n").slice(1)) element("div", line, details);
-      for (const end of new Set([edgeWriter[edge], ...readerNodes[edgeReader[edge]]])) {
+      for (const end of new Set([edgeWriter[edge], ...lineNode.filter((_, i) => lineEdge[i] === edge)])) {
         const button = element("button", `Paths of ${nodeNames[end]}`, details, { type: "button" });
         button.addEventListener("click", () => select(end, null));
       }
       return;
     }
     element("div", nodeTold(node).split("\n").slice(1).join("; "), details);
+    if (spans.length) {
+      const text = (texts.get(spans[spanOf(node)]) ?? "").trim();
+      element("div", `in the span ${spans[spanOf(node)]}${text ? `, “${text}”` : ""}`, details);
+      const others = placedNodes.filter((i) => i !== node && i % perSpan === node % perSpan && shownInFile[i]);
+      const row = others.length ? element("div", "also in", details, { class: "row" }) : null;
+      for (const other of others)
+        element("button", spans[spanOf(other)], row, { type: "button" }).addEventListener("click", () => select(other, null));
+    }
     circuits.forEach((circuit, c) => {
       const where = pair ? ` in ${circuit.name}` : "";
       if (!ends[c].fromInput) element("div", `No way from the input leads here${where}.`, details, { class: "quiet" });
@@ -905,7 +1015,7 @@
 
   function search() {
     const text = $("search").value.trim().toLowerCase();
-    const nodes = text ? nodeNames.flatMap((name, i) => (name.includes(text) ? [i] : [])) : [];
+    const nodes = text ? nodeNames.flatMap((name, i) => (name.toLowerCase().includes(text) ? [i] : [])) : [];
     const present = nodes.filter((i) => shownInFile[i]);
     const edges = text ? strongestFirst(Array.from(flats.keys()).filter((e) => edgeName(e).toLowerCase().includes(text))) : [];
     foundNodes = new Set(present);
@@ -922,20 +1032,10 @@
     for (const view of views) view.update();
   }
 
-  const shownInFile = new Uint8Array(LOGITS + 1);
+  const shownInFile = new Uint8Array(nNodes);
   for (let i = 0; i < nLines; i++) shownInFile[edgeWriter[lineEdge[i]]] = shownInFile[lineNode[i]] = 1;
 
   // ---- about -----------------------------------------------------------------------------------------------------
-
-  // Edges on a way from the input to the logits, of all that are in the file.
-  function onAWay(c) {
-    const bit = 1 << c;
-    for (let i = 0; i < nLines; i++) shownLines[i] = ranks[c][lineEdge[i]] === ABSENT ? 0 : bit;
-    throughNode(bit, LOGITS);
-    const edges = new Set();
-    for (let i = 0; i < nLines; i++) if (shownLines[i]) edges.add(lineEdge[i]);
-    return edges.size;
-  }
 
   function plain(value) {
     if (value === null || value === undefined) return "-";
@@ -952,12 +1052,11 @@
       element("h2", pair ? `About ${circuit.name}` : "About", place);
       const first = ["method", "model", "ablation", "objective", "ranking"];
       const rows = first.filter((key) => key in said).map((key) => [key, plain(said[key])]);
-      const whole = circuit.n_edges === indices[c].length;
       if ("edges" in said && "edges_pruned" in said)
         rows.push(["edges", `${plain(said.edges)} found, ${plain(said.edges_pruned)} after pruning`]);
-      rows.push(["in the file", `${number(circuit.n_edges)} of ${number(data.n_edges)} edges` +
-        (whole ? `, ${number(onAWay(c))} on a way from input to logits` : "")]);
-      const done = new Set([...first, "edges", "edges_pruned", "n_edges", "measured", "size", "versions"]);
+      rows.push(["in the file", `${number(circuit.n_edges)} of ${number(data.n_edges)} edges, ` +
+        `${number(circuit.on_a_way)} on a way from input to logits`]);
+      const done = new Set([...first, "edges", "edges_pruned", "n_edges", "measured", "size", "versions", "example", "swapped"]);
       for (const [key, value] of Object.entries(said)) if (!done.has(key)) rows.push([key.replaceAll("_", " "), plain(value)]);
       definitions(element("dl", null, place), rows);
       const measured = Array.isArray(said.measured) ? said.measured.filter((row) => row && typeof row === "object") : [];
@@ -982,6 +1081,9 @@
   function legend() {
     const place = $("legend");
     place.replaceChildren();
+    if (spans.length)
+      element("p", "A column for each span of the prompt. A line into another column ends at a key or a value: it is read " +
+        "where the line begins, by a head that looks there from where it ends.", place, { class: "quiet" });
     if (pair && state.view === "both") {
       element("p", "Colour: in which circuit. Width: |score|, the larger of the two.", place, { class: "quiet" });
       return;
@@ -1039,6 +1141,14 @@
     })
     .join(" ");
 
+  $("prompt").hidden = !spans.length || !data.example.length;
+  if (spans.length)
+    for (const [name, text] of data.example) {
+      const piece = element("span", null, $("prompt"), { class: spans.includes(name) ? "piece" : "dead piece" });
+      element("span", text, piece);
+      element("small", name, piece);
+    }
+
   const unscored = circuits.every((circuit) => circuit.scores === null);
   $("slider").min = 1;
   $("slider").max = even ? Math.max(1, most) : STEPS;
@@ -1072,6 +1182,18 @@
       update();
     });
   }
+  $("inspans").hidden = !spans.length;
+  spans.forEach((name, span) => {
+    const label = element("label", null, $("inspans"));
+    const box = element("input", null, label, { type: "checkbox", value: String(span) });
+    box.checked = true;
+    label.append(name);
+    box.addEventListener("change", () => {
+      if (box.checked) state.spans.add(span);
+      else state.spans.delete(span);
+      update();
+    });
+  });
   $("search").addEventListener("input", search);
   $("search").addEventListener("keydown", (event) => {
     if (event.key === "Enter") $("results").querySelector("button")?.click();
