@@ -6,20 +6,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from lightning_circuits.drawing.style import LONGEST
+from torch import Tensor
+
+from lightning_circuits.drawing.style import LONGEST, label
 from lightning_circuits.evaluation.attention import Patterns
 from lightning_circuits.printable import printable
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+SPANS = "#0072B2"  # their lines and names
 
 
 def patterns_figure(patterns: Patterns, tokenizer: Any, prompt: int = 0) -> Figure:
     """One prompt's patterns as a matplotlib figure: a pair of panels for each head, the full model's left.
 
     White is 0, black is 1; a row for each token that looks, a column for each that is looked at; padding is left out.
+    Where prompts have spans, lines part them on both axes; their names stand above and at the right.
 
     Args:
         patterns: of `attention_patterns`.
@@ -36,11 +44,14 @@ def patterns_figure(patterns: Patterns, tokenizer: Any, prompt: int = 0) -> Figu
         raise ValueError(f"there is no prompt {prompt}: the batch has {len(patterns.input_ids)}, counted from 0")
     real = patterns.attention_mask[prompt].bool()
     words = [printable(tokenizer.decode([i]), longest=LONGEST) for i in patterns.input_ids[prompt, real].tolist()]
+    spans = _runs(patterns, prompt, real)
     ticks = range(len(words))
     pairs = min(len(patterns.heads), 3)  # so many heads side by side
     rows = -(-len(patterns.heads) // pairs)
     inches = max(1.3, 0.105 * len(words))
-    figure = Figure(figsize=(2 * pairs * (inches + 0.12) + 0.9, rows * (inches + 0.3) + 0.9), layout="constrained")
+    beside = 0.4 * pairs if spans else 0.0  # for the names of spans
+    size = (2 * pairs * (inches + 0.12) + 0.9 + beside, rows * (inches + 0.3) + 0.9 + (0.5 if spans else 0.0))
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, 2 * pairs, squeeze=False, sharex=True, sharey=True)
     for panel in grid.flat[2 * len(patterns.heads) :]:
         panel.set_visible(False)
@@ -51,7 +62,9 @@ def patterns_figure(patterns: Patterns, tokenizer: Any, prompt: int = 0) -> Figu
         ):
             shown = weights[i, prompt][real][:, real].numpy()
             image = panel.imshow(shown, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
-            panel.set_title(f"{name}, {where}", fontsize=7)
+            _mark(panel, spans, above=row == 0, beside=where == "circuit")
+            longest = max((len(span) for span, *_ in spans), default=0) if row == 0 else 0
+            panel.set_title(f"{name}, {where}", fontsize=7, pad=6 + 3.2 * longest)
             # A lone $ would begin a formula.
             panel.set_xticks(ticks, words, rotation=90, fontsize=5, parse_math=False)
             panel.set_yticks(ticks, words, fontsize=5, parse_math=False)
@@ -60,3 +73,38 @@ def patterns_figure(patterns: Patterns, tokenizer: Any, prompt: int = 0) -> Figu
     figure.supylabel("looks from", fontsize=7)
     figure.supxlabel("looks at", fontsize=7)
     return figure
+
+
+def _runs(patterns: Patterns, prompt: int, real: Tensor) -> list[tuple[str, int, int]]:
+    """The spans of a prompt in their order: of each its name, its first token, and the first behind it.
+
+    ``real``: bool ``[T]``, the tokens that are no padding.
+    """
+    if patterns.spans is None:
+        return []
+    runs, start = [], 0
+    for span, tokens in groupby(patterns.spans[prompt, real].tolist()):
+        end = start + len(list(tokens))
+        if span >= 0:
+            runs.append((label(patterns.span_names[span], 16), start, end))
+        start = end
+    return runs
+
+
+def _mark(panel: Axes, spans: Sequence[tuple[str, int, int]], above: bool, beside: bool) -> None:
+    """Part spans by lines, and name them above the panel, at its right, or not at all."""
+    for name, start, end in spans:
+        for at in {start - 0.5, end - 0.5}:
+            panel.axhline(at, color=SPANS, linewidth=0.4, alpha=0.6)
+            panel.axvline(at, color=SPANS, linewidth=0.4, alpha=0.6)
+        middle, ends = (start + end - 1) / 2, [start - 0.4, end - 0.6]
+        said: dict[str, Any] = {"fontsize": 5, "color": SPANS, "parse_math": False}
+        line: dict[str, Any] = {"color": SPANS, "linewidth": 1.2, "clip_on": False, "solid_capstyle": "butt"}
+        if above:
+            panel.plot(ends, [1.012] * 2, transform=panel.get_xaxis_transform(), **line)
+            panel.text(
+                middle, 1.03, name, transform=panel.get_xaxis_transform(), rotation=90, ha="center", va="bottom", **said
+            )
+        if beside:
+            panel.plot([1.012] * 2, ends, transform=panel.get_yaxis_transform(), **line)
+            panel.text(1.03, middle, name, transform=panel.get_yaxis_transform(), ha="left", va="center", **said)

@@ -37,6 +37,7 @@ from lightning_circuits.files.atomic import require_place
 from lightning_circuits.layout import Layout
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -195,7 +196,7 @@ def _draw_columns(axes: Axes, columns: Sequence[Column], circuit: Circuit, betwe
         band = "0.945" if i % 2 == 0 else "0.975"
         axes.add_patch(Rectangle((column.left, low), width, high - low, facecolor=band, linewidth=0, zorder=0))
         longest = max(8, int(width / LETTER))
-        said = {"ha": "center", "va": "bottom", "gid": f"span {i}"}
+        said: dict[str, Any] = {"ha": "center", "va": "bottom", "gid": f"span {i}"}
         axes.text(middle, high + 0.42, label(name, longest), fontsize=7, fontweight="bold", **said)
         if text := texts.get(name, "").strip():
             axes.text(middle, high + 0.12, label(text, longest), fontsize=6, fontstyle="italic", **said)
@@ -220,7 +221,7 @@ def _draw_pieces(axes: Axes, pieces: Sequence[tuple[str, str, str]], x: float, y
     """A line of the example prompt: pieces side by side, each over the name of its span."""
     from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea, VPacker
 
-    cells = [
+    cells: list[Artist] = [
         VPacker(
             children=[
                 TextArea(text, textprops={"fontsize": 6, "color": colour}),
@@ -317,5 +318,5 @@ def _caption(circuit: Circuit, drawn: Circuit) -> str:
         parts.append("line width: |score|" + ("; dashed: negative score" if negative else ""))
     parts.append("at heads from the left: query, key, value")
     if circuit.layout.spans:
-        parts.append("from column to column: a key or value that is read there and looked at from here")
+        parts.append("from column to column: a key or value, read where the line begins, by a head that looks there")
     return "\n".join(parts)

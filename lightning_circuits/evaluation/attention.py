@@ -37,7 +37,8 @@ class Patterns:
 
     ``heads``: their names. ``full``, ``circuit``: float32 ``[n_heads_chosen, B, T, T]`` on the CPU, query by key; each
     row sums to 1. ``input_ids``, ``attention_mask``: ``[B, T]``, the clean prompts; rows and columns of padding mean
-    nothing.
+    nothing. ``spans``: int64 ``[B, T]``, in which of the ``span_names`` each token stands, below 0 for none; None for
+    prompts without spans.
     """
 
     heads: list[str]
@@ -45,6 +46,8 @@ class Patterns:
     circuit: Tensor
     input_ids: Tensor
     attention_mask: Tensor
+    spans: Tensor | None = None
+    span_names: tuple[str, ...] = ()
 
 
 @torch.no_grad()
@@ -82,7 +85,9 @@ def attention_patterns(
     reference, places = ablation.reference(batch, corrupt), ablation.places(layout, batch)
     full = _attention(model, torch.ones(layout.n_edges), batch, reference.clone(), places, heads)
     own = _attention(model, circuit.members.float(), batch, reference, places, heads)
-    return Patterns(list(heads), full, own, batch["clean_ids"].cpu(), batch["attention_mask"].cpu())
+    spans = batch["spans"].cpu() if "spans" in batch else None
+    names = tuple(batch.get("span_names", ()))
+    return Patterns(list(heads), full, own, batch["clean_ids"].cpu(), batch["attention_mask"].cpu(), spans, names)
 
 
 def _attention(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,39 @@ def test_the_figure_says_which_prompts_there_are(ioi: tuple[Patterns, IOIDataMod
     for prompt in (4, -1):
         with pytest.raises(ValueError, match=f"no prompt {prompt}: the batch has 4"):
             patterns_figure(ioi[0], ioi[1].tokenizer, prompt)
+
+
+def test_spans_of_the_prompt_are_parted_and_named_on_both_axes(ioi: tuple[Patterns, IOIDataModule]) -> None:
+    data = IOIDataModule("tiny-ioi", n_train=4, n_val=4, n_test=4, batch_size=4, padding_side="left", spans="roles")
+    batch = next(iter(data.val_dataloader()))
+    patterns = replace(ioi[0], spans=batch["spans"], span_names=batch["span_names"])
+    real = batch["attention_mask"][2].bool()
+    assert not real.all()  # padding is no span
+    of_tokens = [batch["span_names"][i] for i in batch["spans"][2, real].tolist()]
+    places = {name: [t for t, own in enumerate(of_tokens) if own == name] for name in of_tokens}
+    middles = {name: sum(tokens) / len(tokens) for name, tokens in places.items()}
+    borders = {t - 0.5 for tokens in places.values() for t in (tokens[0], tokens[-1] + 1)}
+
+    panels = {axes.get_title(): axes for axes in patterns_figure(patterns, data.tokenizer, prompt=2).axes}
+    first = panels["a0.h0, circuit"]  # at the top, and at the right of its pair
+    assert {text.get_text(): text.get_position()[0] for text in first.texts if text.get_rotation()} == middles
+    assert {text.get_text(): text.get_position()[1] for text in first.texts if not text.get_rotation()} == middles
+    for title in ("a0.h0, circuit", "a0.h3, model"):
+        x = {line.get_xdata()[0] for line in panels[title].lines if list(line.get_ydata()) == [0, 1]}
+        y = {line.get_ydata()[0] for line in panels[title].lines if list(line.get_xdata()) == [0, 1]}
+        assert x == y == borders, title
+    assert not panels["a0.h3, model"].texts  # not in every panel
+    bare = patterns_figure(ioi[0], data.tokenizer, prompt=2).axes[0]
+    assert not bare.texts and not bare.lines
+
+
+def test_patterns_say_the_spans_of_their_prompts() -> None:
+    data = IOIDataModule("tiny-ioi", n_train=4, n_val=4, n_test=4, batch_size=4, spans="roles")
+    batch = next(iter(data.val_dataloader()))
+    model = wrap(load_model("tiny-ioi")).in_spans(["S2", "END"])
+    live = Circuit.random(model.layout, 200, seed=0)
+    with pytest.raises(ValueError, match="differs under this ablation at token"):
+        attention_patterns(model, batch, live, heads=HEADS)
+    model = wrap(load_model("tiny-ioi")).in_spans(["S2", "S2..END", "END"])
+    patterns = attention_patterns(model, batch, Circuit.random(model.layout, 200, seed=0), heads=HEADS)
+    assert torch.equal(patterns.spans, batch["spans"]) and patterns.span_names == batch["span_names"]

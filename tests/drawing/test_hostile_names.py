@@ -12,6 +12,7 @@ import re
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,9 +74,9 @@ def curve(name: str) -> Curve:
     return Curve.from_dict(json.loads(json.dumps(made.to_dict())))
 
 
-def patterns() -> Patterns:
-    heads = torch.eye(3).expand(1, 1, 3, 3)
-    return Patterns(["a0.h0"], heads, heads, torch.arange(3)[None], torch.ones(1, 3))
+def patterns(name: str) -> Patterns:
+    heads, spans = torch.eye(3).expand(1, 1, 3, 3), torch.tensor([[0, 1, 1]])
+    return Patterns(["a0.h0"], heads, heads, torch.arange(3)[None], torch.ones(1, 3), spans, ("S2", name))
 
 
 TABLES: dict[str, Callable[[str], RenderableType]] = {
@@ -104,14 +105,21 @@ FIGURES: dict[str, Callable[[str], Figure]] = {
     "pareto_figure": lambda name: pareto_figure(
         {name: pareto_points({name: curve(name)}, name, "kl")}, "kl", name, 1000
     ),
-    "circuit_figure": lambda name: circuit_figure(circuit(name)),
-    "patterns_figure": lambda name: patterns_figure(patterns(), SimpleNamespace(decode=lambda ids: name)),
+    "circuit_figure": lambda name: circuit_figure(in_spans(name)),
+    "patterns_figure": lambda name: patterns_figure(patterns(name), SimpleNamespace(decode=lambda ids: name)),
 }
 
 
 def circuit(name: str) -> Circuit:
     said = dict.fromkeys(("method", "model", "ablation", "split", "ranking", name), name)
     return Circuit(LAYOUT, torch.ones(LAYOUT.n_edges, dtype=torch.bool), None, {**said, "nested": {name: [name]}})
+
+
+def in_spans(name: str) -> Circuit:
+    """Spans of whatever name a layout takes, and an example prompt of any."""
+    own = printable(name, longest=300).replace("@", "").replace("->", "")
+    placed = circuit(name).in_spans(["S2", own])
+    return replace(placed, metadata={**placed.metadata, "example": {"S2": name, own: name, name: name}})
 
 
 hostile = pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
@@ -174,6 +182,8 @@ def test_figures_draw_text(tmp_path: Path, draw: Callable[[str], Figure], name: 
 
 @hostile
 def test_pages_and_graphs_hold_text(tmp_path: Path, name: str) -> None:
+    placed = in_spans(name)
+    assert page_html(placed, names=[name]).count("<script") == 3
     page = page_html(circuit(name), circuit(name), names=[name, name])
     assert page.count("<script") == 3 and page.count("</script") == 3  # data, library, script
     [title] = re.findall("<title>(.*?)</title>", page, re.DOTALL)
@@ -183,6 +193,7 @@ def test_pages_and_graphs_hold_text(tmp_path: Path, name: str) -> None:
     page.encode()  # what is no character is escaped
     assert circuit(name).save(tmp_path / "c.dot").read_text().isascii()
     ET.parse(circuit(name).save(tmp_path / "c.graphml"))
+    assert Circuit.load(placed.save(tmp_path / "placed.json")) == placed
     for suffix in (".json", ".pt", ".safetensors"):
         assert Circuit.load(circuit(name).save(tmp_path / f"c{suffix}")).metadata == circuit(name).metadata
 

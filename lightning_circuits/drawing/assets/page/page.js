@@ -448,7 +448,7 @@
     }
 
     fit() {
-      this.cy.fit(undefined, spans.length ? 58 : pair && !this.overlaid ? 36 : 26);
+      this.cy.fit(undefined, (spans.length ? 32 : 0) + (pair && !this.overlaid ? 36 : 26)); // what stands above it
       const zoom = this.cy.zoom();
       if (zoom > 1.6) {
         this.cy.zoom(1.6);
