@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from lightning_circuits.arguments import shortened
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
 Places = Mapping[str, tuple[int, int] | None]
@@ -25,6 +26,16 @@ Places = Mapping[str, tuple[int, int] | None]
 
 By = Literal["roles", "token"]
 """Spans are the places that pairs name, or every token is one of its own."""
+
+
+def require_name(name: object, where: str) -> None:
+    """See that a place may be called so; ValueError, with where it comes from, if not."""
+    marks = "..", "@", "->"
+    if not isinstance(name, str) or not name or not name.isprintable() or any(mark in name for mark in marks):
+        raise ValueError(
+            f"{where}: {shortened(name)} cannot be the name of a span: names are printable and without '..', '@' and "
+            "'->', which names of edges and of what lies between spans are made with"
+        )
 
 
 def spans_of_tokens(
@@ -81,12 +92,10 @@ def names_of_tokens(places: Places, offsets: Sequence[tuple[int, int]], where: s
         text: of the prompt.
 
     Raises:
-        ValueError: a place outside the prompt, without a token, or through one; two places that overlap; a name that
-            cannot be one.
+        ValueError: a place outside the prompt, without a token, or through one; two places that overlap.
     """
     named: dict[int, str] = {}
     for name, place in places.items():
-        _require_name(name, where)
         if place is None:
             continue
         begin, end = place
@@ -112,14 +121,6 @@ def names_of_tokens(places: Places, offsets: Sequence[tuple[int, int]], where: s
                 raise ValueError(f"{where}: the spans {named[token]} and {name} overlap, at {text[begin:end]!r}")
             named[token] = name
     return _with_gaps([named.get(token) for token in range(len(offsets))])
-
-
-def _require_name(name: str, where: str) -> None:
-    if not name or ".." in name or "@" in name or "->" in name or not name.isprintable():
-        raise ValueError(
-            f"{where}: {name!r} cannot be the name of a span: names are printable and without '..', '@' and '->', "
-            "which names of edges and of what lies between spans are made with"
-        )
 
 
 def _with_gaps(names: Sequence[str | None]) -> list[str]:

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from lightning_circuits.arguments import shortened
 from lightning_circuits.datamodules.encoding import encode, letters_left_out, unknown_words
-from lightning_circuits.datamodules.spans import Places, spans_of_tokens
+from lightning_circuits.datamodules.spans import Places, require_name, spans_of_tokens
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 from lightning_circuits.pages import see_page
 
@@ -38,7 +38,7 @@ class PromptPair:
 
     Raises:
         ValueError: (naming `where`) a prompt that is no text; answers or distractors that are no texts and no ids; a
-            span that is no pair of whole numbers.
+            span that is no pair of whole numbers, or whose name cannot be one.
     """
 
     clean: str
@@ -63,6 +63,7 @@ class PromptPair:
         if not isinstance(self.spans, Mapping):
             raise ValueError(f"{self.where}: spans have to be an object, of a name each, not {shortened(self.spans)}")
         for name, place in self.spans.items():
+            require_name(name, self.where)
             ends = place if isinstance(place, (tuple, list)) else ()
             whole = [end for end in ends if isinstance(end, Integral) and not isinstance(end, bool)]
             if place is not None and not len(whole) == len(ends) == 2:

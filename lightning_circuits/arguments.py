@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from functools import partial
 from numbers import Integral, Real
@@ -89,6 +89,24 @@ def require_flags(**given: Any) -> None:
     for name, value in given.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name} takes True or False, got {shortened(value)}")
+
+
+def require_span_names(names: Any) -> tuple[str, ...]:
+    """The names of spans of tokens, as a tuple: different texts that the name of an edge, ``a0.h1->m2@END``, can hold.
+
+    Raises:
+        TypeError: no list of texts.
+        ValueError: a name that is empty, not printable, there twice, or with ``@`` or ``->`` in it.
+    """
+    a_list = isinstance(names, Iterable) and not isinstance(names, str)
+    given = tuple(names) if a_list else ()
+    if not a_list or not all(isinstance(name, str) for name in given):
+        raise TypeError(f"spans take a list of names, got {shortened(names)}")
+    odd = [name for name in given if not name or "@" in name or "->" in name or not name.isprintable()]
+    if odd or len(set(given)) < len(given):
+        said = ", ".join(shortened(name) for name in odd or given)
+        raise ValueError(f"spans need printable names of their own, without '@' and '->', got {said}")
+    return given
 
 
 def require_choice(what: str, given: Any, choices: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypedDict, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from lightning_circuits.arguments import shortened
+from lightning_circuits.arguments import require_span_names, shortened
 
 
 class Spans(TypedDict, total=False):
@@ -77,8 +77,27 @@ def require_batch(batch: Any, vocabulary: int) -> None:
             raise ValueError(f"{name} of a batch have the shape {list(tensor.shape)}, expected {expected}")
         if tensor.is_floating_point() or tensor.is_complex():
             raise TypeError(f"{name} of a batch are {tensor.dtype}, expected whole numbers (int64)")
+    if "spans" in batch or "span_names" in batch:
+        _require_spans(batch)
     if batch["clean_ids"].device.type == "cpu":
         _require_values(cast(Batch, batch), vocabulary)
+
+
+def _require_spans(batch: Mapping[str, Any]) -> None:
+    if missing := [name for name in ("spans", "span_names") if name not in batch]:
+        raise ValueError(f"a batch lacks {missing[0]}: spans say in which of the span_names each token stands")
+    names, spans, shape = require_span_names(batch["span_names"]), batch["spans"], batch["clean_ids"].shape
+    if not isinstance(spans, Tensor):
+        raise TypeError(f"spans of a batch have to be a tensor, got {shortened(spans)}")
+    if spans.shape != shape:
+        raise ValueError(f"spans of a batch have the shape {list(spans.shape)}, expected {list(shape)}")
+    if spans.is_floating_point() or spans.is_complex() or spans.dtype == torch.bool:
+        raise TypeError(f"spans of a batch are {spans.dtype}, expected whole numbers (int64)")
+    if spans.device.type == "cpu" and ((spans < -1) | (spans >= len(names))).any():
+        row = int(((spans < -1) | (spans >= len(names))).any(1).nonzero()[0])
+        raise ValueError(
+            f"prompt {row} of a batch has spans that are none of its {len(names)} span_names, and not -1 (none)"
+        )
 
 
 def _require_values(batch: Batch, vocabulary: int) -> None:

@@ -22,7 +22,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import networkx as nx
 import torch
@@ -34,7 +34,8 @@ from lightning_circuits.files.graph import to_networkx
 from lightning_circuits.layout import Layout
 from lightning_circuits.nodes import node_members, reader_nodes
 
-EdgesOrNodes = Literal["edges", "nodes"]
+Overlap = Literal["edges", "edges-in-any-span", "nodes"]
+"""What two circuits are compared by: their edges, in spans each in its span; edges whatever their spans; nodes."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -140,6 +141,11 @@ class Circuit:
         return torch.tensordot(edges, live_tokens, 1)
 
     @property
+    def absolute(self) -> bool:
+        """Whether its search took edges by |score|, as the metadata say it. Files of other tools do not: by score."""
+        return self.metadata.get("ranking") == "absolute"
+
+    @property
     def nodes(self) -> Tensor:
         """bool ``[n_nodes]``: the writers and, last, the logits. A node is in the circuit, by EAP-IG's rule, if an edge
         comes in and an edge goes out (the input needs only one out, the logits one in)."""
@@ -175,18 +181,42 @@ class Circuit:
             raise ValueError(f"it is in the spans {', '.join(self.layout.spans)} already: without_spans() comes first")
         layout = self.layout.in_spans(names)
         scores = None if self.scores is None else self.scores.repeat(layout.n_spans)
-        return Circuit(layout, self.members.repeat(layout.n_spans), scores, self.metadata, self.node_scores)
+        metadata = _without_counts(self.metadata)
+        return Circuit(layout, self.members.repeat(layout.n_spans), scores, metadata, self.node_scores)
 
-    def without_spans(self, how: Literal["any", "all"] = "any") -> Circuit:
-        """The edges that are in the circuit in any span, or in all; bare, as no search has scored them.
+    def without_spans(
+        self, how: Literal["any", "all"] = "any", scores: Literal["sum", "sum-of-absolutes"] | None = None
+    ) -> Circuit:
+        """The edges that are in the circuit in any span, or in all.
+
+        Args:
+            how: whether an edge counts that is there in ``any`` span, or only one that is there in ``all``.
+            scores: what an edge is worth, of its effects in all spans. Their ``sum`` is its score in a search without
+                spans, where effects of different places cancel; the ``sum-of-absolutes`` is how much it does at all
+                places together (PEAP, Haklay et al. 2025). Default: no scores, as no search has given any.
 
         Raises:
-            ValueError: another word for how.
+            ValueError: another word for how or scores; scores of a circuit that has none, or whose scores are ranks,
+                which do not add up.
         """
         if how not in ("any", "all"):
             raise ValueError(f"an edge without spans is one of 'any' span or of 'all', not of {how!r}")
+        if scores not in ("sum", "sum-of-absolutes", None):
+            raise ValueError(f"scores without spans are the 'sum' or the 'sum-of-absolutes' over them, not {scores!r}")
         members = self.layout.each_span(self.members)
-        return Circuit(self.layout.plain, members.any(0) if how == "any" else members.all(0), None, self.metadata)
+        members = members.any(0) if how == "any" else members.all(0)
+        over = {"spans": list(self.layout.spans), "edges": how, "scores": scores}
+        metadata = _without_counts(self.metadata) | {"without_spans": over}
+        if scores is None:
+            return Circuit(self.layout.plain, members, None, metadata)
+        if self.scores is None or scores_are(self.metadata) == "ranks":
+            has = "has no scores" if self.scores is None else "has scores that are ranks"
+            raise ValueError(f"only effects add up over spans, as attribution gives them, and the circuit {has}")
+        effects = self.layout.each_span(self.scores)
+        if scores == "sum":
+            return Circuit(self.layout.plain, members, effects.sum(0), metadata, self.node_scores)
+        # Of a sum of absolute values the sign says nothing: the scores are no effects any more.
+        return Circuit(self.layout.plain, members, effects.abs().sum(0), metadata | {"scores_are": "ranks"})
 
     # ---- pruning -----------------------------------------------------------------------------------------------
 
@@ -251,33 +281,51 @@ class Circuit:
 
     # ---- overlap -----------------------------------------------------------------------------------------------
 
-    def iou(self, other: Circuit, of: EdgesOrNodes = "edges") -> float:
+    def iou(self, other: Circuit, of: Overlap = "edges") -> float:
         """Edges (or nodes) in both over those in either; 1 if both are empty.
 
+        In spans, ``edges`` are told apart by their spans, so that both circuits have to be in the same ones. By
+        ``edges-in-any-span`` (see `without_spans`) and by ``nodes`` circuits compare whatever their spans, also with
+        one that has none.
+
         Raises:
-            ValueError: circuits of different layouts, here and in all comparisons; ``of`` neither edges nor nodes.
+            ValueError: circuits of different layouts, here and in all comparisons; another word for ``of``.
         """
-        mine, theirs = self._flags(of), self._same_layout(other)._flags(of)
+        mine, theirs = self._flags(other, of)
         return _fraction(mine & theirs, mine | theirs)
 
-    def precision(self, other: Circuit, of: EdgesOrNodes = "edges") -> float:
-        """The share of this circuit's edges (or nodes) that ``other``, the true one, has too.
+    def precision(self, other: Circuit, of: Overlap = "edges") -> float:
+        """The share of this circuit's edges (or nodes, see `iou`) that ``other``, the true one, has too.
 
         1 for an empty circuit: it claims nothing that is wrong.
         """
-        mine = self._flags(of)
-        return _fraction(mine & self._same_layout(other)._flags(of), mine)
+        mine, theirs = self._flags(other, of)
+        return _fraction(mine & theirs, mine)
 
-    def recall(self, other: Circuit, of: EdgesOrNodes = "edges") -> float:
-        """The share of the edges (or nodes) of ``other``, the true one, that this circuit has; 1 if other is empty."""
-        return self._same_layout(other).precision(self, of)
+    def recall(self, other: Circuit, of: Overlap = "edges") -> float:
+        """The share of the edges (or nodes, see `iou`) of ``other``, the true one, that this circuit has; 1 if other is
+        empty."""
+        mine, theirs = self._flags(other, of)
+        return _fraction(mine & theirs, theirs)
 
-    def _flags(self, of: EdgesOrNodes) -> Tensor:
-        if of not in ("edges", "nodes"):
-            raise ValueError(f"circuits are compared by 'edges' or 'nodes', not by {of!r}")
-        return self.members if of == "edges" else self.nodes
+    def _flags(self, other: Circuit, of: Overlap) -> tuple[Tensor, Tensor]:
+        """What of each of the two circuits is compared, two bool vectors of one length."""
+        if of not in get_args(Overlap):
+            raise ValueError(f"circuits are compared by 'edges', 'edges-in-any-span' or 'nodes', not by {of!r}")
+        if of == "edges":
+            return self.members, self._same_layout(other).members
+        self.layout.plain.require(other.layout.plain, "the other circuit")
+        if of == "nodes":
+            return self.nodes, other.nodes
+        return self.without_spans("any").members, other.without_spans("any").members
 
     def _same_layout(self, other: Circuit) -> Circuit:
+        if self.layout != other.layout and self.layout.plain == other.layout.plain:
+            mine, theirs = (", ".join(one.layout.spans) or "no spans" for one in (self, other))
+            raise ValueError(
+                f"the other circuit tells edges apart in {theirs}, this one in {mine}: compare them by "
+                "of='edges-in-any-span' or of='nodes', or take both without_spans(how='any')"
+            )
         self.layout.require(other.layout, "the other circuit")
         return other
 
@@ -329,6 +377,13 @@ def _seen_from(readers: Tensor, layout: Layout) -> Tensor:
 def _fraction(part: Tensor, whole: Tensor) -> float:
     total = int(whole.sum())
     return int(part.sum()) / total if total else 1.0
+
+
+def _without_counts(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a search and an export say of a circuit, but for its spans and what counts edges: others in other spans."""
+    of_spans = {"spans", "live_tokens", "example"}
+    counts = {"n_edges", "size", "edges", "edges_pruned", "token_edges", "measured"}
+    return {name: value for name, value in metadata.items() if name not in of_spans | counts}
 
 
 def scores_are(metadata: Mapping[str, Any]) -> Literal["effects", "ranks"]:

@@ -47,7 +47,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_circuits.arguments import require_whole_numbers
+from lightning_circuits.arguments import require_span_names, require_whole_numbers
 from lightning_circuits.pages import see_page
 
 MAX_SIZE = 2**20
@@ -99,7 +99,7 @@ class Layout:
         spans: names of the spans of tokens in which edges are told apart; none: an edge holds for all tokens.
 
     Raises:
-        TypeError: a size that is no whole number.
+        TypeError: a size that is no whole number, spans that are no list of names.
         ValueError: sizes below 1 or above `MAX_SIZE`, or query heads that do not divide into the K/V readers; a span
             without a name, named twice, or with ``@`` or ``->`` in its name, which names of edges are made with.
     """
@@ -121,17 +121,13 @@ class Layout:
             raise ValueError(
                 f"{self.n_heads} query heads cannot share {self.n_kv_readers} key/value readers evenly: {self}"
             )
-        object.__setattr__(self, "spans", tuple(self.spans))
-        odd = [name for name in self.spans if not name or "@" in name or "->" in name or not name.isprintable()]
-        if odd or len(set(self.spans)) < len(self.spans):
-            said = ", ".join(map(repr, odd or self.spans))
-            raise ValueError(f"spans need printable names of their own, without '@' and '->', got {said}")
+        object.__setattr__(self, "spans", require_span_names(self.spans))
 
     # ---- spans -------------------------------------------------------------------------------------------------
 
     def in_spans(self, names: Iterable[str]) -> Layout:
         """This layout with every edge once in each of the spans of these names."""
-        return replace(self, spans=tuple(names))
+        return replace(self, spans=require_span_names(names))
 
     @cached_property
     def plain(self) -> Layout:
@@ -382,11 +378,13 @@ class Layout:
             ValueError: ``other`` differs; the message says what it is, in which sizes, and where to read on.
         """
         if other != self:
-            counted = ""
+            way_out = ""
             if other.kv != self.kv:
-                counted = f" Keys and values are counted per {other.kv} there, per {self.kv} here."
+                way_out = f" Keys and values are counted per {other.kv} there, per {self.kv} here."
+            elif other.plain == self.plain:
+                way_out = " Spans come and go with circuit.in_spans(names) and circuit.without_spans(how='any')."
             raise ValueError(
-                f"{what} is of another layout: {other.difference(self)} ({other} against {self}).{counted} "
+                f"{what} is of another layout: {other.difference(self)} ({other} against {self}).{way_out} "
                 f"{see_page('file-formats', 'A circuit of another layout')}"
             )
 

@@ -92,6 +92,11 @@ def greedy(scores: Tensor, n: int, layout: Layout, *, absolute: bool = False) ->
     readers (query, key and value of a head) become candidates. A key or value reader that a group of heads shares is
     open as soon as one of them is in. The result is that of EAP-IG's ``apply_greedy`` before pruning.
 
+    In spans a node comes in span by span, by an edge from it in that span, and opens its readers there; a head its keys
+    and values in every span, as they may be attended to from there. So `Circuit.prune` has it. The logits are in at
+    first in all spans: where they are read, the scores do not say. (Where they are not, edges into them do nothing, and
+    effects are 0.)
+
     Args:
         scores: ``[n_edges]``, any real dtype; infinite scores are fine.
         n: how many, 0 to all.
@@ -103,7 +108,7 @@ def greedy(scores: Tensor, n: int, layout: Layout, *, absolute: bool = False) ->
         first.
 
     Raises:
-        ValueError: a score that is NaN; scores of another layout, or of one in spans; more edges than there are.
+        ValueError: a score that is NaN; scores of another layout; more edges than there are.
         TypeError: scores that are not real numbers; a number of edges that is none.
 
     There is no step per edge, one per node is enough. Let ``place`` be an edge's place among all, best first, and
@@ -112,40 +117,44 @@ def greedy(scores: Tensor, n: int, layout: Layout, *, absolute: bool = False) ->
     moment k0 on is taken on the way to the first node k >= k0 with ``place <= join[k]``, and on one such way edges go
     by their places.
     """
-    layout.require_plain("a circuit that grows from the logits up")
     order = _best_first(scores, n, layout, absolute).cpu()
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))
     join, opened = _joins(place, layout)
     # When each edge is taken: on the way to which node.
     way = torch.empty_like(place)
-    for k0, (start, end) in zip(opened, pairwise(layout.reader_offset.tolist()), strict=True):
-        way[start:end] = k0 + torch.searchsorted(join[k0:].cummax(0).values, place[start:end])
+    for span, (ways, places) in enumerate(zip(layout.each_span(way), layout.each_span(place), strict=True)):
+        for k0, (start, end) in zip(opened[span].tolist(), pairwise(layout.reader_offset.tolist()), strict=True):
+            ways[start:end] = k0 + torch.searchsorted(join[k0:].cummax(0).values, places[start:end])
     return _first(n, order[way[order].sort(stable=True).indices]).to(scores.device)
 
 
-def _joins(place: Tensor, layout: Layout) -> tuple[Tensor, list[int]]:
-    """In which order nodes come in: the place of the edge that brings in each, ``[n_writers]``, and for each reader
-    how many nodes are in when its edges become candidates, ``[n_readers]``."""
+def _joins(place: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """In which order nodes come in: the place of the edge that brings in each, ``[n_spans * n_writers]``, and for each
+    reader how many nodes are in when its edges become candidates, ``[n_spans, n_readers]``."""
     out = len(place)  # behind all places
     readers_of: list[list[int]] = [[] for _ in range(layout.n_nodes)]
     for reader, node in zip(*(pairs.tolist() for pairs in reader_nodes(layout)), strict=True):
         readers_of[node].append(reader)
-    offsets = layout.reader_offset.tolist()
+    offsets, seen_from_all = layout.reader_offset.tolist(), layout.keys_and_values.tolist()
+    every = slice(None)
 
-    best = torch.full((layout.n_writers,), out)  # of the candidates from each writer; `out` for those that are in
-    inside = torch.zeros(layout.n_writers, dtype=torch.bool)
-    join = torch.empty(layout.n_writers, dtype=torch.int64)
-    opened = [layout.n_writers] * layout.n_readers  # of the last node, no other comes after
+    places = layout.each_span(place)
+    best = torch.full((layout.n_spans, layout.n_writers), out)  # of the candidates from each; `out` where it is in
+    inside = torch.zeros_like(best, dtype=torch.bool)
+    join = torch.empty(best.numel(), dtype=torch.int64)
+    opened = torch.full((layout.n_spans, layout.n_readers), len(join))  # after the last node no other comes
+    spans: slice | int = every
     node = layout.n_writers  # the logits
-    for k in range(layout.n_writers):
+    for k in range(len(join)):
         for reader in readers_of[node]:
-            opened[reader] = min(opened[reader], k)
-            candidates = place[offsets[reader] : offsets[reader + 1]]
-            best[: len(candidates)].clamp_(max=candidates)
+            where = every if seen_from_all[reader] else spans
+            opened[where, reader].clamp_(max=k)
+            candidates = places[where, offsets[reader] : offsets[reader + 1]]
+            best[where, : candidates.shape[-1]].clamp_(max=candidates)
         best[inside] = out
-        node = int(best.argmin())
-        join[k], inside[node] = best[node], True
+        spans, node = divmod(int(best.argmin()), layout.n_writers)
+        join[k], inside[spans, node] = best[spans, node], True
     return join, opened
 
 

@@ -47,9 +47,24 @@ BROKEN: dict[str, dict[str, Any]] = {
     r"answers of a batch have the shape \[2\], expected \[2, candidates\]": {"answers": torch.tensor([7, 8])},
     r"clean_ids of a batch are \[prompts, tokens\], .* got \[3\]": {"clean_ids": torch.tensor([1, 2, 3])},
 }
+WITH_SPANS: dict[str, Any] = {"spans": torch.tensor([[0, 1, 1], [0, 1, -1]]), "span_names": ("S2", "END")}
+BROKEN |= {
+    r"a batch lacks span_names": {"spans": WITH_SPANS["spans"]},
+    r"a batch lacks spans": {"span_names": ("S2", "END")},
+    r"spans of a batch have the shape \[2, 2\], expected \[2, 3\]": WITH_SPANS | {"spans": torch.zeros(2, 2).long()},
+    r"prompt 1 of a batch has spans that are none of its 2 span_names": WITH_SPANS
+    | {"spans": torch.tensor([[0, 1, -1], [0, 2, 1]])},
+    r"prompt 0 of a batch has spans that are none of its 2": WITH_SPANS | {"spans": torch.full((2, 3), -2)},
+    r"spans need printable names of their own, .* got 'S2', 'S2'": WITH_SPANS | {"span_names": ("S2", "S2")},
+    r"spans need printable names of their own, .* got 'a->b'": WITH_SPANS | {"span_names": ("S2", "a->b")},
+}
 OF_ANOTHER_KIND: dict[str, dict[str, Any]] = {
     r"clean_ids of a batch are torch.float32, expected whole": {"clean_ids": torch.ones(2, 3)},
     r"attention_mask of a batch are torch.float32": {"attention_mask": torch.ones(2, 3)},
+    r"spans of a batch are torch.float32, expected whole": WITH_SPANS | {"spans": torch.zeros(2, 3)},
+    r"spans of a batch have to be a tensor, got": WITH_SPANS | {"spans": [[0, 1, 1], [0, 1, -1]]},
+    r"spans take a list of names, got 'END'": WITH_SPANS | {"span_names": "END"},
+    r"spans take a list of names, got \(5, 'END'\)": WITH_SPANS | {"span_names": (5, "END")},
     r"answers of a batch have to be a tensor, got \[\[7\], \[8\]\]": {"answers": [[7], [8]]},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from typing import Any
 
 import pytest
 import torch
@@ -163,6 +164,27 @@ def test_a_wrong_name_is_explained(name: str, what: str) -> None:
 def test_impossible_sizes_are_refused(sizes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"between 1 and|cannot share"):
         Layout(*sizes)
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "said"),
+    [
+        (["S2", ""], ValueError, r"names of their own, .* got ''"),
+        (["a@b"], ValueError, "got 'a@b'"),
+        (["a->b"], ValueError, "got 'a->b'"),
+        (["a\nb"], ValueError, r"got 'a\\nb'"),
+        (["S2", "END", "S2"], ValueError, "got 'S2', 'END', 'S2'"),
+        (["x" * 999 + "@"], ValueError, r"got 'x{150,200}\.\.\. \(1002 characters\)"),
+        ("END", TypeError, "spans take a list of names, got 'END'"),
+        (["S2", 5], TypeError, r"got \['S2', 5\]"),
+        (5, TypeError, "got 5"),
+        (None, TypeError, "got None"),
+    ],
+)
+def test_spans_that_are_no_names_are_refused(names: Any, error: type[Exception], said: str) -> None:
+    for make in (lambda: Layout(2, 2, 4).in_spans(names), lambda: Layout(2, 2, 4, spans=names)):
+        with pytest.raises(error, match=said):
+            make()
 
 
 def test_a_vector_of_another_length_is_refused_with_both_numbers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,12 @@ GPT2 = Layout(12, 12, 768)
 # Few values, so that there are ties; both zeros, which are equal, and infinities.
 values = st.sampled_from([-float("inf"), -2.0, -1.0, -0.0, 0.0, 1.0, 2.0, float("inf")])
 some_scores = st.lists(values, max_size=40)
-layouts = st.sampled_from([Layout(1, 1, 4), Layout(2, 2, 8), Layout(3, 1, 4), Layout(2, 4, 8, n_kv_readers=2)])
+layouts = st.sampled_from(
+    [
+        *(Layout(1, 1, 4), Layout(2, 2, 8), Layout(3, 1, 4), Layout(2, 4, 8, n_kv_readers=2)),
+        *(Layout(2, 1, 4).in_spans(["S2", "END"]), Layout(1, 4, 8, n_kv_readers=2).in_spans(["S2", "END"])),
+    ]
+)
 
 
 @st.composite
@@ -37,21 +43,25 @@ def scored_layouts(draw: st.DrawFn) -> tuple[Layout, Tensor]:
 
 def grown_from_the_logits(layout: Layout, scores: list[float], absolute: bool) -> list[int]:
     """All edges in greedy's order, by names: one step for an edge, each looking at all edges that there are."""
-    ends = [name.split("->") for name in layout.edge_names(range(layout.n_edges))]
+    ends = [re.fullmatch(r"(.+)->([^@]+)@?(.*)", name).groups() for name in layout.edge_names(range(layout.n_edges))]
     group = layout.n_heads // layout.n_kv_readers
 
-    def nodes(reader: str) -> set[str]:
-        if ".g" not in reader:
-            return {reader.partition("<")[0]}
-        layer, g = reader.partition("<")[0].split(".g")
-        return {f"{layer}.h{head}" for head in range(layout.n_heads) if head // group == int(g)}
+    def nodes(reader: str, at: str) -> set[tuple[str, str]]:
+        """Those that read by it: a key or value of any span is read by its heads in every span."""
+        block, _, kind = reader.partition("<")
+        heads = {block}
+        if ".g" in block:
+            layer, g = block.split(".g")
+            heads = {f"{layer}.h{head}" for head in range(layout.n_heads) if head // group == int(g)}
+        everywhere = layout.spans or ("",)
+        return {(head, span) for head in heads for span in (everywhere if kind in ("k>", "v>") else [at])}
 
-    inside, order = {"logits"}, []
+    inside, order = {("logits", span) for span in layout.spans or ("",)}, []
     while len(order) < len(scores):
-        candidates = [e for e, (_, reader) in enumerate(ends) if e not in order and nodes(reader) & inside]
+        candidates = [e for e, (_, reader, at) in enumerate(ends) if e not in order and nodes(reader, at) & inside]
         best = max(candidates, key=lambda e: (abs(scores[e]) if absolute else scores[e], -e))
         order.append(best)
-        inside.add(ends[best][0])
+        inside.add((ends[best][0], ends[best][2]))
     return order
 
 
@@ -144,6 +154,18 @@ def test_greedy_may_pass_over_the_best_edge_for_as_long_as_its_reader_is_out() -
     assert names(2) == {"m1->logits", "a1.h0->m1"}
     assert names(3) - names(2) == {"a0.h0->a1.h0<v>"}
     assert names(4) - names(3) == {"input->a0.h0<q>"}
+
+
+def test_greedy_goes_into_another_span_by_a_key_or_a_value_alone() -> None:
+    layout = Layout(2, 1, 4).in_spans(["S2", "END"])
+    scores = torch.full((layout.n_edges,), -1.0)
+    chain = ["a1.h0->logits@END", "a0.h0->a1.h0<v>@S2", "input->a0.h0<q>@S2"]
+    for score, name in enumerate(["m0->a1.h0<q>@S2", "m0->a1.h0<q>@END", *reversed(chain)]):
+        scores[layout.edge_index(name)] = 9.0 - score
+    members = greedy(scores, 4, layout)
+    # The query of a1.h0 is read at END, where its output is; at S2 it leads nowhere, whatever it scores.
+    assert set(layout.edge_names(members.nonzero()[:, 0])) == {*chain, "m0->a1.h0<q>@END"}
+    assert Circuit(layout, members).prune().edge_names() == [name for name in sorted(chain, key=layout.edge_index)]
 
 
 def test_greedy_treats_a_key_that_heads_share_as_each_ones() -> None:

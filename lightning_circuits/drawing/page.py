@@ -107,8 +107,8 @@ def page_html(
         other_curve: that of the second circuit.
         names: what the two circuits are called on the page. Default: their methods.
 
-    Edges are ordered as the search ordered them: by score if the metadata's ``ranking`` is ``"signed"``, else by
-    |score|; and of a curve, the circuits ordered in that way are taken. Beyond `MAX_EDGES` edges the strongest are
+    Edges are ordered as the search ordered them: by |score| if the metadata's ``ranking`` is ``"absolute"``, else by
+    score; and of a curve, the circuits ordered in that way are taken. Beyond `MAX_EDGES` edges the strongest are
     drawn, the page says so, and so does a warning.
 
     Raises:
@@ -147,7 +147,7 @@ def _packed(circuit: Circuit, name: str, curve: CurveSource | None) -> dict[str,
     """A circuit as the script wants it: flat indices with the strongest first, their scores, and what is known."""
     edges = circuit.members.nonzero()[:, 0]
     n_edges = len(edges)
-    ranking = "signed" if circuit.metadata.get("ranking") == "signed" else "absolute"
+    ranking = "absolute" if circuit.absolute else "signed"
     scores = None
     if circuit.scores is not None:
         scores = circuit.scores[edges].float()

@@ -53,8 +53,16 @@ def comparable(curves: Mapping[str, Curve]) -> list[str]:
     """What a reader should know about a comparison, a sentence each.
 
     Raises:
-        ValueError: different models, or counts of their edges; no ablation in common.
+        ValueError: different models, or counts of their edges; edges in different spans; no ablation in common.
     """
+    spans = {name: _spans(curve) for name, curve in curves.items()}
+    if len(set(spans.values())) > 1:
+        told = "; ".join(f"{name}: {', '.join(names) or 'none'}" for name, names in spans.items())
+        raise ValueError(
+            f"curves of edges in different spans do not compare, as their sizes are shares of other edges: {told}. "
+            "Judge all in the same, by circuit.in_spans(names) or circuit.without_spans(how='any'), or hold rows "
+            "together by their token_edges"
+        )
     models = {
         name: (str(curve.metadata.get("model_hash", curve.model)), curve.n_edges) for name, curve in curves.items()
     }
@@ -108,6 +116,12 @@ def measured_on(curves: Mapping[str, Curve]) -> str:
 def _shared_ablations(curves: Mapping[str, Curve]) -> list[str]:
     first = next(iter(curves.values()))
     return [name for name in first.ablations if all(name in curve.ablations for curve in curves.values())]
+
+
+def _spans(curve: Curve) -> tuple[str, ...]:
+    """The spans that a curve's metadata say its edges are in; in a file they may be anything."""
+    spans = curve.metadata.get("spans")
+    return tuple(map(str, spans)) if isinstance(spans, list) else ()
 
 
 def _data(curve: Curve, curves: Mapping[str, Curve]) -> str:

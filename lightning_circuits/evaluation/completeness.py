@@ -12,6 +12,9 @@ Nobody can try every K. Two ways to draw some: at random, and greedily, part by 
 incompleteness largest. Parts are nodes (heads and MLPs) or edges, by their names; to knock out a node is to cut every
 edge that leaves it. A cut edge carries what the ablation says.
 
+Of a circuit in spans every edge is a part in its span, ``a0.h2->m3@END``. A node, ``a0.h2``, is knocked out in all
+spans at once; in one alone it is ``a0.h2@END``: what others read of it at the tokens of END.
+
     >>> loader, ablation = data.val_dataloader(), ABLATIONS.make("interchange")                         # doctest: +SKIP
     >>> drawn = random_knockouts(circuit, n=20, of="nodes", seed=0)                                    # doctest: +SKIP
     >>> rich.print(knockouts_table(measure_knockouts(model, loader, circuit, drawn, ablation)))        # doctest: +SKIP
@@ -26,17 +29,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch
-from lightning_circuits.circuit import Circuit, EdgesOrNodes
+from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.metrics import RESOLUTION
 from lightning_circuits.evaluation.per_prompt import logit_differences
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
+
+Parts = Literal["edges", "nodes", "nodes-in-spans"]
+"""What is knocked out: edges, in spans each in its own; nodes, in all spans at once, or in one."""
 
 
 @dataclass(frozen=True)
@@ -63,40 +70,50 @@ class Knockout:
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
-def circuit_parts(circuit: Circuit, of: EdgesOrNodes) -> list[str]:
-    """What can be knocked out of a circuit: the names of its edges, or of its heads and MLPs, in the model's order.
+def circuit_parts(circuit: Circuit, of: Parts) -> list[str]:
+    """What can be knocked out of a circuit: the names of its edges, or of its heads and MLPs, in the layout's order.
 
-    The input is no part: the model without it is the ablated model. A node counts if an edge of the circuit leaves it.
+    The input is no part: the model without it is the ablated model. A node counts if an edge of the circuit leaves it,
+    in any span, or in the span that its name says.
 
     Raises:
-        ValueError: ``of`` neither edges nor nodes.
+        ValueError: ``of`` is another word; nodes in spans of a circuit that has none.
     """
-    if of not in ("nodes", "edges"):
-        raise ValueError(f"parts of a circuit are its 'nodes' or its 'edges', not {of!r}")
+    if of not in get_args(Parts):
+        raise ValueError(f"parts of a circuit are its 'edges', its 'nodes' or its 'nodes-in-spans', not {of!r}")
     if of == "edges":
         return circuit.edge_names()
     layout = circuit.layout
-    leaves = torch.zeros(layout.n_writers, dtype=torch.bool)
-    leaves[layout.edge_writer[circuit.members]] = True
-    return [name for name, left in zip(layout.writer_names[1:], leaves[1:].tolist(), strict=True) if left]
+    if of == "nodes-in-spans" and not layout.spans:
+        raise ValueError("the circuit has no spans, so its nodes are parts as a whole: of='nodes'")
+    leaves = torch.zeros(layout.n_spans, layout.n_writers, dtype=torch.bool)
+    leaves[layout.edge_span[circuit.members], layout.edge_writer[circuit.members]] = True
+    leaves[:, 0] = False  # the input
+    if of == "nodes":
+        return [layout.writer_names[writer] for writer in leaves.any(0).nonzero()[:, 0].tolist()]
+    return [f"{layout.writer_names[writer]}@{layout.spans[span]}" for span, writer in leaves.nonzero().tolist()]
 
 
 def cut_edges(layout: Layout, names: Iterable[str]) -> Tensor:
-    """bool ``[n_edges]``: the edges that a knock-out cuts; of a node every edge that leaves it.
+    """bool ``[n_edges]``: the edges that a knock-out cuts; of a node every edge that leaves it, in all spans or in one.
 
     Raises:
         ValueError: a name that is neither an edge nor a writer of the layout.
     """
     edges = torch.zeros(layout.n_edges, dtype=torch.bool)
-    writers = torch.zeros(layout.n_writers, dtype=torch.bool)
+    writers = torch.zeros(layout.n_spans, layout.n_writers, dtype=torch.bool)
     for name in names:
+        node, at, span = name.partition("@")
         if "->" in name:
             edges[layout.edge_index(name)] = True
-        elif name in layout.writer_names:
-            writers[layout.writer_names.index(name)] = True
+        elif node in layout.writer_names and (not at or span in layout.spans):
+            writers[layout.spans.index(span) if at else slice(None), layout.writer_names.index(node)] = True
         else:
-            raise ValueError(f"cannot knock out {name!r}: {layout} has no such node; they are named like 'a0.h1', 'm2'")
-    return edges | writers[layout.edge_writer]
+            raise ValueError(
+                f"cannot knock out {name!r}: {layout} has no such node; they are named like 'a0.h1', 'm2', in one span "
+                "'a0.h1@END'"
+            )
+    return edges | writers[layout.edge_span, layout.edge_writer]
 
 
 # ---- completeness ----------------------------------------------------------------------------------------------------
@@ -125,7 +142,8 @@ def measure_knockouts(
     Raises:
         ValueError: a part that the circuit does not have; no batches; a circuit of another layout.
     """
-    known = {*circuit_parts(circuit, "nodes"), *circuit_parts(circuit, "edges")}
+    kinds: tuple[Parts, ...] = get_args(Parts) if circuit.layout.spans else ("edges", "nodes")
+    known = {name for of in kinds for name in circuit_parts(circuit, of)}
     for names in knockouts:
         if unknown := [name for name in names if name not in known]:
             raise ValueError(
@@ -140,20 +158,20 @@ def measure_knockouts(
 
 
 def random_knockouts(
-    circuit: Circuit, n: int, of: EdgesOrNodes = "nodes", probability: float = 0.5, seed: int = 0
+    circuit: Circuit, n: int, of: Parts = "nodes", probability: float = 0.5, seed: int = 0
 ) -> list[list[str]]:
     """n random sets K of parts of a circuit.
 
     Args:
         circuit: C.
         n: how many sets.
-        of: whether parts are ``nodes`` or ``edges``.
+        of: what the parts are, see `circuit_parts`.
         probability: of every part to be in K. At 0.5 all subsets are equally likely. Of edges, half are usually more
             than any circuit survives: take less.
         seed: the same sets for a seed, on every machine.
 
     Raises:
-        ValueError: a probability outside (0, 1]; ``of`` neither nodes nor edges.
+        ValueError: a probability outside (0, 1]; as `circuit_parts`.
     """
     if not 0 < probability <= 1:
         raise ValueError(f"the probability that a part is knocked out lies in (0, 1], got {probability}")
@@ -168,7 +186,7 @@ def greedy_knockout(
     circuit: Circuit,
     ablation: Ablation,
     steps: int = 5,
-    of: EdgesOrNodes = "nodes",
+    of: Parts = "nodes",
     candidates: int | None = None,
     seed: int = 0,
 ) -> list[Knockout]:
@@ -183,7 +201,7 @@ def greedy_knockout(
         ablation: what a cut edge carries.
         batches: a loader that can be gone through once a step.
         steps: how many parts K has in the end; fewer if the circuit has fewer.
-        of: whether parts are ``nodes`` or ``edges``.
+        of: what the parts are, see `circuit_parts`.
         candidates: how many parts, drawn anew at random, are tried a step; default all.
         seed: of the candidates.
 
@@ -227,7 +245,7 @@ class PartContributions:
 
 
 def measure_contributions(
-    model: CircuitModel, batches: Iterable[Batch], circuit: Circuit, ablation: Ablation, of: EdgesOrNodes = "edges"
+    model: CircuitModel, batches: Iterable[Batch], circuit: Circuit, ablation: Ablation, of: Parts = "edges"
 ) -> PartContributions:
     """Cut every part out of a circuit, one at a time (minimality of Wang et al. 2022, with K empty).
 
@@ -239,7 +257,7 @@ def measure_contributions(
         batches: a loader that can be gone through again.
         circuit: the circuit whose parts are cut.
         ablation: what a cut edge carries.
-        of: whether parts are ``edges`` or ``nodes``.
+        of: what the parts are, see `circuit_parts`.
     """
     names = circuit_parts(circuit, of)
     full, empty = Circuit.full(circuit.layout), Circuit.empty(circuit.layout)

@@ -21,7 +21,8 @@ is a hypothesis about the logit difference ``s`` on a random prompt, and can be 
 | partial necessity | taking C away takes the model farther than taking a random circuit of its size, in at most q*   |
 
 How near two circuits are is the mean over prompts of ``|s(one) - s(other)|``. Random circuits are made of random paths
-from the input to the logits (`random_circuits`), for edges that are merely scattered do nothing and are no match.
+from the input to the logits (`random_circuits`), for edges that are merely scattered do nothing and are no match. In
+spans an edge is one in its span, and paths end in the spans where the prompts' answers are read.
 
     >>> report = examine(model, loader, circuit, ABLATIONS.make("interchange"))                        # doctest: +SKIP
     >>> rich.print(hypotheses_table(report))                                                           # doctest: +SKIP
@@ -46,7 +47,7 @@ from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.per_prompt import logit_differences
-from lightning_circuits.evaluation.random_circuits import random_paths, superfluous_edges
+from lightning_circuits.evaluation.random_circuits import random_paths, spans_read, superfluous_edges
 from lightning_circuits.evaluation.statistical_tests import (
     SignificanceResult,
     bonferroni,
@@ -136,8 +137,8 @@ def examine(
         beats.
 
     Raises:
-        ValueError: an empty or full circuit, one of another layout, no batches, no draws, a quantile, epsilon or
-            alpha that is no such thing.
+        ValueError: an empty or full circuit, one of another layout, one in spans that leaves no path, no batches, no
+            draws, a quantile, epsilon or alpha that is no such thing.
     """
     layout = circuit.layout
     model.layout.require(layout, "the circuit")
@@ -155,8 +156,10 @@ def examine(
 
     generator = torch.Generator().manual_seed(seed)
     seeds = torch.randint(2**62, (n_random,), generator=generator).tolist()
-    rivals = [random_paths(layout, circuit.n_edges, rival_seed) for rival_seed in seeds]
-    inflated = superfluous_edges(circuit, n_random, generator)
+    batches = list(batches)  # they are gone through twice
+    read_in = spans_read(layout, batches)
+    rivals = [random_paths(layout, circuit.n_edges, rival_seed, read_in) for rival_seed in seeds]
+    inflated = superfluous_edges(circuit, n_random, generator, read_in)
     edges = circuit.members.nonzero()[:, 0]
     if max_edges is not None and max_edges < len(edges):
         edges = edges[torch.randperm(len(edges), generator=generator)[:max_edges]].sort().values

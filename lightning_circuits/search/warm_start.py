@@ -43,7 +43,8 @@ def read_warm_start(given: WarmStart | None) -> Attribution | Path | Circuit | T
 
 
 def start_scores(start: Path | Circuit | Tensor, layout: Layout) -> Tensor:
-    """The edge scores to begin from, float32 ``[n_edges]``; of a circuit without any, its membership.
+    """What edges begin at, the best the highest, float32 ``[n_edges]``: scores as they are; of a circuit its own by its
+    own ranking (|score| where that is absolute), or its membership if it has none.
 
     Scores without spans are those of every span.
 
@@ -57,7 +58,8 @@ def start_scores(start: Path | Circuit | Tensor, layout: Layout) -> Tensor:
         if layout.spans and not start.layout.spans:
             start = start.in_spans(layout.spans)
         layout.require(start.layout, "the warm start")
-        start = start.members.float() if start.scores is None else start.scores
+        scores = start.members.float() if start.scores is None else start.scores
+        start = scores.abs() if start.absolute else scores
     elif start.shape == (layout.plain.n_edges,):
         start = start.repeat(layout.n_spans)
     scores = layout.check(start).float()

@@ -39,6 +39,14 @@ def test_mistakes_in_the_options_are_one_line(capsys: pytest.CaptureFixture[str]
         assert line.startswith("error: ")
 
 
+def test_runs_in_the_same_spans_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [put_curve(tmp_path / name, f, metadata={"spans": ["S2", "END"]}) for name, f in (("a", F), ("b", BETTER))]
+    main([*map(str, runs), "--output", str(tmp_path)])
+    assert "EAP b" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="edges in different spans"):
+        main([str(runs[0]), str(put_curve(tmp_path / "c")), "--output", str(tmp_path)])
+
+
 def test_the_command_draws_the_front_over_many_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put_curve(tmp_path / "runs" / "a")
     put_curve(tmp_path / "runs" / "b", BETTER)

@@ -62,16 +62,21 @@ def test_a_token_may_begin_with_the_space_before_it_and_one_of_no_characters_is_
         ({"S": (5, 7)}, "row: the span S, 'Ma', goes through the token 'Mary'"),
         ({"S": (4, 5)}, "row: the span S, ' ', holds no token"),
         ({"S": (5, 9), "T": (5, 13)}, "row: the spans S and T overlap, at 'Mary and'"),
-        ({"": (5, 9)}, "row: '' cannot be the name of a span"),
-        ({"a..b": (5, 9)}, "cannot be the name"),
-        ({"a@b": (5, 9)}, "cannot be the name"),
-        ({"a->b": None}, "cannot be the name"),
-        ({"\x1b[31m": (5, 9)}, "cannot be the name"),
     ],
 )
 def test_what_is_no_place_is_refused(places: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         names_of_tokens(places, words_of(WORDS), "row", WORDS)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "a..b", "a@b", "a->b", "a\nb", "\x1b[31m", "\ud800", "x" * 999 + "@", 5, None]
+)
+@pytest.mark.parametrize("place", [(5, 9), None, "nowhere"])
+def test_what_cannot_be_a_name_is_refused(name: Any, place: Any) -> None:
+    with pytest.raises(ValueError, match=r"^row: .{1,250} cannot be the name of a span: names are printable") as caught:
+        PromptPair(WORDS, WORDS, (" Mary",), (" John",), "row", {name: place})
+    assert str(caught.value).isprintable()
 
 
 def test_names_come_in_the_order_of_the_prompts() -> None:
@@ -211,12 +216,37 @@ def spans_of(rows: list[dict[str, Any]]) -> list[list[str]]:
         ({"S2": [5, 6, 7]}, "has to be two characters"),
         ({"S2": [5, 7]}, "line 1: the span S2, 'Ma', goes through the token 'Mary'"),
         ({"S2": [5, 10**30]}, "the clean prompt has"),
+        ({"S2": [5, 9], "IO": [5, 9]}, "line 1: the spans S2 and IO overlap, at 'Mary'"),
+        ({"S2": [5, 9], "IO": [0, 99]}, "line 1: the span IO is from character 0 to 99"),
+        ({"a\nb": [5, 9]}, "line 1: 'a\\nb' cannot be the name"),
     ],
 )
 def test_places_of_a_file_that_are_none(tmp_path: Path, given: Any, message: str) -> None:
     rows = [row(clean, corrupted(clean), spans=given) for clean in CLEAN]
     with pytest.raises(ValueError, match=re.escape(message)):
         module(tmp_path, rows).setup()
+
+
+def test_a_tokenizer_that_says_no_characters_is_refused_only_where_spans_are_asked_for(tmp_path: Path) -> None:
+    class Slow(type(load_tokenizer(EMBEDDED))):  # type: ignore[misc]
+        is_fast = False
+
+    slow = load_tokenizer(EMBEDDED)
+    slow.__class__ = Slow
+    rows = [row(clean, corrupted(clean), spans=named(clean)) for clean in CLEAN]
+    without, data = module(tmp_path, rows, spans=None), module(tmp_path, rows)
+    without._tokenizer = data._tokenizer = slow
+    without.setup()
+    with pytest.raises(ValueError, match=r"line \d: .* Slow does not say which characters a token is of: take"):
+        data.setup()
+
+
+def test_a_place_that_is_named_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    lines = [json.dumps(row(clean, corrupted(clean), spans=named(clean))) for clean in CLEAN]
+    lines[1] = lines[1].replace('"END"', '"S2"')
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="line 2: no pair: 'S2' stands in it twice"):
+        PromptPairDataModule(EMBEDDED, tmp_path / "pairs.jsonl", spans="roles").setup()
 
 
 def test_every_token_a_span_wants_prompts_of_one_length(tmp_path: Path) -> None:

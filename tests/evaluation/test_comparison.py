@@ -33,6 +33,16 @@ def test_other_models_and_ablations_are_refused() -> None:
         comparable({"a": gpt2, "b": make_curve({"signed": F}, ablations=("mean",))})
 
 
+def test_edges_in_other_spans_are_refused_whatever_their_number() -> None:
+    plain, *placed = (
+        make_curve({"signed": F}, metadata={"spans": spans}) for spans in (None, ["S2", "END"], ["S1", "END"])
+    )
+    assert comparable({"a": placed[0], "b": placed[0]}) == []
+    for other in (plain, placed[1]):
+        with pytest.raises(ValueError, match=r"different spans .*a: S2, END; b: (none|S1, END)\. Judge"):
+            comparable({"a": placed[0], "b": other})
+
+
 def test_what_makes_a_comparison_less_than_fair_is_noted() -> None:
     data = {"data": "IOIDataModule", "seed": 0}
     one = make_curve({"signed": F}, metadata={"data": data})
@@ -76,6 +86,7 @@ def test_the_front_is_what_nothing_else_betters(curves: list[dict[float, float]]
 
 def test_metadata_of_a_file_may_be_anything() -> None:
     odd = [make_curve({"signed": F}, metadata={"data": data, "model_hash": ["x"]}) for data in ([1], "x", 3, None)]
+    odd.append(make_curve({"signed": F}, metadata={"spans": "x", "model_hash": ["x"]}))
     assert comparable({f"run {i}": curve for i, curve in enumerate(odd)}) == []
 
 

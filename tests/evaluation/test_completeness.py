@@ -106,7 +106,7 @@ def test_parts_are_the_circuits_heads_mlps_and_edges() -> None:
     circuit = of_names(layout, "input->a0.h1<v>", "a0.h1->m1", "m1->logits")
     assert circuit_parts(circuit, "edges") == ["input->a0.h1<v>", "a0.h1->m1", "m1->logits"]
     assert circuit_parts(circuit, "nodes") == ["a0.h1", "m1"]
-    with pytest.raises(ValueError, match="its 'nodes' or its 'edges', not 'heads'"):
+    with pytest.raises(ValueError, match="its 'edges', its 'nodes' or its 'nodes-in-spans', not 'heads'"):
         circuit_parts(circuit, "heads")
 
 

@@ -18,7 +18,6 @@ from lightning_circuits.evaluation.exact import ExactAblation
 from lightning_circuits.evaluation.per_prompt import logit_differences
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.models import CircuitModel
-from lightning_circuits.selection import greedy
 from tests.support.gated import wrapped
 from tests.support.oracle import pairs
 
@@ -114,7 +113,11 @@ def test_the_same_edges_in_all_spans_are_the_circuit_without_spans(model: Circui
             {},
             "differs under this ablation at token 0, in the span BEFORE, .* in the spans S2, S2..END, END alone",
         ),
-        ("interchange", {"span_names": ()}, "the span S2, and the prompts have no spans"),
+        (
+            "interchange",
+            {"spans": torch.full((2, 5), -1), "span_names": ()},
+            "the span S2, and the prompts have no spans",
+        ),
         ("interchange", {"span_names": ("A", "S2", "S2..END", "B")}, "the span END, and .* spans A, S2, S2..END, B"),
         ("interchange", {"spans": torch.tensor([[0, 0, 2, 2, 3]] * 2)}, "token 1, in the span BEFORE"),
         ("interchange", {"spans": torch.tensor([[0, -1, 2, 2, 3]] * 2)}, "token 1, in no span"),
@@ -156,11 +159,9 @@ def test_attention_in_all_spans_is_that_without_spans(model: CircuitModel) -> No
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
 
 
-def test_what_knows_no_spans_says_so(tmp_path: Path) -> None:
+def test_figure_and_page_name_the_spans(tmp_path: Path) -> None:
     circuit = Circuit.random(wrapped("gpt2", "head", torch.float64).layout, 20, seed=0).in_spans(["S2", "END"])
     scored = Circuit(circuit.layout, circuit.members, torch.rand(circuit.layout.n_edges))
-    with pytest.raises(ValueError, match="grows from the logits up knows no spans of tokens"):
-        greedy(scored.scores, 5, circuit.layout)
     save_page(scored, tmp_path / "page.html")
     save_figure(scored, tmp_path / "figure.svg")
     assert all(name in (tmp_path / "figure.svg").read_text() for name in ("S2", "END"))

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import doctest
+from typing import Any
 
 import pytest
 import torch
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation import random_circuits
-from lightning_circuits.evaluation.random_circuits import draw_paths, random_paths, superfluous_edges
+from lightning_circuits.evaluation.random_circuits import (
+    draw_paths,
+    edges_on_paths,
+    random_paths,
+    spans_read,
+    superfluous_edges,
+)
 from lightning_circuits.layout import Layout
 
 LAYOUTS = [Layout(3, 2, 4), Layout(2, 4, 8, 2), Layout(1, 1, 1), Layout(12, 12, 768)]
@@ -59,3 +66,36 @@ def test_superfluous_edges_are_new_and_on_a_path() -> None:
     circuit = Circuit(layout, random_paths(layout, layout.n_edges - 1, seed=0))
     for members, edge in superfluous_edges(circuit, 5, generator()):
         assert not circuit.members[edge] and members[edge] and bool((circuit.members <= members).all())
+
+
+@pytest.mark.parametrize("plain", LAYOUTS[:3], ids=str)
+def test_paths_in_spans_end_where_the_logits_are_read(plain: Layout) -> None:
+    layout = plain.in_spans(SPANS)
+    for path in draw_paths(layout, 40, generator(), read_in=[2]):
+        assert layout.edge_names(path[:1])[0].endswith("->logits@END")
+    members = edges_on_paths(layout, [2])
+    names = layout.edge_names(members.nonzero()[:, 0])
+    last = f"m{layout.n_layers - 1}"  # at S2 it would be read by the logits alone
+    assert {name for name in names if "logits" in name} == {f"{w}->logits@END" for w in layout.writer_names}
+    assert f"input->{last}@END" in names and f"input->{last}@S2" not in names
+    assert torch.equal(random_paths(layout, len(names), read_in=[2]), members)
+    with pytest.raises(ValueError, match=f"{len(names) + 1:,} edges: {len(names):,} of .* lie on paths"):
+        random_paths(layout, len(names) + 1, read_in=[2])
+    assert edges_on_paths(layout).all() and edges_on_paths(plain).all()
+
+
+def test_a_circuit_that_leaves_no_path_has_no_superfluous_edge() -> None:
+    layout = LAYOUTS[2].in_spans(SPANS)
+    for members, read_in in ((edges_on_paths(layout, [2]), [2]), (Circuit.full(layout).members, None)):
+        with pytest.raises(ValueError, match="holds every edge on a path"):
+            superfluous_edges(Circuit(layout, members), 1, generator(), read_in)
+
+
+def test_the_spans_that_answers_are_read_in_are_those_of_the_positions() -> None:
+    layout = LAYOUTS[2].in_spans(["END", "S2"])
+    batch: Any = {"spans": torch.tensor([[0, 1, 2, -1], [0, 0, 1, 2]]), "span_names": ("S2", "BETWEEN", "END")}
+    assert spans_read(layout, [batch | {"positions": torch.tensor([2, 3])}]) == [0]
+    assert spans_read(layout, [batch | {"positions": torch.tensor([at, 3])} for at in (2, 0)]) == [0, 1]
+    assert spans_read(layout.plain, []) is None
+    with pytest.raises(ValueError, match="no prompt is read in one of the spans END, S2"):
+        spans_read(layout, [batch | {"positions": torch.tensor([1, 2])}])

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_circuits import EAPIG, Circuit, EdgePruning
+from lightning_circuits import EAP, EAPIG, Circuit, EdgePruning
 from lightning_circuits.gates import HardConcrete, TopK
 from lightning_circuits.layout import Layout
 from lightning_circuits.models.loading import EMBEDDED
-from tests.support.edge_pruning import best
+from tests.support.edge_pruning import best, data, fit
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,26 @@ def test_a_circuit_says_where_its_gates_began(some_scores: Tensor, tmp_path: Pat
     for start, expected in starts:
         written = EdgePruning(EMBEDDED, warm_start=start).circuit(5).save(tmp_path / "made.json")
         assert Circuit.load(written).metadata["warm_start"] == expected
+
+
+@pytest.mark.parametrize(("absolute", "spans"), [(True, False), (False, False), (True, True)])
+def test_a_method_its_circuit_and_the_file_of_it_start_gates_the_same_way(
+    absolute: bool, spans: bool, tmp_path: Path
+) -> None:
+    source = data(8, spans="roles")
+    fit(method := EAP(EMBEDDED, absolute=absolute, spans=spans), -1, source, limit_val_batches=0)
+    circuit = method.circuit(0.05)
+    assert (circuit.scores < -1e-3).any(), "no negative score: a test of nothing"
+    suffixes = [".safetensors"] if spans else [".safetensors", ".json", ".pt"]
+    files = [circuit.save(tmp_path / f"eap{suffix}") for suffix in suffixes]
+    ranks = []
+    for start in (EAP(absolute=absolute), circuit, *files):
+        begun = EdgePruning(EMBEDDED, warm_start=start, spans=spans, lr=1e-12)
+        fit(begun, 1, source, limit_val_batches=0)
+        ranks.append(begun.gate.logits.detach().argsort(stable=True).tolist())
+    assert all(each == ranks[0] for each in ranks[1:])
+    best_of_all = circuit.scores.abs() if absolute else circuit.scores
+    assert ranks[0][-1] == int(best_of_all.argmax())
 
 
 @pytest.mark.parametrize("kind", ["tensor", "circuit", "file"])
