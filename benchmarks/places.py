@@ -138,7 +138,7 @@ def judge(model: Any, data: IOIDataModule, scored: dict[str, Circuit], seed: int
 
 def ranked(scored: Circuit) -> Tensor:
     """What edges are taken by, the highest first: |score| where signs mean something."""
-    return scored.scores.abs() if scored.metadata["ranking"] == "absolute" else scored.scores
+    return scored.scores.abs() if scored.absolute else scored.scores
 
 
 def chosen(scores: Tensor, layout: Layout, tokens: Tensor, counted: str, size: float) -> Tensor:

@@ -77,7 +77,7 @@ class TopK(Gate):
         # that a small circuit is better without would fall out of the large ones too, which have no gradient for it.
         n = len(scores)
         with torch.no_grad():
-            self.logits.copy_(math.log(n) - (n - (n - 1) * normalised_ranks(scores)).log())
+            self.logits.copy_(math.log(n) - (n - (n - 1) * normalised_ranks(scores.double())).log())
             self.averaged.zero_()
 
     def forward(self, generator: torch.Generator, number: int, progress: float) -> Tensor:

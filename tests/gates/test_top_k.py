@@ -147,6 +147,19 @@ def test_hard_values_are_exactly_the_k_best(seed: int, n: int, share: float, tem
     assert set(values.tolist()) <= {0.0, 1.0}
 
 
+def test_from_one_size_to_half_of_it_is_the_same_way_everywhere() -> None:
+    """Ranks of millions stay apart, the best of them too."""
+    n = 2**22
+    scores = torch.randperm(n, generator=torch.Generator().manual_seed(0)).float()
+    gate = TopK()
+    gate.start(n, torch.Generator())
+    gate.start_from(scores)
+    best_first = gate.logits.detach().sort(descending=True).values
+    for size in (n, 400_000, 12_000, 300, 2):
+        assert float(best_first[size // 2 - 1] - best_first[size - 1]) == pytest.approx(math.log(2), abs=1e-5)
+    assert torch.equal(scores.topk(5_000).indices, gate.logits.detach().topk(5_000).indices)
+
+
 @pytest.mark.parametrize("n_tied", [10, 4])
 def test_hard_values_are_k_also_when_gates_tie(n_tied: int) -> None:
     x = torch.arange(10.0)
