@@ -24,6 +24,7 @@ from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.tables import curves_table, pareto_table
 from lightning_circuits.evaluation.comparison import (
     Measure,
+    Size,
     comparable,
     lines_of,
     measured_on,
@@ -51,7 +52,7 @@ def main(args: Sequence[str]) -> None:
     )
     parser.add_argument("runs", nargs="+", help="folders of runs, curve.json files, or W&B runs as entity/project/id")
     parser.add_argument("--output", type=Path, default=Path("."), help="the folder to write to (default: here)")
-    parser.add_argument("--x", choices=("share", "edges"), default="share", help="how the figure counts edges")
+    parser.add_argument("--x", choices=get_args(Size), default="share", help="how the figure counts edges")
     parser.add_argument("--y", choices=get_args(Measure), default="faithfulness", help="what the figure shows")
     parser.add_argument("--split", help="which split (default: test where all runs have it, else val)")
     parser.add_argument(
@@ -60,7 +61,7 @@ def main(args: Sequence[str]) -> None:
     options = parser.parse_args(args)
 
     curves = name_curves(find_curves(options.runs, options.split))
-    notes = comparable(curves)
+    notes = comparable(curves, "edges" if options.pareto else options.x)
     curves = shared_part(curves)
     first = next(iter(curves.values()))
     options.output.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from lightning_circuits.drawing.style import (
     line_style,
     model_title,
 )
-from lightning_circuits.evaluation.comparison import CurveLine, Measure, ParetoPoint, lines_of
+from lightning_circuits.evaluation.comparison import CurveLine, Measure, ParetoPoint, Size, lines_of
 from lightning_circuits.evaluation.curve import RANDOM, Curve
 from lightning_circuits.printable import printable
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-X = Literal["share", "edges"]
 LABELS: dict[Measure, str] = {
     "faithfulness": "faithfulness f",
     "kl": "KL from the full model (nats)",
@@ -51,13 +50,13 @@ BORDER = 0.03
 """How far inside the border stands the triangle of a point that lies outside, as a part of the axis."""
 
 
-def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Measure] = ("faithfulness",), x: X = "share") -> Figure:
+def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Measure] = ("faithfulness",), x: Size = "share") -> Figure:
     """Curves of one model and split in one figure, a panel for each ablation and each number asked for.
 
     Args:
         curves: by the name they have in the legend.
         ys: what is drawn against size. With several, there is a row of panels for each ablation.
-        x: size as a ``share`` of the edges or as a number of ``edges``; before pruning, logarithmic.
+        x: how size is counted; before pruning, logarithmic.
 
     Raises:
         ValueError: no curve, or nothing to draw; more lines than can be told apart (`style.N_STYLES`).
@@ -158,10 +157,10 @@ def pareto_figure(panels: Mapping[str, Sequence[ParetoPoint]], y: Measure, model
 # ---- parts of a panel ----------------------------------------------------------------------------------------------
 
 
-def _draw(axes: Axes, line: CurveLine, style: Mapping[str, Any], ablation: str, x: X, y: Measure) -> Any:
+def _draw(axes: Axes, line: CurveLine, style: Mapping[str, Any], ablation: str, x: Size, y: Measure) -> Any:
     """One line with its band; gives what stands for it in the legend."""
     known = [row for row in line.curve.points(ablation, line.ranking) if not math.isnan(getattr(row, y))]
-    sizes = [row.size if x == "share" else row.edges for row in known]
+    sizes = [{"share": row.size, "edges": row.edges, "token-edges": row.token_edges}[x] for row in known]
     if y == "faithfulness" and line.ranking != RANDOM:
         low, high = [row.faithfulness_low for row in known], [row.faithfulness_high for row in known]
         if not any(map(math.isnan, low + high)):
@@ -170,7 +169,7 @@ def _draw(axes: Axes, line: CurveLine, style: Mapping[str, Any], ablation: str, 
     return drawn
 
 
-def _finish(axes: Axes, curve: Curve, ablation: str, x: X, y: Measure) -> dict[str, Any]:
+def _finish(axes: Axes, curve: Curve, ablation: str, x: Size, y: Measure) -> dict[str, Any]:
     """Scales, words around a panel, and the lines to read the others against, by their names."""
     axes.set_xscale("log")
     label_sizes(axes.xaxis, (lambda share: f"{100 * share:g} %") if x == "share" else "{:,.0f}".format)
@@ -226,7 +225,9 @@ def _from_zero(axes: Axes) -> None:
         line.set_clip_on(False)  # points at 0 are drawn whole
 
 
-def _size_label(n_edges: int, x: X) -> str:
+def _size_label(n_edges: int, x: Size) -> str:
+    if x == "token-edges":
+        return "token-edges kept, in the mean over prompts"
     return f"edges kept, as a share of {n_edges:,}" if x == "share" else f"edges kept (of {n_edges:,})"
 
 

@@ -17,6 +17,10 @@ from lightning_circuits.pages import see_page
 Measure = Literal["faithfulness", "kl", "accuracy"]
 """What is drawn against size."""
 
+Size = Literal["share", "edges", "token-edges"]
+"""How the size of a circuit is counted: as a share of the edges, as their number, or each once for every token at which
+it is open (`Circuit.token_edges`)."""
+
 
 class CurveLine(NamedTuple):
     """One line of a figure or a table: a curve, and one of its rankings."""
@@ -28,16 +32,20 @@ class CurveLine(NamedTuple):
 def lines_of(curves: Mapping[str, Curve]) -> dict[str, CurveLine]:
     """Every line by its name: that of its curve, and the ranking where the curve has several.
 
-    Random circuits are the same for all curves of a model, so one line, the last, stands for all.
+    Random circuits are the same for all curves of a model in the same spans, so one line, at the end, stands for all.
     """
     lines: dict[str, CurveLine] = {}
     for name, curve in curves.items():
         own = [ranking for ranking in curve.rankings if ranking != RANDOM]
         for ranking in own:
             lines[distinct(f"{name}, {ranking}" if len(own) > 1 else name, lines)] = CurveLine(curve, ranking)
-    random = [curve for curve in curves.values() if RANDOM in curve.rankings]
-    if random:
-        lines[distinct("random edges", lines)] = CurveLine(max(random, key=lambda curve: len(curve.ablations)), RANDOM)
+    random: dict[tuple[str, ...], list[Curve]] = {}
+    for curve in curves.values():
+        if RANDOM in curve.rankings:
+            random.setdefault(spans_of(curve), []).append(curve)
+    for spans, alike in random.items():
+        name = "random edges in spans" if spans and len(random) > 1 else "random edges"
+        lines[distinct(name, lines)] = CurveLine(max(alike, key=lambda curve: len(curve.ablations)), RANDOM)
     return lines
 
 
@@ -49,22 +57,33 @@ def distinct(name: str, taken: Collection[str]) -> str:
 # ---- what may be compared --------------------------------------------------------------------------------------------
 
 
-def comparable(curves: Mapping[str, Curve]) -> list[str]:
+def comparable(curves: Mapping[str, Curve], by: Size = "share") -> list[str]:
     """What a reader should know about a comparison, a sentence each.
 
+    Args:
+        curves: by name.
+        by: how sizes are to be counted.
+
     Raises:
-        ValueError: different models, or counts of their edges; edges in different spans; no ablation in common.
+        ValueError: different models, or counts of their edges; edges in different spans, unless by ``token-edges``;
+            by these, and a file of a time when they were not counted; no ablation in common.
     """
-    spans = {name: _spans(curve) for name, curve in curves.items()}
-    if len(set(spans.values())) > 1:
-        told = "; ".join(f"{name}: {', '.join(names) or 'none'}" for name, names in spans.items())
+    spans = {name: spans_of(curve) for name, curve in curves.items()}
+    told = "; ".join(f"{name}: {', '.join(names) or 'none'}" for name, names in spans.items())
+    if len(set(spans.values())) > 1 and by != "token-edges":
+        one = "an edge" if by == "edges" else "a share"
         raise ValueError(
-            f"curves of edges in different spans do not compare, as their sizes are shares of other edges: {told}. "
-            "Judge all in the same, by circuit.in_spans(names) or circuit.without_spans(how='any'), or hold rows "
-            "together by their token_edges"
+            f"the edges of these curves are in different spans, and {one} of the ones is not one of the others: {told}. "
+            "Compare them by token-edges (--x token-edges), or judge all in the same spans (circuit.in_spans, "
+            "circuit.without_spans)"
         )
+    if by == "token-edges" and (
+        old := [name for name, curve in curves.items() if any(math.isnan(row.token_edges) for row in curve.rows)]
+    ):
+        raise ValueError(f"token-edges were not counted yet when {old[0]} was measured: evaluate its circuit again")
     models = {
-        name: (str(curve.metadata.get("model_hash", curve.model)), curve.n_edges) for name, curve in curves.items()
+        name: (str(curve.metadata.get("model_hash", curve.model)), curve.n_edges // max(len(spans[name]), 1))
+        for name, curve in curves.items()
     }
     if len(set(models.values())) > 1:
         told = "; ".join(f"{name}: {curve.model}, {curve.n_edges:,} edges" for name, curve in curves.items())
@@ -77,6 +96,8 @@ def comparable(curves: Mapping[str, Curve]) -> list[str]:
         raise ValueError(f"the curves were measured under different ablations, none of them in common ({told})")
 
     notes = []
+    if len(set(spans.values())) > 1:
+        notes.append(f"different spans: {told}; shares and areas are of the edges of each")
     for name, curve in curves.items():
         if left_out := [ablation for ablation in curve.ablations if ablation not in shared]:
             notes.append(f"{name} was measured under {', '.join(left_out)} ablation too, not all others were: left out")
@@ -118,7 +139,7 @@ def _shared_ablations(curves: Mapping[str, Curve]) -> list[str]:
     return [name for name in first.ablations if all(name in curve.ablations for curve in curves.values())]
 
 
-def _spans(curve: Curve) -> tuple[str, ...]:
+def spans_of(curve: Curve) -> tuple[str, ...]:
     """The spans that a curve's metadata say its edges are in; in a file they may be anything."""
     spans = curve.metadata.get("spans")
     return tuple(map(str, spans)) if isinstance(spans, list) else ()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightning_circuits.commands.compare import main
-from tests.support.made_curves import BETTER, F, put_curve
+from tests.support.made_curves import BETTER, F, in_spans, make_curve, put_curve
 
 
 def test_the_command_writes_table_figure_and_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,8 +43,20 @@ def test_runs_in_the_same_spans_are_compared(tmp_path: Path, capsys: pytest.Capt
     runs = [put_curve(tmp_path / name, f, metadata={"spans": ["S2", "END"]}) for name, f in (("a", F), ("b", BETTER))]
     main([*map(str, runs), "--output", str(tmp_path)])
     assert "EAP b" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="edges in different spans"):
+    with pytest.raises(ValueError, match="in different spans, .*--x token-edges"):
         main([str(runs[0]), str(put_curve(tmp_path / "c")), "--output", str(tmp_path)])
+
+
+def test_runs_in_spans_and_without_are_compared_by_token_edges(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "placed").mkdir()
+    in_spans(make_curve({"signed": BETTER}), "S2", "END").save(tmp_path / "placed")
+    runs = [str(tmp_path / "placed"), str(put_curve(tmp_path / "plain"))]
+    main([*runs, "--x", "token-edges", "--output", str(tmp_path)])
+    assert "Note: different spans" in capsys.readouterr().out and (tmp_path / "compare.svg").exists()
+    with pytest.raises(ValueError, match="an edge of the ones"):  # the front is by edges
+        main([*runs, "--x", "token-edges", "--pareto", "--output", str(tmp_path)])
 
 
 def test_the_command_draws_the_front_over_many_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

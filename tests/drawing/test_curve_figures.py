@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from lightning_circuits.drawing.curves import curve_figure, pareto_figure
 from lightning_circuits.drawing.style import N_COLOURS, N_STYLES, RANDOM_STYLE, line_style, save
 from lightning_circuits.evaluation.comparison import ParetoPoint
-from tests.support.made_curves import make_curve
+from tests.support.made_curves import in_spans, make_curve
 
 EAP = make_curve({"signed": {0.01: 0.2, 0.1: 0.7, 1.0: 1.0}, "absolute": {0.01: 0.1, 0.1: 0.8, 1.0: 1.0}})
 GATES = make_curve({"signed": {0.01: 0.9, 0.1: 1.2, 1.0: 1.0}}, "EdgePruning", ablations=("interchange", "mean"))
@@ -68,6 +68,15 @@ def luminance(colour: str) -> float:
 def marker(style: dict) -> tuple[str, bool]:
     """Shape, and whether it is hollow."""
     return style["marker"], style["markerfacecolor"] == "white"
+
+
+def test_curves_in_spans_and_without_stand_over_their_token_edges() -> None:
+    plain = make_curve({"signed": {0.01: 0.9, 0.1: 1.2, 1.0: 1.0}}, random=False)
+    figure = curve_figure({"a": plain, "b": in_spans(plain, "S2", "END")}, x="token-edges")
+    drawn = [line.get_xdata().tolist() for line in figure.axes[0].get_lines()[:2]]
+    edges = [row.edges for row in plain.points("interchange", "signed")]
+    assert drawn == [[7.5 * n for n in edges], [3 * n for n in edges]]
+    assert figure.axes[0].get_xlabel() == "token-edges kept, in the mean over prompts"
 
 
 def test_twelve_lines_can_be_told_apart_in_colour_and_in_grey() -> None:

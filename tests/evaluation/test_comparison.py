@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_circuits.evaluation.comparison import comparable, lines_of, measured_on, pareto_points, shared_part
 from lightning_circuits.evaluation.curve import Curve
-from tests.support.made_curves import BETTER, F, make_curve
+from tests.support.made_curves import BETTER, F, in_spans, make_curve
 
 
 def test_lines_have_a_ranking_in_their_name_only_where_there_are_two() -> None:
@@ -34,13 +37,27 @@ def test_other_models_and_ablations_are_refused() -> None:
 
 
 def test_edges_in_other_spans_are_refused_whatever_their_number() -> None:
-    plain, *placed = (
-        make_curve({"signed": F}, metadata={"spans": spans}) for spans in (None, ["S2", "END"], ["S1", "END"])
-    )
+    plain = make_curve({"signed": F})
+    placed = [in_spans(plain, "S2", "END"), in_spans(plain, "S1", "END")]
     assert comparable({"a": placed[0], "b": placed[0]}) == []
     for other in (plain, placed[1]):
-        with pytest.raises(ValueError, match=r"different spans .*a: S2, END; b: (none|S1, END)\. Judge"):
+        with pytest.raises(ValueError, match=r"a share .*a: S2, END; b: (none|S1, END)\. .*--x token-edges"):
             comparable({"a": placed[0], "b": other})
+
+
+def test_edges_in_other_spans_compare_by_token_edges_and_each_kind_has_its_random_circuits() -> None:
+    plain = make_curve({"signed": F})
+    curves = {"a": plain, "b": in_spans(plain, "S2", "END"), "c": in_spans(plain, "S2", "END")}
+    (note,) = comparable(curves, "token-edges")
+    assert note == "different spans: a: none; b: S2, END; c: S2, END; shares and areas are of the edges of each"
+    lines = lines_of(curves)
+    assert list(lines) == ["a", "b", "c", "random edges", "random edges in spans"]
+    assert lines["random edges"].curve is plain and lines["random edges in spans"].curve is not plain
+    with pytest.raises(ValueError, match="different models"):
+        comparable(curves | {"d": in_spans(make_curve({"signed": F}, model="llama"), "S2")}, "token-edges")
+    rows = [replace(row, token_edges=math.nan) for row in plain.rows]
+    with pytest.raises(ValueError, match="not counted yet when old was measured"):
+        comparable(curves | {"old": replace(plain, rows=rows)}, "token-edges")
 
 
 def test_what_makes_a_comparison_less_than_fair_is_noted() -> None:

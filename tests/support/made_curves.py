@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,21 @@ def make_curve(
                 places[name] = CurvePlace(ranking, share)
                 rows.append(make_row(name, ablation, round(share * TOTAL), f, split, prompts))
     return Curve.of(rows, places, method, model, {"model_hash": model, **(metadata or {})})
+
+
+def in_spans(curve: Curve, *names: str) -> Curve:
+    """The same curve of as many edges in each of these spans, of which an edge is open at 1, 2, 4, ... tokens."""
+    tokens = sum(2**i for i in range(len(names)))
+    rows = [
+        replace(
+            row,
+            edges=row.edges * len(names),
+            edges_pruned=row.edges_pruned * len(names),
+            token_edges=row.edges * tokens,
+        )
+        for row in curve.rows
+    ]
+    return replace(curve, rows=rows, metadata={**curve.metadata, "spans": list(names)})
 
 
 def put_curve(folder: Path, f: Mapping[float, float] = F, **options: Any) -> Path:
