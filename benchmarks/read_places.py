@@ -34,6 +34,9 @@ from lightning_circuits.selection import size_to_count, top_n
 
 SHOWN = 14
 """Heads, the most important."""
+DRAWN = 120
+"""Edges, the best, of which those on a way to the logits can be told apart in a figure."""
+PAGE = results_page.ROOT / "docs" / "places.md"
 
 
 def main() -> None:
@@ -58,15 +61,15 @@ def main() -> None:
     results_page.show(heads, f"{circuit}: what is lost without a head's output in a span")
     results_page.show(cancelled, "Edges lost by cancelling, of the best by the sum of |score|")
     write_json(args, heads=heads, cancelled=cancelled)
-    print("Written:", save_figure(circuit, args.output / "circuit.svg"))
+    best = top_n(ranked(trained), min(DRAWN, circuit.n_edges))
+    drawn = Circuit(trained.layout, best, trained.scores, trained.metadata).prune()
+    print("Written:", save_figure(drawn, args.output / "circuit.svg"))
     if args.write:
         run = f"Seed {args.seed}. {results_page.command()}, {results_page.machine()}."
         kept = f"{circuit.n_edges} edges after pruning, {args.prompts} held-out prompts, interchange ablation"
         results_page.write_table("places, heads", heads, f"{kept}. {run}", PAGE)
         results_page.write_table("places, cancelled", cancelled, run, PAGE)
-
-
-PAGE = results_page.ROOT / "docs" / "places.md"
+        save_figure(drawn, PAGE.with_suffix(".png"))
 
 
 def heads_table(model: CircuitModel, data: IOIDataModule, circuit: Circuit) -> list[results_page.Row]:

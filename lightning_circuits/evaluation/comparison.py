@@ -73,7 +73,7 @@ def comparable(curves: Mapping[str, Curve], by: Size = "share") -> list[str]:
     if len(set(spans.values())) > 1 and by != "token-edges":
         one = "an edge" if by == "edges" else "a share"
         raise ValueError(
-            f"the edges of these curves are in different spans, and {one} of the ones is not one of the others: {told}. "
+            f"the edges of these curves are in different spans, and {one} of one is none of the others: {told}. "
             "Compare them by token-edges (--x token-edges), or judge all in the same spans (circuit.in_spans, "
             "circuit.without_spans)"
         )
