@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shlex
+import sys
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,18 @@ def config(example: Example) -> None:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A folder with a model called gpt2, and Trainers that stop after two steps."""
+    """A folder with a model called gpt2, and Trainers that stop after two steps.
+
+    What a page registers goes with it, and so does its run of W&B.
+    """
     import lightning_circuits
+    from lightning_circuits.ablation import ABLATIONS
+    from lightning_circuits.files import FORMATS
+    from lightning_circuits.gates import GATES
+    from lightning_circuits.models.registry import FAMILIES
     from lightning_circuits.namespace import pl
+    from lightning_circuits.objectives import OBJECTIVES
+    from lightning_circuits.search.base import METHODS
 
     folder = tmp_path_factory.mktemp("page")
     for name in ("gpt2", "my-model"):
@@ -90,7 +100,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["lightning-circuits"])
         patch.setattr(pl.Trainer, "__init__", two_steps(pl.Trainer.__init__))
+        for registry in (ABLATIONS, FAMILIES, FORMATS, GATES, METHODS, OBJECTIVES):
+            patch.setattr(registry, "_classes", dict(registry._classes))
         yield folder
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].finish()
 
 
 def two_steps(init: Any) -> Any:
