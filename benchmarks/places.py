@@ -49,7 +49,7 @@ METHODS: dict[str, Callable[[Any, bool, Path, int], CircuitSearch]] = {
     "EAP": lambda model, spans, eap, seed: EAP(model, spans=spans),
     "EAP-IG": lambda model, spans, eap, seed: EAPIG(model, steps=5, spans=spans),
     "trained": lambda model, spans, eap, seed: EdgePruning(
-        model, objective=MatchLogitDifference(), warm_start=ranked(Circuit.load(eap)), seed=seed, spans=spans
+        model, objective=MatchLogitDifference(), warm_start=eap, seed=seed, spans=spans
     ),
 }
 

@@ -26,6 +26,7 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.drawing.circuit import save_figure
 from lightning_circuits.evaluation.attention import attention_patterns
+from lightning_circuits.evaluation.completeness import circuit_parts, cut_edges
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import load_model
@@ -74,37 +75,31 @@ def main() -> None:
 
 def heads_table(model: CircuitModel, data: IOIDataModule, circuit: Circuit) -> list[results_page.Row]:
     """A row for each head and span, those first without whose output most is lost."""
-    layout = circuit.layout
-    heads = [name for name in circuit.node_names() if name.startswith("a")]
-    outputs: dict[tuple[str, str], torch.Tensor] = {}
-    for head in heads:
-        of_head = circuit.members & (layout.edge_writer == layout.writer_names.index(head))
-        for number, span in enumerate(layout.spans):
-            if (edges := of_head & (layout.edge_span == number)).any():
-                outputs[head, span] = edges
-    without = {f"{head}@{span}": circuit.members & ~edges for (head, span), edges in outputs.items()}
+    heads = [name for name in circuit_parts(circuit, "nodes-in-spans") if name.startswith("a")]
+    outputs = {name: circuit.members & cut_edges(circuit.layout, [name]) for name in heads}
+    without = {name: circuit.members & ~edges for name, edges in outputs.items()}
     rows = evaluate(
         model, data.val_dataloader(), {"all": circuit, **without}, [ABLATIONS.make("interchange")], controls=False
     )
     f = {row.circuit: row.faithfulness for row in rows}
-    looks = attention_by_span(model, list(data.val_dataloader()), circuit, heads)
-    best = sorted(outputs, key=lambda place: f["@".join(place)])[:SHOWN]
-    return [
-        {
-            "head": head,
-            "span": span,
-            "looks at, in the model": looks["full", head, span],
-            "in the circuit": looks["circuit", head, span],
-            "edges out": str(int(outputs[head, span].sum())),
-            "f without": f"{f[f'{head}@{span}']:.2f} of {f['all']:.2f}",
-        }
-        for head, span in best
-    ]
+    looks = attention_by_span(model, list(data.val_dataloader()), circuit)
+    table = []
+    for name in sorted(outputs, key=f.__getitem__)[:SHOWN]:
+        head, span = name.split("@")
+        table.append(
+            {
+                "head": head,
+                "span": span,
+                "looks at, in the model": looks["full", head, span],
+                "in the circuit": looks["circuit", head, span],
+                "edges out": str(int(outputs[name].sum())),
+                "f without": f"{f[name]:.2f} of {f['all']:.2f}",
+            }
+        )
+    return table
 
 
-def attention_by_span(
-    model: CircuitModel, batches: list[Batch], circuit: Circuit, heads: list[str]
-) -> dict[tuple[str, str, str], str]:
+def attention_by_span(model: CircuitModel, batches: list[Batch], circuit: Circuit) -> dict[tuple[str, str, str], str]:
     """For each head and span, in the model and in the circuit: the span that gets most of its attention, and how much.
 
     Attention is summed over the tokens of the span looked at, mean over those of the span that looks, and prompts.
@@ -113,7 +108,7 @@ def attention_by_span(
     for batch in batches:
         names = batch["span_names"]
         inside = torch.nn.functional.one_hot(batch["spans"] + 1, len(names) + 1)[..., 1:].float()
-        patterns = attention_patterns(model, batch, circuit, heads=heads)
+        patterns = attention_patterns(model, batch, circuit)
         for where in ("full", "circuit"):
             found = torch.einsum("bqs,hbqk,bkt->hst", inside, getattr(patterns, where), inside)
             sums[where] = sums.get(where, 0) + found
@@ -121,14 +116,14 @@ def attention_by_span(
     looks = {}
     for where in ("full", "circuit"):
         shares, targets = (sums[where] / sums["tokens"][:, None]).max(-1)
-        for i, head in enumerate(heads):
+        for i, head in enumerate(patterns.heads):
             for j, span in enumerate(names):
                 looks[where, head, span] = f"{names[targets[i, j]]} {shares[i, j]:.0%}"
     return looks
 
 
 def cancelled_table(effects: Circuit) -> list[results_page.Row]:
-    """How many of the best edges without spans are lost, and the three strongest of them."""
+    """How many of the best edges without spans are lost, and the two strongest of them."""
     layout, rows = effects.layout, []
     of_spans = layout.each_span(effects.scores)
     for size in SIZES:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from lightning_circuits.arguments import shortened
+from lightning_circuits.arguments import names_a_span, shortened
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
 Places = Mapping[str, tuple[int, int] | None]
@@ -30,8 +30,7 @@ By = Literal["roles", "token"]
 
 def require_name(name: object, where: str) -> None:
     """See that a place may be called so; ValueError, with where it comes from, if not."""
-    marks = "..", "@", "->"
-    if not isinstance(name, str) or not name or not name.isprintable() or any(mark in name for mark in marks):
+    if not isinstance(name, str) or not names_a_span(name) or ".." in name:
         raise ValueError(
             f"{where}: {shortened(name)} cannot be the name of a span: names are printable and without '..', '@' and "
             "'->', which names of edges and of what lies between spans are made with"

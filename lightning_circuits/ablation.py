@@ -76,14 +76,15 @@ class Ablation:
         differs = (batch["clean_ids"] != batch["corrupt_ids"]) & real
         return real & differs.cumsum(-1).bool()
 
-    def live_tokens(self, layout: Layout, batch: Batch) -> Tensor:
+    def live_tokens(self, places: Places, batch: Batch) -> Tensor:
         """int64 ``[n_spans, B]``: at how many tokens of each prompt an edge of each span may be cut to some effect.
 
-        Raises:
-            ValueError: as `places` does.
+        Args:
+            places: of the batch.
+            batch: the prompts.
         """
-        places, live = self.places(layout, batch), self.live(batch)
-        return torch.stack([(places.tokens(span) & live).sum(-1) for span in range(layout.n_spans)])
+        live = self.live(batch)
+        return torch.stack([(places.tokens(span) & live).sum(-1) for span in range(len(places.slices))])
 
     def places(self, layout: Layout, batch: Batch) -> Places:
         """Where the tokens of a batch stand for gates of a layout under this ablation.

@@ -91,6 +91,11 @@ def require_flags(**given: Any) -> None:
             raise TypeError(f"{name} takes True or False, got {shortened(value)}")
 
 
+def names_a_span(name: str) -> bool:
+    """Whether a span of tokens may be called so: by printable letters that do not part the name of an edge."""
+    return bool(name) and name.isprintable() and "@" not in name and "->" not in name
+
+
 def require_span_names(names: Any) -> tuple[str, ...]:
     """The names of spans of tokens, as a tuple: different texts that the name of an edge, ``a0.h1->m2@END``, can hold.
 
@@ -102,7 +107,7 @@ def require_span_names(names: Any) -> tuple[str, ...]:
     given = tuple(names) if a_list else ()
     if not a_list or not all(isinstance(name, str) for name in given):
         raise TypeError(f"spans take a list of names, got {shortened(names)}")
-    odd = [name for name in given if not name or "@" in name or "->" in name or not name.isprintable()]
+    odd = [name for name in given if not names_a_span(name)]
     if odd or len(set(given)) < len(given):
         said = ", ".join(shortened(name) for name in odd or given)
         raise ValueError(f"spans need printable names of their own, without '@' and '->', got {said}")

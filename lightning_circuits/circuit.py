@@ -381,7 +381,7 @@ def _fraction(part: Tensor, whole: Tensor) -> float:
 
 def _without_counts(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What a search and an export say of a circuit, but for its spans and what counts edges: others in other spans."""
-    of_spans = {"spans", "live_tokens", "example"}
+    of_spans = {"spans", "live_tokens", "example", "swapped"}
     counts = {"n_edges", "size", "edges", "edges_pruned", "token_edges", "measured"}
     return {name: value for name, value in metadata.items() if name not in of_spans | counts}
 

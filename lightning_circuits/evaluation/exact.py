@@ -34,6 +34,7 @@ class ExactAblation:
 
     Attributes:
         empty_logits: ``[B, V]``, with every edge cut.
+        places: where the tokens of the batch stand.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class ExactAblation:
         context, positions = model.context(batch["attention_mask"]), batch["positions"]
         reference, places = ablation.reference(batch, corrupt), ablation.places(model.layout, batch)
         bases = reference_streams(model, reference, context)
-        self.model, self.full_logits = model, full_logits
+        self.model, self.full_logits, self.places = model, full_logits, places
         self.empty_logits = model.unembed(bases[-1][torch.arange(len(positions), device=positions.device), positions])
         stack = torch.empty_like(reference) if stack is None else stack
         reference, stack = places.take(reference), places.keep(stack)

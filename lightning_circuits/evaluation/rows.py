@@ -169,11 +169,11 @@ def evaluate(
         TypeError: gates that are not binary.
     """
     lineups = {ablation.name: _lineup(model, circuits, ablation, seed, controls) for ablation in ablations}
-    places = [(ablation, name) for ablation, lineup in lineups.items() for name in lineup]
+    runs = [(ablation, name) for ablation, lineup in lineups.items() for name in lineup]
     # Alone, a metric must not wait for the other processes, which may be elsewhere.
     sync = {"sync_on_compute": world_size > 1}
-    faithfulness = {place: CircuitFaithfulness(**sync).to(model.device) for place in places}
-    token_edges = {place: TokenEdges(**sync).to(model.device) for place in places}
+    faithfulness = {run: CircuitFaithfulness(**sync).to(model.device) for run in runs}
+    token_edges = {run: TokenEdges(**sync).to(model.device) for run in runs}
     number = -1
     for number, batch in enumerate(batches):
         if number % world_size != rank:
@@ -182,22 +182,26 @@ def evaluate(
         full_logits, corrupt = model.run_pair(batch)
         stack = torch.empty_like(corrupt)
         for ablation in ablations:
-            run = ExactAblation(model, batch, full_logits, ablation, corrupt, stack)
-            live_tokens = ablation.live_tokens(model.layout, batch).cpu()
+            exact = ExactAblation(model, batch, full_logits, ablation, corrupt, stack)
+            live_tokens = ablation.live_tokens(exact.places, batch).cpu()
             for name, circuit in lineups[ablation.name].items():
                 faithfulness[ablation.name, name].update(
-                    run.logits(circuit.members), full_logits, run.empty_logits, batch["answers"], batch["distractors"]
+                    exact.logits(circuit.members),
+                    full_logits,
+                    exact.empty_logits,
+                    batch["answers"],
+                    batch["distractors"],
                 )
                 token_edges[ablation.name, name].update(circuit, live_tokens)
     if number < 0:
         raise ValueError(f"no batches in the {split} split to evaluate circuits on")
 
     rows = []
-    for place in places:
-        ablation_name, name = place
+    for ablation_name, name in runs:
         circuit = lineups[ablation_name][name]
-        values: dict[str, Any] = {key: value.item() for key, value in faithfulness[place].compute().items()}
-        values["token_edges"] = token_edges[place].compute().item()
+        measured = faithfulness[ablation_name, name].compute()
+        values: dict[str, Any] = {key: value.item() for key, value in measured.items()}
+        values["token_edges"] = token_edges[ablation_name, name].compute().item()
         rows.append(Row(name, ablation_name, split, circuit.size, circuit.n_edges, circuit.prune().n_edges, **values))
     return rows
 
