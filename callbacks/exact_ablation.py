@@ -21,7 +21,7 @@ from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
 from lightning_circuits.search.base import CircuitSearch
-from lightning_circuits.search.splits import live_spans, live_tokens, whole_split
+from lightning_circuits.search.splits import live_tokens, whole_split
 
 
 class ExactAblationCallback(pl.Callback):
@@ -65,7 +65,7 @@ class ExactAblationCallback(pl.Callback):
         self._fitted = False  # a run of its own: other prompts perhaps
 
     def _require_spans(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> None:
-        searched = search.layout.spans or tuple(live_spans(whole_split(trainer, "train"), search.ablation))
+        searched = search.layout.spans or tuple(search.live_spans())
         for ablation in self.ablations:
             live = live_tokens(whole_split(trainer, split), ablation)
             if outside := [name for name, number in live.items() if number and name not in searched]:

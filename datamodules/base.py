@@ -72,6 +72,7 @@ class PairDataModule(pl.LightningDataModule, ABC):
         self.seed = seed
         self.spans = spans
         self._splits: dict[str, list[TokenPair]] = {}
+        self._of_spans: dict[str, Any] = {}
 
     @abstractmethod
     def make_splits(self) -> dict[str, list[PromptPair]]:
@@ -123,13 +124,16 @@ class PairDataModule(pl.LightningDataModule, ABC):
         prompt; of all prompts the first that has the most spans. ``swapped``, if there are any: pairs of spans that
         stand in the one order as a rule, and in the other in some prompts.
         """
+        if self._of_spans:  # every circuit that a search describes says it
+            return self._of_spans
         self.setup()
         train = self._splits["train"]
         found = {tuple(dict.fromkeys(pair.spans)) for pair in train}
         names = in_order([pair.spans for pair in train])
         before = {pair for order in found for pair in combinations(order, 2)}
         swapped = [[a, b] for a, b in combinations(names, 2) if (b, a) in before]
-        return {"example": self._example(train), **({"swapped": swapped} if swapped else {})}
+        self._of_spans = {"example": self._example(train), **({"swapped": swapped} if swapped else {})}
+        return self._of_spans
 
     def _example(self, pairs: Sequence[TokenPair]) -> dict[str, str]:
         pair = max(pairs, key=lambda pair: len(set(pair.spans)))

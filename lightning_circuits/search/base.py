@@ -93,7 +93,7 @@ class CircuitSearch(pl.LightningModule):
         require_choice("dtype", dtype, DType)
         self.read_model(model, kv, dtype)
         self._weights_hash = WeightsHash()
-        self._trained_before, self._live_tokens = 0, dict[str, float]()
+        self._trained_before, self._live_tokens, self._found = 0, dict[str, float](), dict[str, float]()
         self._forget_training()
         # A checkpoint holds what was learned. The frozen model is hundreds of times larger, and is where it was.
         self.strict_loading = False
@@ -222,25 +222,32 @@ class CircuitSearch(pl.LightningModule):
     # ---- Lightning ---------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        trainer = self.trainer
         for name in ("max_steps", "max_epochs", "limit_train_batches"):
-            if stage == "fit" and getattr(trainer, name) == 0:
+            if stage == "fit" and getattr(self.trainer, name) == 0:
                 raise ValueError(f"nothing would be searched: the Trainer's {name} is 0")
         # Lightning warns of every module in eval mode. Here it is the language model, and means to be.
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         read_plain_data(self.trainer)
         if self.spans and (stage == "fit" or not self.layout.spans):
-            self._live_tokens = live_spans(whole_split(self.trainer, "train"), self.ablation)
+            self._live_tokens, self._found = self.live_spans(), {}
             if not self.layout.spans:
                 self.tell_apart(list(self._live_tokens))
         if stage == "fit":
             self._trained_before = self._trained_to
             self._forget_training()
         else:
-            self._require_fit()
+            require_fit(getattr(self.trainer, "datamodule", None), self.circuit_model)
 
-    def _require_fit(self) -> None:
-        require_fit(getattr(self.trainer, "datamodule", None), self.circuit_model)
+    def live_spans(self) -> dict[str, float]:
+        """`splits.live_spans` of the training prompts, found once a run: callbacks that judge ask first."""
+        if not self._found:
+            self._found = live_spans(whole_split(self.trainer, "train"), self.ablation)
+        return self._found
+
+    def configure_callbacks(self) -> Any:
+        """None of its own; a run asks before anything else, and may have other prompts than one that broke off."""
+        self._found = {}
+        return super().configure_callbacks()
 
     def tell_apart(self, spans: Sequence[str]) -> None:
         """Have every edge once in each of the spans of these names, and begin to learn anew."""
@@ -262,7 +269,8 @@ class CircuitSearch(pl.LightningModule):
         self._resumed: list[dict[str, Any]] = []
 
     def on_fit_start(self) -> None:
-        self._require_fit()  # only now, after a checkpoint of another model has been refused
+        # Only now, after a checkpoint of another model has been refused.
+        require_fit(getattr(self.trainer, "datamodule", None), self.circuit_model)
         if self.ablation.needs_data:
             self.ablation.fit(self.circuit_model, whole_split(self.trainer, "train"))
 

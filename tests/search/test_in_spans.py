@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from lightning_circuits import EAP, EAPIG, ActivationPatching, EdgePruning, InformationFlowRoutes, SavedCircuit
+from lightning_circuits.ablation import InterchangeAblation
+from lightning_circuits.batch import Batch
 from lightning_circuits.callbacks import CircuitExport, FaithfulnessCurve, FaithfulnessValidation
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule, PromptPairDataModule
@@ -128,6 +130,32 @@ def test_an_ablation_that_changes_what_is_not_searched_is_refused_before_trainin
     assert len(under_it.layout.spans) > 3
     rows = callback.rows if judge is FaithfulnessValidation else callback.curve.rows
     assert {row.ablation for row in rows} == {"interchange", "mean"}
+
+
+def test_live_spans_are_looked_for_once_a_run_and_anew_in_the_next(tmp_path: Path) -> None:
+    class Counting(InterchangeAblation):
+        seen = 0
+
+        def live(self, batch: Batch) -> torch.Tensor:
+            self.seen += 1
+            return super().live(batch)
+
+    class BeforeTraining(pl.Callback):
+        def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            seen.append(counting.seen)
+
+    counting, seen = Counting(), []
+    search = EAP(EMBEDDED, ablation=counting, spans=True)
+    judges = FaithfulnessValidation(sizes=[0.1]), FaithfulnessCurve(sizes=[0.1, 0.5], dirpath=tmp_path)
+    refused = FaithfulnessValidation(sizes=[0.1], ablations=["mean"])
+    with pytest.raises(ValueError, match="under mean ablation"):
+        fitted(search, *judges, refused)
+    broke_off = counting.seen
+    others = IOIDataModule(EMBEDDED, 24, 12, 12, batch_size=8, corruption="abc", spans="roles")
+    loader = others.train_dataloader()
+    pl.Trainer(**QUIET, callbacks=[*judges, BeforeTraining()]).fit(search, loader, loader)
+    assert seen == [broke_off + len(loader)] and broke_off == len(data().train_dataloader())
+    assert set(LIVE) < set(search.layout.spans)
 
 
 def test_data_that_name_no_places_and_formats_without_a_place_for_them_are_refused(tmp_path: Path) -> None:
