@@ -4,6 +4,7 @@ from lightning_circuits.datamodules.base import PairDataModule
 from lightning_circuits.datamodules.ioi import IOIDataModule
 from lightning_circuits.datamodules.jsonl import PromptPairDataModule
 from lightning_circuits.datamodules.loader import PairLoader
+from lightning_circuits.datamodules.tasks import TaskDataModule
 from lightning_circuits.datamodules.tokenising import PromptPair
 
-__all__ = ["IOIDataModule", "PairDataModule", "PairLoader", "PromptPair", "PromptPairDataModule"]
+__all__ = ["IOIDataModule", "PairDataModule", "PairLoader", "PromptPair", "PromptPairDataModule", "TaskDataModule"]

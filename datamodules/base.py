@@ -6,7 +6,7 @@ Every data module yields the same batches, `lightning_circuits.batch.Batch`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any
 from lightning_circuits.arguments import require_choice, require_seed, require_whole_numbers, shortened
 from lightning_circuits.datamodules.fitting import require_fit
 from lightning_circuits.datamodules.loader import PaddingSide, PairLoader
+from lightning_circuits.datamodules.misfits import Fitting, Misfits, fitting
 from lightning_circuits.datamodules.spans import By, in_order, one_span_a_token
-from lightning_circuits.datamodules.tokenising import PromptPair, TokenPair, tokenise
+from lightning_circuits.datamodules.tokenising import PromptPair, TokenPair, in_spans
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
 from lightning_circuits.namespace import pl
@@ -39,10 +40,13 @@ class PairDataModule(pl.LightningDataModule, ABC):
         seed: decides the splits and the order of training.
         spans: what batches say of where tokens stand, for circuits in spans: in which of the places that pairs name,
             ``roles``, or each ``token`` by itself. Default: nothing.
+        misfits: what becomes of pairs that do not fit the tokenizer, such as those of which clean and corrupt have
+            different numbers of tokens: ``refuse`` the first, or ``drop`` all. How many were dropped is said when the
+            data are set up, and stands in `describe`.
 
     Raises:
         TypeError: an argument of a wrong type.
-        ValueError: a batch size below 1, another side or kind of spans.
+        ValueError: a batch size below 1, another side or kind of spans, something else to do with misfits.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class PairDataModule(pl.LightningDataModule, ABC):
         padding_side: PaddingSide = "right",
         seed: int = 0,
         spans: By | None = None,
+        misfits: Misfits = "refuse",
     ) -> None:
         super().__init__()
         if not isinstance(tokenizer, (str, Path, PreTrainedTokenizerBase)):
@@ -65,18 +70,25 @@ class PairDataModule(pl.LightningDataModule, ABC):
         require_choice("padding_side", padding_side, PaddingSide)
         if spans is not None:
             require_choice("spans", spans, By)
+        require_choice("misfits", misfits, Misfits)
         self._tokenizer = tokenizer
         self.tokenizer_name = str(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer.name_or_path
         self.batch_size = batch_size
         self.padding_side = padding_side
         self.seed = seed
         self.spans = spans
+        self.misfits = misfits
+        self.fitting: dict[str, Fitting] = {}
         self._splits: dict[str, list[TokenPair]] = {}
         self._of_spans: dict[str, Any] = {}
 
     @abstractmethod
-    def make_splits(self) -> dict[str, list[PromptPair]]:
+    def make_splits(self) -> Mapping[str, Iterable[PromptPair]]:
         """The pairs of `train`, `val` and `test`, a function of the arguments and the tokenizer alone."""
+
+    def wanted(self, split: str) -> int | None:
+        """How many pairs of those that `make_splits` gives a split takes; None for all of them."""
+        return None
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -90,32 +102,55 @@ class PairDataModule(pl.LightningDataModule, ABC):
         return self._tokenizer
 
     def setup(self, stage: str | None = None) -> None:
-        """Make, check and tokenise all splits, once; ValueError for a bad pair (see `tokenise`) or an empty split,
-        or for prompts of different lengths where each token is to be a span."""
+        """Make, check and tokenise all splits, once; ValueError for a bad pair (see `tokenising.attempts`), an empty
+        split or one of fewer pairs than wanted, or for prompts of different lengths where each token is to be a span.
+        """
         if self._splits:
             return
-        splits: Any = self.make_splits()
-        if not isinstance(splits, dict) or not all(name in splits for name in SPLITS):
+        made: Any = self.make_splits()
+        if not isinstance(made, dict) or not all(name in made for name in SPLITS):
             raise ValueError(
                 f"make_splits of {type(self).__name__} has to give a dict with the pairs of {', '.join(SPLITS)}, got "
-                f"{shortened(splits)}"
+                f"{shortened(made)}"
             )
-        splits = {name: list(splits[name]) for name in SPLITS}
-        for name, pairs in splits.items():
-            if not pairs:
-                raise ValueError(f"the {name} split of {type(self).__name__} is empty: it needs at least one pair")
-            for number, pair in enumerate(pairs):
-                if not isinstance(pair, PromptPair):
-                    raise TypeError(
-                        f"{name} prompt {number} of {type(self).__name__} has to be a PromptPair, got {shortened(pair)}"
-                    )
-        self._splits = {name: tokenise(splits[name], self.tokenizer, self.spans == "roles") for name in SPLITS}
+        splits = {name: self._fitting(name, made[name]) for name in SPLITS}
         if self.spans == "token":
-            pairs = [pair for split in self._splits.values() for pair in split]
+            pairs = [pair for split in splits.values() for pair in split]
             names = one_span_a_token([len(pair.clean) for pair in pairs], [pair.where for pair in pairs])
-            self._splits = {
-                name: [replace(pair, spans=names) for pair in split] for name, split in self._splits.items()
-            }
+            splits = {name: [replace(pair, spans=names) for pair in split] for name, split in splits.items()}
+        self._splits = splits
+        if self.misfits == "drop":
+            for name, number in self.fitting.items():
+                pl.utilities.rank_zero_info(f"{type(self).__name__}, pairs of the {name} split: {number}")
+
+    def _fitting(self, name: str, pairs: Iterable[PromptPair]) -> list[TokenPair]:
+        wanted = self.wanted(name)
+        texts, tokens, number = fitting(self._checked(name, pairs), self.tokenizer, self.misfits, wanted)
+        if not number.drawn:
+            raise ValueError(f"the {name} split of {type(self).__name__} is empty: it needs at least one pair")
+        if number.kept < (1 if wanted is None else wanted):
+            raise ValueError(
+                f"the {name} split of {type(self).__name__} is to have {wanted or 'some'} pairs, and those that there "
+                f"are for the tokenizer {self.tokenizer_name!r} are fewer: {number}. Ask for fewer prompts, or take "
+                "PromptPairDataModule with pairs that fit"
+            )
+        self.fitting[name] = number
+        return in_spans(tokens, texts, self.tokenizer) if self.spans == "roles" else tokens
+
+    def _checked(self, split: str, pairs: Iterable[PromptPair]) -> Iterator[PromptPair]:
+        for number, pair in enumerate(pairs):
+            if not isinstance(pair, PromptPair):
+                raise TypeError(
+                    f"{split} prompt {number} of {type(self).__name__} has to be a PromptPair, got {shortened(pair)}"
+                )
+            yield pair
+
+    def describe_misfits(self) -> dict[str, Any]:
+        """How many pairs of each split were drawn and did not fit, and why, if they are dropped."""
+        if self.misfits == "refuse":
+            return {}
+        self.setup()
+        return {"misfits": {name: number.to_dict() for name, number in self.fitting.items()}}
 
     def describe_spans(self) -> dict[str, Any]:
         """What pictures of circuits in spans show of the training prompts, in plain JSON values.

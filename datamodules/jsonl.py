@@ -6,7 +6,7 @@
 
 An answer is a text, or the id of a token, `"answers": [4881]`. Places of the clean prompt may have names, by the
 characters where they begin and behind which they end: `"spans": {"CITY": [0, 5], "END": [9, 11]}`; null stands for a
-place that a prompt does not have.
+place that a prompt does not have. Prompts made from one template may say so: `"group": "X is in"`.
 
 Splits that have no file of their own are cut out of the training file.
 """
@@ -22,12 +22,14 @@ from typing import Any
 from lightning_circuits.arguments import require_numbers, shortened
 from lightning_circuits.datamodules.base import PairDataModule
 from lightning_circuits.datamodules.loader import PaddingSide
+from lightning_circuits.datamodules.misfits import Misfits
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.spans import By
 from lightning_circuits.datamodules.tokenising import PromptPair
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
 FIELDS = ("clean", "corrupt", "answers", "distractors")
+"""What a pair has to have; beside them `spans` and `group`."""
 
 
 class PromptPairDataModule(PairDataModule):
@@ -46,6 +48,7 @@ class PromptPairDataModule(PairDataModule):
         padding_side: `right` or `left`. Results do not depend on it.
         seed: decides the splits and the order of training.
         spans: see `PairDataModule`.
+        misfits: see `PairDataModule`.
         val_fraction: how much of `train` to cut off where there is no `val`.
         test_fraction: how much of `train` to cut off where there is no `test`.
 
@@ -67,8 +70,9 @@ class PromptPairDataModule(PairDataModule):
         padding_side: PaddingSide = "right",
         seed: int = 0,
         spans: By | None = None,
+        misfits: Misfits = "refuse",
     ) -> None:
-        super().__init__(tokenizer, batch_size, padding_side, seed, spans)
+        super().__init__(tokenizer, batch_size, padding_side, seed, spans, misfits)
         require_numbers(val_fraction=val_fraction, test_fraction=test_fraction)
         for name, file in (("train", train), ("val", val), ("test", test)):
             if not isinstance(file, (str, Path)) and (file is not None or name == "train"):
@@ -120,12 +124,13 @@ class PromptPairDataModule(PairDataModule):
             "fractions": dict(self.fractions),
             "answers": self.answers_are,
             "pairs": {name: len(pairs) for name, pairs in self._splits.items()},
+            **self.describe_misfits(),
             "seed": self.seed,
         }
 
 
 def read_pairs(file: str | Path) -> list[PromptPair]:
-    """Read a JSON Lines file of pairs; blank lines are passed over, fields other than the four are ignored.
+    """Read a JSON Lines file of pairs; blank lines are passed over, other fields are ignored.
 
     Raises:
         FileNotFoundError: the file is not there.
@@ -182,8 +187,9 @@ def _parse_pair(line: bytes, where: str) -> PromptPair:
                 f"{where}: {field} has to be a list of at least one text or token id, not {shortened(record[field])}"
             )
     spans = {} if record.get("spans") is None else record["spans"]
+    group = "" if record.get("group") is None else record["group"]
     answers, distractors = tuple(record["answers"]), tuple(record["distractors"])
-    return PromptPair(record["clean"], record["corrupt"], answers, distractors, where, spans)
+    return PromptPair(record["clean"], record["corrupt"], answers, distractors, where, spans, group)
 
 
 def _each_once(fields: list[tuple[str, Any]]) -> dict[str, Any]:

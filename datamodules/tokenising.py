@@ -10,6 +10,9 @@ does, GPT-2 and SmolLM2 do not), the prompts have one; nothing is added beyond t
 out (see `encoding.encode`). An answer is one token *in its place*: the tokens of prompt + answer have to be those of
 the prompt and one more. With most tokenizers it therefore begins with a space. Or it is a token's id: there are answers
 that no text leads to, such as "00" after "13" where "1300" is one token.
+
+Whether a pair fits depends on the tokenizer: " Ottawa" is one token for one and three for another. `attempts` says of
+every pair what it is for a tokenizer, or why it is none; `tokenise` refuses the first that is none.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from lightning_circuits.arguments import shortened
 from lightning_circuits.datamodules.encoding import encode, letters_left_out, unknown_words
@@ -28,17 +31,30 @@ from lightning_circuits.pages import see_page
 Answer: TypeAlias = str | int
 """A text that is one token in its place, or the id of a token."""
 
+Kind = Literal["misaligned", "several-token", "unknown"]
+"""Of a pair that does not fit: clean and corrupt do not line up, or are the same; an answer is not one token; the
+tokenizer does not know a word."""
+
+
+class Misfit(ValueError):
+    """A pair that cannot be used with a tokenizer, though another may read it well."""
+
+    def __init__(self, kind: Kind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
 
 @dataclass(frozen=True)
 class PromptPair:
     """Two prompts and what may follow them; `where` says in errors where the pair came from (file and line).
 
     ``spans``: places of the clean prompt that have a name, each the characters where it begins and behind which it ends
-    (see `datamodules.spans`).
+    (see `datamodules.spans`). ``group``: prompts of one group are made alike, from one template; those of no group go
+    by ``""``.
 
     Raises:
         ValueError: (naming `where`) a prompt that is no text; answers or distractors that are no texts and no ids; a
-            span that is no pair of whole numbers, or whose name cannot be one.
+            span that is no pair of whole numbers, or whose name cannot be one; a group that is no text.
     """
 
     clean: str
@@ -47,6 +63,7 @@ class PromptPair:
     distractors: tuple[Answer, ...]
     where: str
     spans: Places = field(default_factory=dict)
+    group: str = ""
 
     def __post_init__(self) -> None:
         for name in ("clean", "corrupt"):
@@ -60,6 +77,8 @@ class PromptPair:
             for word in words:
                 if isinstance(word, bool) or not isinstance(word, Integral):
                     _require_text(self.where, f"each of {name}", word, "a text or the id of a token")
+        if not isinstance(self.group, str):
+            raise ValueError(f"{self.where}: group has to be a text, not {shortened(self.group)}")
         if not isinstance(self.spans, Mapping):
             raise ValueError(f"{self.where}: spans have to be an object, of a name each, not {shortened(self.spans)}")
         for name, place in self.spans.items():
@@ -88,7 +107,7 @@ def _require_text(where: str, what: str, given: object, wanted: str = "a text") 
 class TokenPair:
     """A `PromptPair` as token ids: `clean` and `corrupt` are equally long, and differ.
 
-    ``spans``: the name of the span of every token; empty of pairs that name no place.
+    ``spans``: the name of the span of every token; empty of pairs that name no place. ``group``: that of the pair.
     """
 
     clean: list[int]
@@ -97,10 +116,11 @@ class TokenPair:
     distractors: list[int]
     where: str = "a pair"
     spans: list[str] = field(default_factory=list)
+    group: str = ""
 
 
 def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase, spans: bool = False) -> list[TokenPair]:
-    """Tokenise pairs and check that they can be used.
+    """Tokenise pairs, all of which have to fit.
 
     Args:
         pairs: of a split.
@@ -108,9 +128,41 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase, sp
         spans: whether to look for the places that pairs name, too.
 
     Raises:
-        ValueError: (naming `pair.where`, the texts and their tokens) clean and corrupt have different numbers of
-            tokens, or the same tokens, or words that the tokenizer does not know; an answer or distractor is not
-            exactly one known token; a token is both, or is given twice; a span that is none (see `spans`).
+        ValueError: of the first pair that cannot be used, what `attempts` gives or raises; a span that is none (see
+            `spans`).
+    """
+    result = []
+    for attempt in attempts(pairs, tokenizer):
+        if isinstance(attempt, Misfit):
+            raise attempt
+        result.append(attempt)
+    return in_spans(result, pairs, tokenizer) if spans else result
+
+
+def in_spans(
+    tokens: Sequence[TokenPair], pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase
+) -> list[TokenPair]:
+    """Tokenised pairs with the span of every token, by the places that the pairs name (see `spans_of_tokens`)."""
+    names = spans_of_tokens(
+        [pair.spans for pair in pairs],
+        [pair.clean for pair in pairs],
+        [pair.where for pair in pairs],
+        [len(pair.clean) for pair in tokens],
+        tokenizer,
+    )
+    return [replace(pair, spans=of_tokens) for pair, of_tokens in zip(tokens, names, strict=True)]
+
+
+def attempts(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) -> list[TokenPair | Misfit]:
+    """Of every pair its tokens, or why it has none that could be used: an error that names `pair.where`, the texts and
+    their tokens.
+
+    A pair does not fit if clean and corrupt have different numbers of tokens, or the same tokens, or words that the
+    tokenizer does not know; if an answer or distractor is not exactly one known token.
+
+    Raises:
+        ValueError: what no tokenizer would mend: a token that is an answer and a distractor, or is given twice; the id
+            of no token.
     """
     clean = _encode(pairs, [pair.clean for pair in pairs], tokenizer)
     corrupt = _encode(pairs, [pair.corrupt for pair in pairs], tokenizer)
@@ -120,54 +172,65 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase, sp
     left_out = letters_left_out((text for pair in pairs for text in (pair.clean, pair.corrupt)), tokenizer)
     vocabulary = max(tokenizer.get_vocab().values()) + 1
 
-    result = []
+    result: list[TokenPair | Misfit] = []
     for pair, clean_ids, corrupt_ids in zip(pairs, clean, corrupt, strict=True):
-        for text, ids in ((pair.clean, clean_ids), (pair.corrupt, corrupt_ids)):
-            if not ids:
-                raise ValueError(f"{pair.where}: of {text!r} the tokenizer makes no token at all")
-            if unknown := unknown_words(text, ids, tokenizer) or [letter for letter in text if letter in left_out]:
-                raise ValueError(
-                    f"{pair.where}: {', '.join(map(repr, unknown))} in {text!r} is not in the tokenizer's vocabulary, "
-                    "so the model would not see it: choose known words, or the tokenizer of the model"
-                )
-        if len(clean_ids) != len(corrupt_ids):
-            raise ValueError(
-                f"{pair.where}: clean has {len(clean_ids)} tokens and corrupt {len(corrupt_ids)}, but the two have to "
-                f"align token for token {see_page('own-task', 'Pairs that do not align')}."
-                f"{_spelled_out(pair, clean_ids, corrupt_ids, tokenizer)}"
-            )
-        if clean_ids == corrupt_ids:
-            raise ValueError(
-                f"{pair.where}: clean and corrupt are the same for this tokenizer, so no edge could matter."
-                f"{_spelled_out(pair, clean_ids, corrupt_ids, tokenizer)}"
-            )
-        ids = [
-            _single_token(pair, word, clean_ids, next(continued), tokenizer)
-            if isinstance(word, str)
-            else _known_id(pair, word, vocabulary)
-            for word in _words(pair)
-        ]
+        with_words = [next(continued) if isinstance(word, str) else [] for word in _words(pair)]
+        try:
+            _require_alignment(pair, clean_ids, corrupt_ids, left_out, tokenizer)
+            ids = [
+                _single_token(pair, word, clean_ids, tokens, tokenizer)
+                if isinstance(word, str)
+                else _known_id(pair, word, vocabulary)
+                for word, tokens in zip(_words(pair), with_words, strict=True)
+            ]
+        except Misfit as misfit:
+            result.append(misfit)
+            continue
         answers, distractors = ids[: len(pair.answers)], ids[len(pair.answers) :]
-        for role, tokens in (("answers", answers), ("distractors", distractors)):
-            if twice := sorted({token for token in tokens if tokens.count(token) > 1}):
-                shared = tokenizer.convert_ids_to_tokens(twice)
-                raise ValueError(f"{pair.where}: {shared} is given twice in {role}, and would count twice")
-        if both := set(answers) & set(distractors):
-            shared = tokenizer.convert_ids_to_tokens(sorted(both))
-            raise ValueError(
-                f"{pair.where}: {shared} is given as an answer and as a distractor; it can be only one of them"
+        _require_distinct(pair, answers, distractors, tokenizer)
+        result.append(TokenPair(clean_ids, corrupt_ids, answers, distractors, pair.where, group=pair.group))
+    return result
+
+
+def _require_alignment(
+    pair: PromptPair, clean: list[int], corrupt: list[int], left_out: set[str], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    for text, ids in ((pair.clean, clean), (pair.corrupt, corrupt)):
+        if not ids:
+            raise Misfit("unknown", f"{pair.where}: of {text!r} the tokenizer makes no token at all")
+        if unknown := unknown_words(text, ids, tokenizer) or [letter for letter in text if letter in left_out]:
+            raise Misfit(
+                "unknown",
+                f"{pair.where}: {', '.join(map(repr, unknown))} in {text!r} is not in the tokenizer's vocabulary, "
+                "so the model would not see it: choose known words, or the tokenizer of the model",
             )
-        result.append(TokenPair(clean_ids, corrupt_ids, answers, distractors, pair.where))
-    if not spans:
-        return result
-    names = spans_of_tokens(
-        [pair.spans for pair in pairs],
-        [pair.clean for pair in pairs],
-        [pair.where for pair in pairs],
-        [len(ids) for ids in clean],
-        tokenizer,
-    )
-    return [replace(pair, spans=of_tokens) for pair, of_tokens in zip(result, names, strict=True)]
+    if len(clean) != len(corrupt):
+        raise Misfit(
+            "misaligned",
+            f"{pair.where}: clean has {len(clean)} tokens and corrupt {len(corrupt)}, but the two have to "
+            f"align token for token {see_page('own-task', 'Pairs that do not align')}."
+            f"{_spelled_out(pair, clean, corrupt, tokenizer)}",
+        )
+    if clean == corrupt:
+        raise Misfit(
+            "misaligned",
+            f"{pair.where}: clean and corrupt are the same for this tokenizer, so no edge could matter."
+            f"{_spelled_out(pair, clean, corrupt, tokenizer)}",
+        )
+
+
+def _require_distinct(
+    pair: PromptPair, answers: list[int], distractors: list[int], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    for role, tokens in (("answers", answers), ("distractors", distractors)):
+        if twice := sorted({token for token in tokens if tokens.count(token) > 1}):
+            shared = tokenizer.convert_ids_to_tokens(twice)
+            raise ValueError(f"{pair.where}: {shared} is given twice in {role}, and would count twice")
+    if both := set(answers) & set(distractors):
+        shared = tokenizer.convert_ids_to_tokens(sorted(both))
+        raise ValueError(
+            f"{pair.where}: {shared} is given as an answer and as a distractor; it can be only one of them"
+        )
 
 
 def _words(pair: PromptPair) -> list[Answer]:
@@ -211,13 +274,14 @@ def _single_token(
     role = "answer" if word in pair.answers else "distractor"
     if continued[:-1] != prompt:
         alone = tokenizer.convert_ids_to_tokens(tokenizer(word, add_special_tokens=False)["input_ids"])
-        raise ValueError(
+        raise Misfit(
+            "several-token",
             f"{pair.where}: the {role} {word!r} has to add exactly one token to the prompt, but by itself it is "
             f"{alone}, and prompt and {role} together are {tokenizer.convert_ids_to_tokens(continued)}. "
-            f"{_way_out(pair, word, prompt, continued, tokenizer)} {see_page('own-task', 'Pairs that do not align')}"
+            f"{_way_out(pair, word, prompt, continued, tokenizer)} {see_page('own-task', 'Pairs that do not align')}",
         )
     if continued[-1] == tokenizer.unk_token_id and word.strip() != tokenizer.unk_token:
-        raise ValueError(f"{pair.where}: the {role} {word!r} is not in the tokenizer's vocabulary")
+        raise Misfit("unknown", f"{pair.where}: the {role} {word!r} is not in the tokenizer's vocabulary")
     return continued[-1]
 
 
