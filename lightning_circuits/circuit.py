@@ -22,19 +22,19 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import networkx as nx
 import torch
 from torch import Tensor
 
 from lightning_circuits import files
-from lightning_circuits.arguments import require_instance
+from lightning_circuits.arguments import require_choice, require_instance
 from lightning_circuits.files.graph import to_networkx
 from lightning_circuits.layout import Layout
 from lightning_circuits.nodes import node_members, reader_nodes
 
-Overlap = Literal["edges", "edges-in-any-span", "nodes"]
+ComparedBy = Literal["edges", "edges-in-any-span", "nodes"]
 """What two circuits are compared by: their edges, in spans each in its span; edges whatever their spans; nodes."""
 
 
@@ -281,7 +281,7 @@ class Circuit:
 
     # ---- overlap -----------------------------------------------------------------------------------------------
 
-    def iou(self, other: Circuit, of: Overlap = "edges") -> float:
+    def iou(self, other: Circuit, of: ComparedBy = "edges") -> float:
         """Edges (or nodes) in both over those in either; 1 if both are empty.
 
         In spans, ``edges`` are told apart by their spans, so that both circuits have to be in the same ones. By
@@ -291,33 +291,40 @@ class Circuit:
         Raises:
             ValueError: circuits of different layouts, here and in all comparisons; another word for ``of``.
         """
-        mine, theirs = self._flags(other, of)
+        mine, theirs = self._both(other, of)
         return _fraction(mine & theirs, mine | theirs)
 
-    def precision(self, other: Circuit, of: Overlap = "edges") -> float:
+    def precision(self, other: Circuit, of: ComparedBy = "edges") -> float:
         """The share of this circuit's edges (or nodes, see `iou`) that ``other``, the true one, has too.
 
         1 for an empty circuit: it claims nothing that is wrong.
         """
-        mine, theirs = self._flags(other, of)
+        mine, theirs = self._both(other, of)
         return _fraction(mine & theirs, mine)
 
-    def recall(self, other: Circuit, of: Overlap = "edges") -> float:
+    def recall(self, other: Circuit, of: ComparedBy = "edges") -> float:
         """The share of the edges (or nodes, see `iou`) of ``other``, the true one, that this circuit has; 1 if other is
         empty."""
-        mine, theirs = self._flags(other, of)
+        mine, theirs = self._both(other, of)
         return _fraction(mine & theirs, theirs)
 
-    def _flags(self, other: Circuit, of: Overlap) -> tuple[Tensor, Tensor]:
-        """What of each of the two circuits is compared, two bool vectors of one length."""
-        if of not in get_args(Overlap):
-            raise ValueError(f"circuits are compared by 'edges', 'edges-in-any-span' or 'nodes', not by {of!r}")
+    def parts(self, of: ComparedBy = "edges") -> Tensor:
+        """What the circuit is compared by, bool: ``[n_edges]``, ``[plain.n_edges]`` or ``[n_nodes]`` (see `iou`).
+
+        Raises:
+            ValueError: another word for ``of``.
+        """
+        require_choice("what circuits are compared by", of, ComparedBy)
         if of == "edges":
-            return self.members, self._same_layout(other).members
+            return self.members
+        return self.nodes if of == "nodes" else self.without_spans("any").members
+
+    def _both(self, other: Circuit, of: ComparedBy) -> tuple[Tensor, Tensor]:
+        """What of each of the two circuits is compared, two bool vectors of one length."""
+        if of == "edges":
+            self._same_layout(other)
         self.layout.plain.require(other.layout.plain, "the other circuit")
-        if of == "nodes":
-            return self.nodes, other.nodes
-        return self.without_spans("any").members, other.without_spans("any").members
+        return self.parts(of), other.parts(of)
 
     def _same_layout(self, other: Circuit) -> Circuit:
         if self.layout != other.layout and self.layout.plain == other.layout.plain:

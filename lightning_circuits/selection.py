@@ -82,7 +82,7 @@ def threshold(scores: Tensor, at_least: float, layout: Layout | None = None, *, 
     require_numbers(at_least=at_least)
     if at_least != at_least:
         raise ValueError("a threshold of NaN: no score can be compared with it")
-    return _worth(scores, layout, absolute) >= at_least
+    return worth(scores, layout, absolute) >= at_least
 
 
 def greedy(scores: Tensor, n: int, layout: Layout, *, absolute: bool = False) -> Tensor:
@@ -129,6 +129,27 @@ def greedy(scores: Tensor, n: int, layout: Layout, *, absolute: bool = False) ->
     return _first(n, order[way[order].sort(stable=True).indices]).to(scores.device)
 
 
+def worth(scores: Tensor, layout: Layout | None = None, absolute: bool = False) -> Tensor:
+    """What edges are ranked by, ``[n_edges]``: the scores or, with ``absolute``, their sizes, once known to be sound.
+
+    Raises:
+        ValueError: a score that is NaN; scores that are not a vector, or not of the layout.
+        TypeError: scores that are not real numbers.
+    """
+    require_instance("scores", scores, Tensor)
+    if scores.is_complex():
+        raise TypeError(f"edges are ranked by real numbers, got scores of {scores.dtype}")
+    if layout is not None:
+        layout.check(scores)
+    if scores.ndim != 1:
+        raise ValueError(f"expected a flat vector of scores, got a tensor of shape {tuple(scores.shape)}")
+    if scores.isnan().any():
+        edge = int(scores.isnan().nonzero()[0])
+        name = f"edge {edge}" if layout is None else f"edge {layout.edge_names([edge])[0]}"
+        raise ValueError(f"the score of {name} is NaN, so the edges cannot be ranked")
+    return scores.detach().abs() if absolute else scores.detach()
+
+
 def _joins(place: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     """In which order nodes come in: the place of the edge that brings in each, ``[n_spans * n_writers]``, and for each
     reader how many nodes are in when its edges become candidates, ``[n_spans, n_readers]``."""
@@ -158,29 +179,13 @@ def _joins(place: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     return join, opened
 
 
-def _worth(scores: Tensor, layout: Layout | None, absolute: bool) -> Tensor:
-    """What edges are chosen by: the scores or their sizes, once they are known to be sound."""
-    require_instance("scores", scores, Tensor)
-    if scores.is_complex():
-        raise TypeError(f"edges are ranked by real numbers, got scores of {scores.dtype}")
-    if layout is not None:
-        layout.check(scores)
-    if scores.ndim != 1:
-        raise ValueError(f"expected a flat vector of scores, got a tensor of shape {tuple(scores.shape)}")
-    if scores.isnan().any():
-        edge = int(scores.isnan().nonzero()[0])
-        name = f"edge {edge}" if layout is None else f"edge {layout.edge_names([edge])[0]}"
-        raise ValueError(f"the score of {name} is NaN, so the edges cannot be ranked")
-    return scores.detach().abs() if absolute else scores.detach()
-
-
 def _best_first(scores: Tensor, n: int, layout: Layout | None, absolute: bool) -> Tensor:
     """The indices of all edges, the best first, of equals the lower index; n is what will be asked of them."""
     require_whole_numbers(n=n)
-    worth = _worth(scores, layout, absolute)
-    if not 0 <= n <= len(worth):
-        raise ValueError(f"cannot choose {n:,} of {len(worth):,} edges")
-    return worth.sort(descending=True, stable=True).indices
+    values = worth(scores, layout, absolute)
+    if not 0 <= n <= len(values):
+        raise ValueError(f"cannot choose {n:,} of {len(values):,} edges")
+    return values.sort(descending=True, stable=True).indices
 
 
 def _first(n: int, order: Tensor) -> Tensor:

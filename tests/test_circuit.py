@@ -180,7 +180,7 @@ def test_layouts_are_not_mixed(method: str) -> None:
 
 
 def test_overlap_of_something_else_is_refused() -> None:
-    with pytest.raises(ValueError, match="'edges', 'edges-in-any-span' or 'nodes', not by 'heads'"):
+    with pytest.raises(ValueError, match="compared by is one of 'edges', 'edges-in-any-span', 'nodes', got 'heads'"):
         Circuit.full(GPT2).iou(Circuit.full(GPT2), of="heads")  # type: ignore[arg-type]
 
 

@@ -22,6 +22,9 @@ from lightning_circuits.layout import Layout
 from lightning_circuits.nodes import reader_nodes
 from lightning_circuits.places import Places
 
+PATHS_AT_ONCE = 256
+"""So many paths are drawn side by side where nobody knows how many it takes."""
+
 
 def random_paths(layout: Layout, n: int, seed: int = 0, read_in: Sequence[int] | None = None) -> Tensor:
     """A random circuit of n edges that is made of paths from the input to the logits; bool ``[n_edges]``, n times True.
@@ -53,6 +56,25 @@ def random_paths(layout: Layout, n: int, seed: int = 0, read_in: Sequence[int] |
                 break
     members = torch.zeros(layout.n_edges, dtype=torch.bool)
     members[list(chosen)[:n]] = True
+    return members
+
+
+def whole_paths(layout: Layout, n: int, generator: torch.Generator, read_in: Sequence[int] | None = None) -> Tensor:
+    """A random circuit of n edges all of which lie on whole paths, its own `Circuit.prune`; bool ``[n_edges]``.
+
+    As `random_paths`, but no path is cut short: one with more new edges than are wanted is passed over. Where none of
+    `PATHS_AT_ONCE` in a row fits, as for small numbers may be, it lacks an edge or two.
+    """
+    chosen: set[int] = set()
+    before = -1
+    while before < len(chosen) < n:
+        before = len(chosen)
+        for path in draw_paths(layout, PATHS_AT_ONCE, generator, read_in):
+            new = [edge for edge in path if edge not in chosen]
+            if len(chosen) + len(new) <= n:
+                chosen.update(new)
+    members = torch.zeros(layout.n_edges, dtype=torch.bool)
+    members[list(chosen)] = True
     return members
 
 

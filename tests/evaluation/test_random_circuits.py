@@ -16,6 +16,7 @@ from lightning_circuits.evaluation.random_circuits import (
     random_paths,
     spans_read,
     superfluous_edges,
+    whole_paths,
 )
 from lightning_circuits.layout import Layout
 
@@ -99,3 +100,22 @@ def test_the_spans_that_answers_are_read_in_are_those_of_the_positions() -> None
     assert spans_read(layout.plain, []) is None
     with pytest.raises(ValueError, match="no prompt is read in one of the spans END, S2"):
         spans_read(layout, [batch | {"positions": torch.tensor([1, 2])}])
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS[:3], *(plain.in_spans(SPANS) for plain in LAYOUTS[:2])], ids=str)
+def test_whole_paths_are_their_own_prune(layout: Layout) -> None:
+    short = 0
+    for n in range(0, layout.n_edges + 1, 3):
+        circuit = Circuit(layout, whole_paths(layout, n, generator(n)))
+        assert circuit == circuit.prune() and n - layout.n_streams < circuit.n_edges <= n
+        short += circuit.n_edges < n
+    assert short <= 1 + layout.n_edges // 30  # of most sizes there are some
+
+
+def test_whole_paths_begin_where_they_are_told_and_differ_by_generator() -> None:
+    layout = LAYOUTS[0].in_spans(SPANS)
+    one, other = (whole_paths(layout, 40, generator(seed), [2]) for seed in (0, 1))
+    assert not torch.equal(one, other) and torch.equal(one, whole_paths(layout, 40, generator(0), [2]))
+    names = layout.edge_names((one | other).nonzero()[:, 0])
+    assert {name.partition("@")[2] for name in names if "->logits" in name} == {"END"}
+    assert whole_paths(LAYOUTS[3], 1000, generator()).sum() == 1000
