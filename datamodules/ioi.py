@@ -14,55 +14,66 @@ and its corrupt twin is the same sentence with other names in the same places (t
     third-name     ... {IO} and {S} ..., {C} gave a drink to      a third name instead of the second S: nobody is named
                                                                   twice, and either name would do. The default.
     s2-io-flip     ... {IO} and {S} ..., {IO} gave a drink to     the second S becomes IO: now S is the right answer.
-    abc            ... {D} and {E} ..., {F} gave a drink to       all three mentions become three other names.
+    abc            ... {D} and {E} ..., {F} gave a drink to       every mention becomes another name, each once.
 
 `answers` is always IO, `distractors` always S: the logit difference asks which of the two the model prefers.
 
     data = IOIDataModule("gpt2", n_train=300, n_val=100, n_test=100, batch_size=8)
 
-The texts are our own, in the manner of the set of Wang et al. (2022), "Interpretability in the Wild".
+Variants name IO more often, in clauses of its own before S acts (`extra_io`, 1 for "DoubleIO", 2 for "TripleIO"):
+
+    When Mary and John went to the store, Mary felt happy. John gave a drink to    ->    Mary
+
+There the rule "find the name that stands there twice, drop it, say the other" has no answer, and with two such clauses
+the wrong one. Corrupt prompts have the clauses too.
+
+The texts are our own, in the manner of the set of Wang et al. (2022), "Interpretability in the Wild"; the variants are
+those of "Adaptive Circuit Behavior and Generalization in Mechanistic Interpretability" (2024).
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Collection
-from itertools import count
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
 from math import comb
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning_circuits.arguments import require_choice, require_whole_numbers
-from lightning_circuits.datamodules.base import PairDataModule
-from lightning_circuits.datamodules.encoding import encode
 from lightning_circuits.datamodules.loader import PaddingSide
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.spans import By
+from lightning_circuits.datamodules.tasks import TaskDataModule, dealt
 from lightning_circuits.datamodules.tokenising import PromptPair
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
-__all__ = ["NAMES", "OBJECTS", "PLACES", "TEMPLATES", "IOIDataModule"]
+__all__ = ["CLAUSES", "NAMES", "OBJECTS", "PLACES", "TEMPLATES", "IOIDataModule"]
 
-# {A} and {B} are the two people in the order in which they are introduced; {S} is the one who acts. No template
-# begins with a name, because many tokenizers spell a word differently without a space before it.
+# {A} and {B} are the two people in the order in which they are introduced; {S} is the one who acts. Before that come
+# clauses about IO, if any: {clauses:, } says that each ends with a comma. No template begins with a name, because many
+# tokenizers spell a word differently without a space before it.
 TEMPLATES = (
-    "When {A} and {B} went to the {place}, {S} gave a {object} to",
-    "When {A} and {B} got a {object} at the {place}, {S} decided to give it to",
-    "After {A} and {B} left the {place}, {S} gave a {object} to",
-    "While {A} and {B} were waiting at the {place}, {S} passed a {object} to",
-    "Yesterday {A} and {B} met near the {place}, and {S} sold a {object} to",
-    "Because {A} and {B} were late for the {place}, {S} lent a {object} to",
-    "At the {place}, {A} and {B} sat down together. Then {S} offered a {object} to",
-    "On the way to the {place}, {A} and {B} found a {object}, so {S} gave it to",
-    "Last summer {A} and {B} worked together at the {place}. One day {S} gave a {object} to",
-    "The friends {A} and {B} had lunch in the {place}, where {S} showed a {object} to",
-    "Once {A} and {B} found a {object} in the {place}, and {S} wanted to give it to",
-    "Since {A} and {B} were both tired of the {place}, {S} decided to give a {object} to",
-    "Early in the morning {A} and {B} arrived at the {place}. Soon {S} gave a {object} to",
-    "Outside the {place} stood {A} and {B}. With a smile, {S} gave a {object} to",
-    "Before {A} and {B} said goodbye at the {place}, {S} wanted to give a {object} to",
+    "When {A} and {B} went to the {place}, {clauses:. }{S} gave a {object} to",
+    "When {A} and {B} got a {object} at the {place}, {clauses:. }{S} decided to give it to",
+    "After {A} and {B} left the {place}, {clauses:. }{S} gave a {object} to",
+    "While {A} and {B} were waiting at the {place}, {clauses:. }{S} passed a {object} to",
+    "Yesterday {A} and {B} met near the {place}, {clauses:, }and {S} sold a {object} to",
+    "Because {A} and {B} were late for the {place}, {clauses:. }{S} lent a {object} to",
+    "At the {place}, {A} and {B} sat down together. {clauses:. }Then {S} offered a {object} to",
+    "On the way to the {place}, {A} and {B} found a {object}, {clauses:, }so {S} gave it to",
+    "Last summer {A} and {B} worked together at the {place}. {clauses:. }One day {S} gave a {object} to",
+    "The friends {A} and {B} had lunch in the {place}, where {clauses:, and }{S} showed a {object} to",
+    "Once {A} and {B} found a {object} in the {place}, {clauses:, }and {S} wanted to give it to",
+    "Since {A} and {B} were both tired of the {place}, {clauses:. }{S} decided to give a {object} to",
+    "Early in the morning {A} and {B} arrived at the {place}. {clauses:. }Soon {S} gave a {object} to",
+    "Outside the {place} stood {A} and {B}. {clauses:. }With a smile, {S} gave a {object} to",
+    "Before {A} and {B} said goodbye at the {place}, {clauses:. }{S} wanted to give a {object} to",
 )
+
+CLAUSES = ("sat down", "had lunch", "arrived late", "worked late", "met friends", "stood waiting")
 
 NAMES = tuple(
     """
@@ -92,16 +103,18 @@ OBJECTS = tuple(
 )
 
 Corruption = Literal["third-name", "s2-io-flip", "abc"]
+Order = Literal["both", "io-first", "s-first"]
+MAX_EXTRA = 2
 
 
-class IOIDataModule(PairDataModule):
+class IOIDataModule(TaskDataModule):
     """Prompts for indirect object identification, made to measure for a tokenizer.
 
     Of `NAMES`, those are used that are one token each after a space, found by asking the tokenizer. Every prompt
     belongs to a triple of names {IO, S, C} that no other prompt in any split has, in any order (C appears only under
     `third-name`). The same seed gives the same clean prompts under every corruption. Templates and the two orders are
     used equally often in each split (as far as its size allows); names, places and objects come off shuffled decks,
-    hence equally often.
+    hence equally often. A prompt's group is its order and template.
 
     Args:
         tokenizer: a tokenizer, or the name of one for `load_tokenizer`.
@@ -111,15 +124,18 @@ class IOIDataModule(PairDataModule):
         batch_size: pairs per step and process.
         padding_side: `right` or `left`. Results do not depend on it.
         seed: decides every prompt, and the order of training.
-        corruption: `third-name`, `s2-io-flip` or `abc` (see the module's docstring). The three names that `abc` puts
-            in are none of the prompt's own, and as a triple are used nowhere else.
+        corruption: `third-name`, `s2-io-flip` or `abc` (see the module's docstring). The names that `abc` puts in are
+            none of the prompt's own, and the first three as a triple are used nowhere else.
         held_out_templates: so many templates, chosen by `seed`, are kept for validation and test, which then use no
             others.
-        spans: see `PairDataModule`. The places of a prompt are IO, S1, S1+1, S2 and END.
+        extra_io: so many clauses name IO once more: 0, 1 ("DoubleIO") or 2 ("TripleIO").
+        order: of the two people: `io-first` (ABBA), `s-first` (BABA), or `both`, half of each.
+        spans: see `PairDataModule`. The places of a prompt are IO, S1, S1+1, IO2 and IO3 in the clauses, S2 and END.
 
     Raises:
-        ValueError: unknown corruption; a split without prompts; held-out templates that leave none to train on. When
-            set up: too few names are one token each (says how many there are, and how many it takes).
+        ValueError: unknown corruption or order, more extra clauses than 2; a split without prompts; held-out templates
+            that leave none to train on. When set up: too few names are one token each (says how many there are, and how
+            many it takes).
     """
 
     def __init__(
@@ -131,98 +147,86 @@ class IOIDataModule(PairDataModule):
         batch_size: int = 8,
         corruption: Corruption = "third-name",
         held_out_templates: int = 0,
+        extra_io: int = 0,
+        order: Order = "both",
         padding_side: PaddingSide = "right",
         seed: int = 0,
         spans: By | None = None,
     ) -> None:
-        super().__init__(tokenizer, batch_size, padding_side, seed, spans)
-        require_whole_numbers(n_train=n_train, n_val=n_val, n_test=n_test, held_out_templates=held_out_templates)
-        self.sizes = {"train": n_train, "val": n_val, "test": n_test}
-        for split, size in self.sizes.items():
-            if size < 1:
-                raise ValueError(
-                    f"n_{split} is {size}, so the {split} split would be empty: it needs at least one prompt"
-                )
+        super().__init__(tokenizer, n_train, n_val, n_test, batch_size, padding_side, seed, spans, misfits="refuse")
+        require_whole_numbers(held_out_templates=held_out_templates, extra_io=extra_io)
         require_choice("corruption", corruption, Corruption)
+        require_choice("order", order, Order)
         if not 0 <= held_out_templates < len(TEMPLATES):
             raise ValueError(
                 f"held_out_templates is {held_out_templates}: of {len(TEMPLATES)} templates, 0 to "
                 f"{len(TEMPLATES) - 1} can be kept from training"
             )
-        self.corruption = corruption
-        self.held_out_templates = held_out_templates
+        if not 0 <= extra_io <= MAX_EXTRA:
+            raise ValueError(f"extra_io is {extra_io}: IO can be named 0 to {MAX_EXTRA} times more")
+        self.corruption, self.held_out_templates = corruption, held_out_templates
+        self.extra_io, self.order = extra_io, order
 
-    def make_splits(self) -> dict[str, list[PromptPair]]:
-        total = sum(self.sizes.values())
-        names = self._single_token_names(triples=2 * total if self.corruption == "abc" else total)
-        deck = _TripleDeck(names, self.seed)
-        triples = [deck.draw() for _ in range(total)]
-        # Drawn after all the others, so that the clean prompts are the same under every corruption.
-        others = [deck.draw(avoid=triple) for triple in triples] if self.corruption == "abc" else triples
-
+    def candidates(self, split: str) -> Iterator[PromptPair]:
+        names, size = self._names_of_prompts()[split], self.sizes[split]
         templates = shuffled(TEMPLATES, "templates", self.seed)
         held_out, trained = templates[: self.held_out_templates], templates[self.held_out_templates :]
-        splits = {}
-        start = 0
-        for split, size in self.sizes.items():
-            rows = range(start, start + size)
-            used = held_out if held_out and split != "train" else trained
-            places = _deal(PLACES, size, f"places {split}", self.seed)
-            objects = _deal(OBJECTS, size, f"objects {split}", self.seed)
-            splits[split] = [
-                self._pair(used, row - start, triples[row], others[row], place, thing, f"{split} prompt {row - start}")
-                for row, place, thing in zip(rows, places, objects, strict=True)
-            ]
-            start += size
-        return splits
+        used = held_out if held_out and split != "train" else trained
+        places, objects = (
+            dealt(words, f"{key} {split}", self.seed) for key, words in (("places", PLACES), ("objects", OBJECTS))
+        )
+        predicates = dealt(CLAUSES, f"clauses {split}", self.seed)
+        for number in range(size):
+            io, subject, *others = names[number]
+            # Templates in turn, the order of the two changing after each round of them.
+            round_number, which = divmod(number, len(used))
+            io_first = self.order == "io-first" or (self.order == "both" and round_number % 2 == 0)
+            first, second = (io, subject) if io_first else (subject, io)
+            extra = [io] * self.extra_io
+            corrupt, again = {
+                "third-name": ((first, second, others[0]), extra),
+                "s2-io-flip": ((first, second, io), extra),
+                "abc": (tuple(others[1:4]), others[4:]),
+            }[self.corruption]
+            fill = _Filling(used[which], next(places), next(objects), [next(predicates) for _ in extra])
+            clean = fill((first, second, subject), extra)
+            yield PromptPair(
+                clean,
+                fill(corrupt, again),
+                (f" {io}",),
+                (f" {subject}",),
+                f"{split} prompt {number}",
+                _places(clean, io, subject),
+                group=f"{'io-first' if io_first else 's-first'}: {used[which]}",
+            )
 
-    def describe(self) -> dict[str, Any]:
+    def describe_task(self) -> dict[str, Any]:
         return {
-            "data": type(self).__name__,
-            "tokenizer": self.tokenizer_name,
             "corruption": self.corruption,
             "held_out_templates": self.held_out_templates,
-            "pairs": dict(self.sizes),
-            "seed": self.seed,
+            "extra_io": self.extra_io,
+            "order": self.order,
         }
 
-    def _pair(
-        self,
-        templates: list[str],
-        number: int,
-        triple: tuple[str, str, str],
-        others: tuple[str, str, str],
-        place: str,
-        thing: str,
-        where: str,
-    ) -> PromptPair:
-        """Prompt `number` of a split: templates in turn, the order (ABBA or BABA) changing after each round of them."""
-        io, subject, third = triple
-        round_number, which = divmod(number, len(templates))
-        first, second = (io, subject) if round_number % 2 == 0 else (subject, io)
-        corrupt = {
-            "third-name": (first, second, third),
-            "s2-io-flip": (first, second, io),
-            "abc": others,
-        }[self.corruption]
+    def _names_of_prompts(self) -> dict[str, list[tuple[str, ...]]]:
+        """Of every prompt of each split: IO, S, C, and those that `abc` puts in."""
+        total = sum(self.sizes.values())
+        # A prompt draws one triple; under `abc` one more for the three mentions, and one more for the clauses.
+        each = 1 if self.corruption != "abc" else 2 if not self.extra_io else 3
+        deck = _TripleDeck(self._single_token_names(each * total, each), self.seed)
+        drawn: list[tuple[str, ...]] = [deck.draw() for _ in range(total)]
+        # All others after them, so that the clean prompts are the same under every corruption.
+        for _ in range(each - 1):
+            drawn = [names + deck.draw(avoid=names) for names in drawn]
+        names = iter(drawn)
+        wanted = 3 * min(each, 2) + self.extra_io * (each == 3)
+        return {split: [row[:wanted] for row in islice(names, size)] for split, size in self.sizes.items()}
 
-        def fill(a: str, b: str, s: str) -> str:
-            return templates[which].format(A=a, B=b, S=s, place=place, object=thing)
-
-        clean = fill(first, second, subject)
-        return PromptPair(clean, fill(*corrupt), (f" {io}",), (f" {subject}",), where, _places(clean, io, subject))
-
-    def _single_token_names(self, triples: int) -> list[str]:
-        """The names that are one known token in the place of an answer; enough of them for so many triples."""
-        prompt = "gave it to"
-        before, *after = encode([prompt, *(f"{prompt} {name}" for name in NAMES)], self.tokenizer)
-        names = [
-            name
-            for name, ids in zip(NAMES, after, strict=True)
-            if ids[:-1] == before and ids[-1] != self.tokenizer.unk_token_id
-        ]
-        # `abc` draws a triple that shares no name with another: it takes 6.
-        needed = next(n for n in count(6 if self.corruption == "abc" else 3) if comb(n, 3) >= triples)
+    def _single_token_names(self, triples: int, each: int) -> list[str]:
+        """The names that are one known token in the place of an answer; enough of them for so many triples, of which
+        each prompt takes some that share no name."""
+        names = self.single_tokens(NAMES, "gave it to")
+        needed = next(n for n in count(3 * each) if comb(n, 3) >= triples)
         if len(names) < needed:
             raise ValueError(
                 f"{len(names)} of {len(NAMES)} names are a single token for the tokenizer {self.tokenizer_name!r}, but "
@@ -233,12 +237,36 @@ class IOIDataModule(PairDataModule):
         return names
 
 
+class _Clauses(tuple[str, ...]):
+    """Clauses in a template, each followed by what stands there behind the colon: ``{clauses:, }``."""
+
+    def __format__(self, end: str) -> str:
+        return "".join(f"{clause}{end}" for clause in self)
+
+
+@dataclass(frozen=True)
+class _Filling:
+    """A template with everything in it but the names."""
+
+    template: str
+    place: str
+    thing: str
+    predicates: list[str]
+
+    def __call__(self, mentions: tuple[str, ...], extra: Sequence[str]) -> str:
+        """The prompt that mentions three people in the sentence, and one more in each clause."""
+        a, b, s = mentions
+        clauses = _Clauses(f"{name} {does}" for name, does in zip(extra, self.predicates, strict=True))
+        return self.template.format(A=a, B=b, S=s, place=self.place, object=self.thing, clauses=clauses)
+
+
 def _places(clean: str, io: str, subject: str) -> dict[str, tuple[int, int]]:
     """Where in a prompt the names stand, the word or mark after the first S, and the end."""
-    (io_at,), (s1, s2) = ([match.span() for match in re.finditer(rf"\b{name}\b", clean)] for name in (io, subject))
+    (first, *more), (s1, s2) = ([at.span() for at in re.finditer(rf"\b{name}\b", clean)] for name in (io, subject))
     after = next(re.compile(r"\w+|[^\w\s]").finditer(clean, s1[1]))
-    end = clean.rindex(" ") + 1
-    return {"IO": io_at, "S1": s1, "S1+1": after.span(), "S2": s2, "END": (end, len(clean))}
+    again = {f"IO{number}": at for number, at in enumerate(more, start=2)}
+    end = (clean.rindex(" ") + 1, len(clean))
+    return {"IO": first, "S1": s1, "S1+1": after.span(), **again, "S2": s2, "END": end}
 
 
 class _TripleDeck:
@@ -259,13 +287,3 @@ class _TripleDeck:
             if triple not in self._drawn and triple.isdisjoint(avoid):
                 self._drawn.add(triple)
                 return a, b, c
-
-
-def _deal(words: tuple[str, ...], size: int, key: str, seed: int) -> list[str]:
-    """`size` words, from decks shuffled anew each time they run out."""
-    dealt: list[str] = []
-    for deck in count():
-        if len(dealt) >= size:
-            break
-        dealt += shuffled(words, key, seed, deck)
-    return dealt[:size]

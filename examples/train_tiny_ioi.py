@@ -18,6 +18,7 @@ The split is by name triples: no triple of the test prompts that `evaluate` meas
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
         *NAMES,
         *PLACES,
         *OBJECTS,
-        *(template.format(A="", B="", S="", place="", object="") for template in TEMPLATES),
+        *(re.sub("{.*?}", "", template) for template in TEMPLATES),
     ]
     words = sorted({word for text in texts for word, _ in split.pre_tokenize_str(text)})
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words])}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from itertools import combinations
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lightning_circuits.datamodules import IOIDataModule, PromptPair
-from lightning_circuits.datamodules.ioi import NAMES, OBJECTS, PLACES, TEMPLATES
+from lightning_circuits.datamodules.ioi import CLAUSES, NAMES, OBJECTS, PLACES, TEMPLATES
 from lightning_circuits.models.loading import load_tokenizer
 
 TOKENIZER = load_tokenizer("tiny-ioi")
@@ -35,8 +36,12 @@ def names_in(text: str) -> list[str]:
     return NAME.findall(text)
 
 
+def splits_of(data: IOIDataModule) -> dict[str, list[PromptPair]]:
+    return {split: list(pairs) for split, pairs in data.make_splits().items()}
+
+
 def pairs_of(data: IOIDataModule) -> list[PromptPair]:
-    return [pair for pairs in data.make_splits().values() for pair in pairs]
+    return [pair for pairs in splits_of(data).values() for pair in pairs]
 
 
 @settings(max_examples=20, deadline=None)
@@ -50,7 +55,7 @@ def test_every_prompt_is_what_it_should_be(
     corruption: str, seed: int, sizes: tuple[int, int, int], held_out: int
 ) -> None:
     data = IOIDataModule(TOKENIZER, *sizes, corruption=corruption, seed=seed, held_out_templates=held_out)
-    splits = data.make_splits()
+    splits = splits_of(data)
     assert tuple(map(len, splits.values())) == sizes
     for pair in pairs_of(data):
         first, second, subject = names_in(pair.clean)
@@ -110,7 +115,7 @@ def test_names_of_several_tokens_are_left_out() -> None:
 
 def test_templates_orders_and_words_are_used_equally() -> None:
     data = IOIDataModule(TOKENIZER, 30 * len(TEMPLATES), 2 * len(TEMPLATES), 1)
-    splits = data.make_splits()
+    splits = splits_of(data)
     for split in ("train", "val"):
         pairs = splits[split]
         shapes = Counter()
@@ -131,7 +136,7 @@ def test_templates_orders_and_words_are_used_equally() -> None:
 
 
 def test_held_out_templates_are_never_trained_on() -> None:
-    splits = IOIDataModule(TOKENIZER, 60, 60, 60, held_out_templates=4).make_splits()
+    splits = splits_of(IOIDataModule(TOKENIZER, 60, 60, 60, held_out_templates=4))
     shapes = {split: {WORD.sub("_", pair.clean) for pair in pairs} for split, pairs in splits.items()}
     assert len(shapes["train"]) == len(TEMPLATES) - 4
     assert shapes["val"] == shapes["test"] and len(shapes["val"]) == 4
@@ -151,10 +156,61 @@ def test_seeds_fix_everything() -> None:
     ]
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    corruption=st.sampled_from(CORRUPTIONS),
+    extra=st.integers(0, 2),
+    order=st.sampled_from(["both", "io-first", "s-first"]),
+    seed=st.integers(0, 10**6),
+)
+def test_variants_name_io_more_often_and_nothing_else_changes(
+    corruption: str, extra: int, order: str, seed: int
+) -> None:
+    options: dict[str, Any] = {"corruption": corruption, "order": order, "seed": seed}
+    base, variant = (pairs_of(IOIDataModule(TOKENIZER, 20, 4, 4, **options, extra_io=n)) for n in (0, extra))
+    for plain, pair in zip(base, variant, strict=True):
+        io, subject = (words[0].strip() for words in (pair.answers, pair.distractors))
+        assert Counter(names_in(pair.clean)) == {io: 1 + extra, subject: 2}
+        first, second, *again, last = names_in(pair.clean)
+        assert last == subject and again == [io] * extra
+        if order != "both":
+            assert (first == io) == (order == "io-first")
+        # Without its clauses, each to its full stop or comma, it is the prompt that it was.
+        clauses = [re.compile(rf"\b{io} (?:{'|'.join(CLAUSES)})(?:\. |{comma})") for comma in (", ", ", and ")]
+        assert plain.clean in {clause.sub("", pair.clean) for clause in clauses}
+        assert {name: pair.clean[slice(*at)] for name, at in pair.spans.items()} == {
+            "IO": io, "S1": subject, "S1+1": plain.clean[slice(*plain.spans["S1+1"])],
+            **{f"IO{n}": io for n in range(2, 2 + extra)}, "S2": subject, "END": plain.clean.split()[-1],
+        }  # fmt: skip
+        corrupt = names_in(pair.corrupt)
+        assert NAME.sub("_", pair.corrupt) == NAME.sub("_", pair.clean) and len(corrupt) == 3 + extra
+        if corruption == "abc":
+            assert len(set(corrupt)) == 3 + extra and not set(corrupt) & {io, subject}
+        else:
+            assert corrupt[:-1] == [first, second, *again] and corrupt[-1] != subject
+            assert (corrupt[-1] == io) == (corruption == "s2-io-flip")
+
+
+def test_a_group_is_a_template_in_one_order() -> None:
+    pairs = pairs_of(IOIDataModule(TOKENIZER, 4 * len(TEMPLATES), 1, 1, extra_io=1))
+    shapes = {}
+    for pair in pairs:
+        first = names_in(pair.clean)[0] == pair.answers[0].strip()
+        shape = re.sub("|".join(CLAUSES), "~", WORD.sub("_", pair.clean))
+        assert shapes.setdefault(pair.group, (shape, first)) == (shape, first)
+    assert len(shapes) == len(set(shapes.values())) == 2 * len(TEMPLATES)
+
+
+def test_clauses_can_be_read_by_the_embedded_tokenizer() -> None:
+    data = IOIDataModule(TOKENIZER, 60, 4, 4, extra_io=2)
+    data.setup()
+    assert TOKENIZER.unk_token_id not in {token for pair in data._splits["train"] for token in pair.clean}
+
+
 def test_names_and_words_are_different() -> None:
     assert all(len(set(words)) == len(words) for words in (NAMES, PLACES, OBJECTS, TEMPLATES))
     # A name in another role would make a prompt ambiguous.
-    others = set(re.findall(r"\w+", " ".join([*TEMPLATES, *PLACES, *OBJECTS])))
+    others = set(re.findall(r"\w+", " ".join([*TEMPLATES, *CLAUSES, *PLACES, *OBJECTS])))
     assert not others & set(NAMES)
 
 
@@ -164,6 +220,8 @@ def test_names_and_words_are_different() -> None:
         ({"n_val": 0}, "n_val is 0, so the val split would be empty"),
         ({"corruption": "none"}, "corruption is one of 'third-name', 's2-io-flip', 'abc', got 'none'"),
         ({"held_out_templates": len(TEMPLATES)}, "held_out_templates is"),
+        ({"extra_io": 3}, "extra_io is 3: IO can be named 0 to 2 times more"),
+        ({"order": "abba"}, "order is one of 'both', 'io-first', 's-first', got 'abba'"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
@@ -177,6 +235,8 @@ def test_describes_itself() -> None:
         "tokenizer": "tiny-ioi",
         "corruption": "third-name",
         "held_out_templates": 0,
+        "extra_io": 0,
+        "order": "both",
         "pairs": {"train": 3, "val": 2, "test": 1},
         "seed": 7,
     }

@@ -38,7 +38,7 @@ def test_the_configs_promised_are_there() -> None:
 def test_it_runs(name: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--model.model=tiny-ioi", "--trainer.max_steps=2", "--trainer.accelerator=cpu", "--trainer.devices=1"]
     if name == "pairs.yaml":
-        pairs = IOIDataModule("tiny-ioi", n_train=30, n_val=1, n_test=1).make_splits()["train"]
+        pairs = IOIDataModule("tiny-ioi", n_train=30, n_val=1, n_test=1).candidates("train")
         fields = ("clean", "corrupt", "answers", "distractors")
         lines = [json.dumps({field: getattr(pair, field) for field in fields}) for pair in pairs]
         (elsewhere / "own.jsonl").write_text("\n".join(lines))
