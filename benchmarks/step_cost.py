@@ -26,7 +26,7 @@ from torch import Tensor
 from lightning_circuits import EdgePruning
 from lightning_circuits.gates import HardConcrete, TopK
 from lightning_circuits.masked import masked_logits
-from lightning_circuits.objectives import kl_divergence
+from lightning_circuits.measures import kl_divergence
 
 QUICK = {"model": "tiny", "batch": 2, "length": 8, "repeats": 1}
 

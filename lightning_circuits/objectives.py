@@ -1,29 +1,42 @@
-"""What a circuit is asked to do, as numbers per prompt.
+"""What training minimises, as a loss per prompt.
 
-The functions measure; the classes are training objectives, callables ``(logits, batch, full_logits) -> loss [B]``
-where smaller is better and ``full_logits`` are the full model's on the clean prompt. `KL` asks a circuit to say what
-the model says, which is what faithfulness means. `LogitDifference` asks for the right answer, and is happiest with a
-circuit that answers more surely than the model does: it overshoots.
+Objectives are callables ``(logits, batch, full_logits) -> loss [B]`` where smaller is better and ``full_logits`` are
+the full model's on the clean prompt. Most are a measure (`measures`) made large, or KL made small, and go by the
+measure's name too: ``objective="probability_difference"`` and ``measure="probability_difference"`` are one function.
 
+`KL` asks a circuit to say what the model says, which is what faithfulness means. `LogitDifference` asks for the right
+answer, and is happiest with a circuit that answers more surely than the model does: it overshoots.
+
+    >>> import torch
     >>> logits = torch.tensor([[2.0, 0.5, 0.0]])
-    >>> logit_difference(logits, answers=torch.tensor([[0]]), distractors=torch.tensor([[1]]))
-    tensor([1.5000])
+    >>> batch = {"answers": torch.tensor([[0]]), "distractors": torch.tensor([[1]])}
+    >>> OBJECTIVES.make("logit_difference")(logits, batch, logits)
+    tensor([-1.5000])
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 from lightning_circuits.arguments import require_choice, require_numbers
 from lightning_circuits.batch import Batch
+from lightning_circuits.measures import (
+    MEASURES,
+    AnyMeasure,
+    Reduction,
+    kl,
+    kl_divergence,
+    log_softmax,
+    logit_difference,
+    logits_at,
+    probability_difference,
+    values,
+)
 from lightning_circuits.registry import Registry
-
-Reduction = Literal["sum", "mean"]
 
 
 class Objective:
@@ -61,31 +74,22 @@ def losses(objective: Objective, logits: Tensor, batch: Batch, full_logits: Tens
     return loss
 
 
-def logit_difference(logits: Tensor, answers: Tensor, distractors: Tensor) -> Tensor:
-    """Mean logit of the answers minus mean logit of the distractors, ``[B]``.
+class Maximise(Objective):
+    """Minus a measure: what has a measure of your own trained for, and attributed.
 
     Args:
-        logits: ``[B, V]``.
-        answers: token ids ``[B, K]``, padded with -100.
-        distractors: the same. A row without any counts as 0, so the difference is the answers' mean.
+        measure: a function ``(logits, batch, full_logits) -> [B]`` that should become large, or its name.
+
+    Raises:
+        ValueError: an unknown name; from the call, a measure that does not give one number per prompt.
+        TypeError: something else.
     """
-    return _mean_logit(logits, answers) - _mean_logit(logits, distractors)
 
+    def __init__(self, measure: AnyMeasure) -> None:
+        self.measure = MEASURES.make(measure, "measure")
 
-def kl_divergence(logits: Tensor, full_logits: Tensor) -> Tensor:
-    """KL(full model || circuit) in nats, summed over the vocabulary: ``[B, V]`` twice to ``[B]``."""
-    log_p, log_q = _log_softmax(full_logits), _log_softmax(logits)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
-
-
-def correct(logits: Tensor, answers: Tensor, distractors: Tensor) -> Tensor:
-    """bool ``[B]``: the best answer stands above the best distractor.
-
-    Where a prompt has no distractors, its answer must be the first of the whole vocabulary.
-    """
-    best = _logits_at(logits, answers, float("-inf")).amax(-1)
-    rival = _logits_at(logits, distractors, float("-inf")).amax(-1)
-    return torch.where((distractors >= 0).any(-1), best > rival, best == logits.amax(-1))
+    def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
+        return -values(self.measure, logits, batch, full_logits)
 
 
 @OBJECTIVES.register
@@ -93,7 +97,7 @@ class KL(Objective):
     """KL divergence from the full model's distribution at the answer position, in nats."""
 
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
-        return kl_divergence(logits, full_logits)
+        return kl(logits, batch, full_logits)
 
 
 @OBJECTIVES.register
@@ -101,7 +105,7 @@ class LogitDifference(Objective):
     """Minus the logit difference between answers and distractors."""
 
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
-        return -logit_difference(logits, batch["answers"], batch["distractors"])
+        return -logit_difference(logits, batch, full_logits)
 
 
 @OBJECTIVES.register
@@ -122,12 +126,7 @@ class ProbabilityDifference(Objective):
         self.reduction = reduction
 
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
-        probabilities = _log_softmax(logits).exp()
-        return self._of(probabilities, batch["distractors"]) - self._of(probabilities, batch["answers"])
-
-    def _of(self, probabilities: Tensor, tokens: Tensor) -> Tensor:
-        total = _logits_at(probabilities, tokens, 0.0).sum(-1)
-        return total / (tokens >= 0).sum(-1).clamp(min=1) if self.reduction == "mean" else total
+        return -probability_difference(logits, batch, full_logits, self.reduction)
 
 
 @OBJECTIVES.register
@@ -152,7 +151,7 @@ class MatchLogitDifference(Objective):
         self.weight = weight
 
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
-        here, full = (logit_difference(each, batch["answers"], batch["distractors"]) for each in (logits, full_logits))
+        here, full = (logit_difference(each, batch, full_logits) for each in (logits, full_logits))
         return kl_divergence(logits, full_logits) + self.weight * (here - full).abs()
 
 
@@ -161,18 +160,4 @@ class CrossEntropy(Objective):
     """Minus the log of the probability of the answers, taken together, in nats."""
 
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
-        return -_logits_at(_log_softmax(logits), batch["answers"], float("-inf")).logsumexp(-1)
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-
-
-def _logits_at(logits: Tensor, tokens: Tensor, padding: float) -> Tensor:
-    """``[B, K]``: the logits of some tokens, ``padding`` where the token is -100."""
-    return logits.gather(-1, tokens.clamp(min=0)).masked_fill(tokens < 0, padding)
-
-
-def _mean_logit(logits: Tensor, tokens: Tensor) -> Tensor:
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return _logits_at(wide, tokens, 0.0).sum(-1) / (tokens >= 0).sum(-1).clamp(min=1)
+        return -logits_at(log_softmax(logits), batch["answers"], float("-inf")).logsumexp(-1)

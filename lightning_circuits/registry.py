@@ -23,14 +23,14 @@ from typing import Any, Generic, TypeVar
 from lightning_circuits.arguments import shortened
 
 Thing = TypeVar("Thing")
-Class = TypeVar("Class", bound=type)
+Registered = TypeVar("Registered", bound=Callable[..., Any])
 
 
 class Registry(Generic[Thing]):
-    """Classes of one kind by their names.
+    """Classes of one kind by their names, and functions where these will do.
 
-    A class is called by its ``name``, if it says one, else as it is in Python. Names are looked up without regard to
-    case, hyphens and underscores, so ``"eap-ig"`` finds ``EAPIG``.
+    Each is called by its ``name``, if it says one, else as it is in Python. Names are looked up without regard to case,
+    hyphens and underscores, so ``"eap-ig"`` finds ``EAPIG``.
 
     Args:
         kind: what they are, for messages: ``"ablation"``.
@@ -40,18 +40,20 @@ class Registry(Generic[Thing]):
 
     def __init__(self, kind: str, base: type[Thing], accepts: Callable[[Any], bool] | None = None) -> None:
         self.kind, self.base, self.accepts = kind, base, accepts
-        self._classes: dict[str, type[Thing]] = {}
+        self._classes: dict[str, Any] = {}
 
-    def register(self, cls: Class) -> Class:
-        """Take in a class; for use as a decorator. One of the same name takes the place of the one before.
+    def register(self, cls: Registered) -> Registered:
+        """Take in a class or a function; for use as a decorator. One of the same name takes the place of another.
 
         Raises:
-            TypeError: not a subclass of the base class.
+            TypeError: not a subclass of the base class, nor a function that will do as one of its objects.
         """
-        if not (isinstance(cls, type) and issubclass(cls, self.base)):
-            raise TypeError(f"a registered {self.kind} is a subclass of {self.base.__name__}, got {cls!r}")
+        takes_functions = self.accepts is not None and self.accepts(cls)
+        if not (issubclass(cls, self.base) if isinstance(cls, type) else takes_functions and inspect.isfunction(cls)):
+            or_function = " or a function" if self.accepts is not None else ""
+            raise TypeError(f"a registered {self.kind} is a subclass of {self.base.__name__}{or_function}, got {cls!r}")
         self._classes[_key(_name(cls))] = cls
-        return cls  # type: ignore[return-value]
+        return cls
 
     def names(self) -> list[str]:
         return [_name(cls) for cls in self._classes.values()]
@@ -64,7 +66,7 @@ class Registry(Generic[Thing]):
         return _key(name) in self._classes
 
     def __getitem__(self, name: str) -> type[Thing]:
-        """The class of this name.
+        """The class, or the function, of this name.
 
         Raises:
             ValueError: there is none; those that are there are named.
@@ -98,7 +100,7 @@ class Registry(Generic[Thing]):
         )
 
 
-def _name(cls: type) -> str:
+def _name(cls: Any) -> str:
     name = vars(cls).get("name")
     return name if isinstance(name, str) else cls.__name__
 

@@ -16,7 +16,8 @@ from torch import nn
 
 from lightning_circuits.arguments import UNKNOWN, as_data, hash_of_numbers, options_of
 from lightning_circuits.gates import Gate, HardConcrete, L0Penalty
-from lightning_circuits.objectives import KL, MatchLogitDifference, kl_divergence
+from lightning_circuits.measures import kl_divergence
+from lightning_circuits.objectives import KL, MatchLogitDifference
 
 
 class Priced(Gate):

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 from torch.distributions import kl_divergence as kl_of
 
+from lightning_circuits.measures import correct, kl_divergence, logit_difference
 from lightning_circuits.objectives import (
     KL,
     CrossEntropy,
@@ -20,9 +21,6 @@ from lightning_circuits.objectives import (
     MatchLogitDifference,
     Objective,
     ProbabilityDifference,
-    correct,
-    kl_divergence,
-    logit_difference,
 )
 
 VOCABULARY = 13
@@ -58,7 +56,7 @@ def mean(values: list[float]) -> float:
 
 @given(batches())
 def test_logit_difference_is_a_difference_of_means_over_the_tokens_given(case: dict[str, Any]) -> None:
-    found = logit_difference(case["logits"], **case["tensors"])
+    found = logit_difference(case["logits"], case["tensors"])
     answers, distractors = case["lists"]
     for i, row in enumerate(case["logits"].tolist()):
         expected = mean([row[t] for t in answers[i]]) - mean([row[t] for t in distractors[i]])

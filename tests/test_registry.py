@@ -49,13 +49,25 @@ def test_a_later_class_of_the_same_name_takes_its_place() -> None:
     assert registry["circle"] is Circle and registry.names() == ["Circle", "n-gon"]
 
 
+def test_a_function_is_registered_where_functions_will_do() -> None:
+    registry = shapes()
+
+    @registry.register
+    def half_moon() -> None:
+        pass
+
+    assert registry.make("half-moon") is half_moon and "half_moon" in registry.names()
+
+
 def test_what_is_wrong_is_said() -> None:
     registry = shapes()
+    with pytest.raises(TypeError, match="a registered shape is a subclass of Shape, got <function"):
+        Registry("shape", Shape).register(shapes)
     with pytest.raises(ValueError, match=r"unknown shape 'square'; choose one of Circle, n-gon"):
         registry.make("square")
     with pytest.raises(TypeError, match=r"outline takes a Shape or a name \(Circle, n-gon\), got 3"):
         registry.make(3, "outline")
     with pytest.raises(TypeError, match=r"NGon needs n: give an object, NGon\(\.\.\.\)"):
         registry.make("n-gon")
-    with pytest.raises(TypeError, match=r"a registered shape is a subclass of Shape, got <class 'int'>"):
+    with pytest.raises(TypeError, match=r"a registered shape is a subclass of Shape or a function, got <class 'int'>"):
         registry.register(int)

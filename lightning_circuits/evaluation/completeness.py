@@ -2,7 +2,7 @@
 
 A circuit C can be faithful and still miss half of the mechanism: a backup that only wakes when its better is gone. So
 the same parts K are knocked out of the circuit and of the whole model M, and the two should suffer alike. With F the
-mean logit difference over a data set ("Interpretability in the Wild", section 4),
+mean logit difference over a data set ("Interpretability in the Wild", section 4), or that of another measure,
 
     faithfulness      |F(M) - F(C)| is small
     completeness      |F(C without K) - F(M without K)|, the incompleteness of K, is small for *every* set K of parts
@@ -38,8 +38,9 @@ from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.metrics import RESOLUTION
-from lightning_circuits.evaluation.per_prompt import logit_differences
+from lightning_circuits.evaluation.per_prompt import measured
 from lightning_circuits.layout import Layout
+from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, measure_name
 from lightning_circuits.models import CircuitModel
 
 Parts = Literal["edges", "nodes", "nodes-in-spans"]
@@ -48,17 +49,18 @@ Parts = Literal["edges", "nodes", "nodes-in-spans"]
 
 @dataclass(frozen=True)
 class Knockout:
-    """One set K and what it does, in logits: ``circuit`` is F(C without K), ``full`` F(M without K), ``behaviour``
-    F(M) - F(empty), the logit difference that there is to explain."""
+    """One set K and what it does, by ``measure``: ``circuit`` is F(C without K), ``full`` F(M without K), ``behaviour``
+    F(M) - F(empty), what there is to explain."""
 
     parts: tuple[str, ...]
     circuit: float
     full: float
     behaviour: float
+    measure: str = DEFAULT
 
     @property
     def incompleteness(self) -> float:
-        """|F(C without K) - F(M without K)|, in logits."""
+        """|F(C without K) - F(M without K)|, in the measure's unit."""
         return abs(self.circuit - self.full)
 
     @property
@@ -125,23 +127,27 @@ def measure_knockouts(
     circuit: Circuit,
     knockouts: Sequence[Sequence[str]],
     ablation: Ablation,
+    measure: AnyMeasure = DEFAULT,
 ) -> list[Knockout]:
     """Knock sets of parts out of a circuit and of the model (Wang et al. 2022, section 4).
 
     Args:
         model: the frozen model.
-        batches: the prompts; see `per_prompt.logit_differences`.
+        batches: the prompts; see `per_prompt.measured`.
         circuit: C.
         knockouts: the sets K, each the names of nodes or edges of the circuit, mixed as you like; from
             `random_knockouts`, or a group of heads that you know. The empty set gives |F(C) - F(M)|.
         ablation: what a cut edge carries.
+        measure: what F is the mean of, see `per_prompt.measured`.
 
     Returns:
         one `Knockout` a set, in the same order.
 
     Raises:
-        ValueError: a part that the circuit does not have; no batches; a circuit of another layout.
+        ValueError: a part that the circuit does not have; no batches; a circuit of another layout; a measure that is
+            none, or without a name.
     """
+    name_of_measure = measure_name(measure := MEASURES.make(measure, "measure"))
     kinds: tuple[Parts, ...] = get_args(Parts) if circuit.layout.spans else ("edges", "nodes")
     known = {name for of in kinds for name in circuit_parts(circuit, of)}
     for names in knockouts:
@@ -152,9 +158,12 @@ def measure_knockouts(
     cuts = [cut_edges(circuit.layout, names) for names in knockouts]
     full, empty = Circuit.full(circuit.layout), Circuit.empty(circuit.layout)
     runs: list[Circuit | Tensor] = [full, empty, *(circuit.members & ~k for k in cuts), *(~k for k in cuts)]
-    f_full, f_empty, *rest = logit_differences(model, batches, runs, ablation).mean(1).tolist()
+    f_full, f_empty, *rest = measured(model, batches, runs, ablation, measure).mean(1).tolist()
     found = zip(knockouts, rest[: len(cuts)], rest[len(cuts) :], strict=True)
-    return [Knockout(tuple(names), of_circuit, of_model, f_full - f_empty) for names, of_circuit, of_model in found]
+    return [
+        Knockout(tuple(names), of_circuit, of_model, f_full - f_empty, name_of_measure)
+        for names, of_circuit, of_model in found
+    ]
 
 
 def random_knockouts(
@@ -189,6 +198,7 @@ def greedy_knockout(
     of: Parts = "nodes",
     candidates: int | None = None,
     seed: int = 0,
+    measure: AnyMeasure = DEFAULT,
 ) -> list[Knockout]:
     """The set K that shows the circuit incomplete, grown one part at a time (Wang et al. 2022, section 4).
 
@@ -204,6 +214,7 @@ def greedy_knockout(
         of: what the parts are, see `circuit_parts`.
         candidates: how many parts, drawn anew at random, are tried a step; default all.
         seed: of the candidates.
+        measure: what F is the mean of, see `per_prompt.measured`.
 
     Returns:
         a `Knockout` a step, each with one part more; the largest incompleteness need not be the last.
@@ -220,7 +231,7 @@ def greedy_knockout(
         tried = left
         if candidates is not None and candidates < len(left):
             tried = [left[i] for i in sorted(torch.randperm(len(left), generator=generator)[:candidates].tolist())]
-        found = measure_knockouts(model, batches, circuit, [(*chosen, part) for part in tried], ablation)
+        found = measure_knockouts(model, batches, circuit, [(*chosen, part) for part in tried], ablation, measure)
         path.append(max(found, key=lambda knockout: knockout.incompleteness))
         left.remove(path[-1].parts[-1])
     return path
@@ -235,17 +246,24 @@ class PartContributions:
 
     ``parts`` are their names; ``values`` float64 ``[n_parts]``: above 0 the part helps, below it hurts; ``errors``
     float64 ``[n_parts]`` the standard errors over prompts (the ratio's denominator is taken as known). NaN where there
-    is no behaviour. ``faithfulness`` is that of the circuit as it is: of C without v it is that minus the value.
+    is no behaviour. ``faithfulness`` is that of the circuit as it is: of C without v it is that minus the value. All by
+    ``measure``.
     """
 
     parts: list[str]
     values: Tensor
     errors: Tensor
     faithfulness: float
+    measure: str = DEFAULT
 
 
 def measure_contributions(
-    model: CircuitModel, batches: Iterable[Batch], circuit: Circuit, ablation: Ablation, of: Parts = "edges"
+    model: CircuitModel,
+    batches: Iterable[Batch],
+    circuit: Circuit,
+    ablation: Ablation,
+    of: Parts = "edges",
+    measure: AnyMeasure = DEFAULT,
 ) -> PartContributions:
     """Cut every part out of a circuit, one at a time (minimality of Wang et al. 2022, with K empty).
 
@@ -258,8 +276,10 @@ def measure_contributions(
         circuit: the circuit whose parts are cut.
         ablation: what a cut edge carries.
         of: what the parts are, see `circuit_parts`.
+        measure: what F is the mean of, see `per_prompt.measured`.
     """
-    names = circuit_parts(circuit, of)
+    measure = MEASURES.make(measure, "measure")
+    name_of_measure, names = measure_name(measure), circuit_parts(circuit, of)
     full, empty = Circuit.full(circuit.layout), Circuit.empty(circuit.layout)
     runs: list[Circuit | Tensor] = [
         full,
@@ -267,12 +287,11 @@ def measure_contributions(
         circuit,
         *(circuit.members & ~cut_edges(circuit.layout, [name]) for name in names),
     ]
-    scores = logit_differences(model, batches, runs, ablation)
-    return _contributions(names, scores)
+    return _contributions(names, measured(model, batches, runs, ablation, measure), name_of_measure)
 
 
-def _contributions(names: list[str], scores: Tensor) -> PartContributions:
-    """From logit differences ``[3 + n_parts, n_prompts]``: of full, empty, circuit, and circuit without each part."""
+def _contributions(names: list[str], scores: Tensor, measure: str = DEFAULT) -> PartContributions:
+    """From scores ``[3 + n_parts, n_prompts]``: of full, empty, circuit, and circuit without each part."""
     full, empty, circuit, without = scores[0], scores[1], scores[2], scores[3:]
     behaviour = full.mean() - empty.mean()
     if behaviour.abs() < RESOLUTION:
@@ -280,4 +299,5 @@ def _contributions(names: list[str], scores: Tensor) -> PartContributions:
     changes = (circuit - without) / behaviour
     n = changes.shape[1]
     errors = changes.std(1) / n**0.5 if n > 1 else torch.full((len(names),), torch.nan, dtype=changes.dtype)
-    return PartContributions(names, changes.mean(1), errors, float((circuit.mean() - empty.mean()) / behaviour))
+    f = float((circuit.mean() - empty.mean()) / behaviour)
+    return PartContributions(names, changes.mean(1), errors, f, measure)

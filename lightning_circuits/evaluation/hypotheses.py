@@ -1,8 +1,8 @@
 """Statistical tests of a circuit, after "Hypothesis Testing the Circuit Hypothesis in LLMs" (Shi et al. 2024).
 
 A circuit claims three things: it does what the model does, nothing else does it, and nothing in it is idle. Each claim
-is a hypothesis about the logit difference ``s`` on a random prompt, and can be tested. C is the circuit, M the model,
-``M - C`` the complement: all edges but the circuit's.
+is a hypothesis about the logit difference ``s`` (or another measure) on a random prompt, and can be tested. C is the
+circuit, M the model, ``M - C`` the complement: all edges but the circuit's.
 
 *Idealised* tests. The null hypothesis is the claim, so a small p-value speaks **against** the circuit.
 
@@ -27,7 +27,7 @@ spans an edge is one in its span, and paths end in the spans where the prompts' 
     >>> report = examine(model, loader, circuit, ABLATIONS.make("interchange"))                        # doctest: +SKIP
     >>> rich.print(hypotheses_table(report))                                                           # doctest: +SKIP
 
-All runs of the model are made once and give one matrix, circuits by prompts (`per_prompt.logit_differences`). The tests
+All runs of the model are made once and give one matrix, circuits by prompts (`per_prompt.measured`). The tests
 are functions of its rows (`statistical_tests`).
 
 **Several tests at once.** `minimality` tests every edge, and a circuit of many edges would fail by chance: its p-value
@@ -46,7 +46,7 @@ from torch import Tensor
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.evaluation.per_prompt import logit_differences
+from lightning_circuits.evaluation.per_prompt import measured
 from lightning_circuits.evaluation.random_circuits import random_paths, spans_read, superfluous_edges
 from lightning_circuits.evaluation.statistical_tests import (
     SignificanceResult,
@@ -60,6 +60,7 @@ from lightning_circuits.evaluation.statistical_tests import (
     require_quantile,
     sufficiency,
 )
+from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, measure_name
 from lightning_circuits.models import CircuitModel
 
 CLAIMS = {
@@ -89,7 +90,7 @@ class HypothesisVerdict:
 @dataclass(frozen=True)
 class HypothesisReport:
     """The five verdicts; and of minimality, for each edge tested its flat index, how much cutting it changes (mean
-    ``|s(C) - s(C without e)|`` in logits) and its own p-value, uncorrected."""
+    ``|s(C) - s(C without e)|`` in the unit of ``measure``) and its own p-value, uncorrected."""
 
     verdicts: list[HypothesisVerdict]
     alpha: float
@@ -97,6 +98,7 @@ class HypothesisReport:
     edges: Tensor
     changes: Tensor
     edge_p_values: Tensor
+    measure: str = DEFAULT
 
     def __getitem__(self, test: str) -> HypothesisVerdict:
         return next(verdict for verdict in self.verdicts if verdict.test == test)
@@ -114,6 +116,7 @@ def examine(
     max_edges: int | None = None,
     alpha: float = 0.05,
     seed: int = 0,
+    measure: AnyMeasure = DEFAULT,
 ) -> HypothesisReport:
     """Put a circuit to all five tests on a data set.
 
@@ -121,7 +124,7 @@ def examine(
 
     Args:
         model: the frozen model.
-        batches: prompts that the circuit was not found on; see `per_prompt.logit_differences`.
+        batches: prompts that the circuit was not found on; see `per_prompt.measured`.
         circuit: neither empty nor full.
         ablation: what a cut edge carries; a mean ablation already fitted.
         n_random: how many random circuits, and how many superfluous edges, are drawn.
@@ -131,6 +134,8 @@ def examine(
         max_edges: for minimality, how many edges of the circuit, drawn at random, are tested; default all.
         alpha: the level at which the adjusted p-values are judged.
         seed: of everything that is drawn.
+        measure: what s is, see `per_prompt.measured`. Equivalence and
+            independence ask how s(M) varies, and KL, which is 0 for the model, does not.
 
     Returns:
         a `HypothesisReport`; for minimality the statistic is the smallest part of the superfluous edges that an edge
@@ -138,8 +143,9 @@ def examine(
 
     Raises:
         ValueError: an empty or full circuit, one of another layout, one in spans that leaves no path, no batches, no
-            draws, a quantile, epsilon or alpha that is no such thing.
+            draws, a quantile, epsilon, alpha or measure that is no such thing.
     """
+    name_of_measure = measure_name(measure := MEASURES.make(measure, "measure"))
     layout = circuit.layout
     model.layout.require(layout, "the circuit")
     if circuit.n_edges in (0, layout.n_edges):
@@ -174,7 +180,8 @@ def examine(
         "inflated without": [_without(members, edge) for members, edge in inflated],
         "without": [_without(circuit.members, edge) for edge in edges.tolist()],
     }
-    scores = logit_differences(model, batches, [members for group in lineup.values() for members in group], ablation)
+    circuits = [members for group in lineup.values() for members in group]
+    scores = measured(model, batches, circuits, ablation, measure)
     of = dict(zip(lineup, scores.split([len(group) for group in lineup.values()]), strict=True))
     full, own = of["full"][0], of["circuit"][0]
 
@@ -195,7 +202,7 @@ def examine(
         HypothesisVerdict(test, CLAIMS[test], f.statistic, f.n, f.p_value, p, holds=(p > alpha) == (test in IDEALISED))
         for (test, f), p in zip(found.items(), adjusted, strict=True)
     ]
-    return HypothesisReport(verdicts, alpha, ablation.name, edges, changes, edge_p)
+    return HypothesisReport(verdicts, alpha, ablation.name, edges, changes, edge_p, name_of_measure)
 
 
 def _without(members: Tensor, edge: int) -> Tensor:

@@ -1,10 +1,10 @@
 """What circuits put out on each single prompt: the raw data of everything that is more than one mean.
 
-A statistical test needs the prompts apart, and so does a knock-out that is compared with another. `logit_differences`
-runs any number of circuits over a loader by exact ablation and gives one matrix, circuits by prompts; what is done with
-it (`completeness`, `hypotheses`) are plain functions of that matrix.
+A statistical test needs the prompts apart, and so does a knock-out that is compared with another. `measured` runs any
+number of circuits over a loader by exact ablation and gives one matrix, circuits by prompts; what is done with it
+(`completeness`, `hypotheses`) are plain functions of that matrix.
 
-    >>> scores = logit_differences(model, loader, [full, circuit, empty], ablation)                    # doctest: +SKIP
+    >>> scores = measured(model, loader, [full, circuit, empty], ablation)                             # doctest: +SKIP
     >>> scores.shape, scores.mean(1)                                                                   # doctest: +SKIP
     (torch.Size([3, 200]), tensor([7.31, 7.02, 0.04], dtype=torch.float64))
 """
@@ -20,15 +20,19 @@ from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.exact import ExactAblation
+from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, values
 from lightning_circuits.models import CircuitModel
-from lightning_circuits.objectives import logit_difference
 
 
 @torch.no_grad()
-def logit_differences(
-    model: CircuitModel, batches: Iterable[Batch], circuits: Sequence[Circuit | Tensor], ablation: Ablation
+def measured(
+    model: CircuitModel,
+    batches: Iterable[Batch],
+    circuits: Sequence[Circuit | Tensor],
+    ablation: Ablation,
+    measure: AnyMeasure = DEFAULT,
 ) -> Tensor:
-    """The logit difference of every circuit on every prompt.
+    """What every circuit comes to on every prompt, by a measure.
 
     The stock runs of a batch are made once for all circuits. A circuit of all edges is the stock model, and costs
     nothing. The rest is one masked forward per circuit and batch.
@@ -38,14 +42,17 @@ def logit_differences(
         batches: the whole data set, on this process (see `batch.Batch`).
         circuits: circuits, or their members, bool ``[n_edges]``; ``[n_circuits, n_edges]`` will do.
         ablation: a mean ablation already fitted.
+        measure: a name (`MEASURES`), or a function ``(logits, batch, full_logits) -> [B]``.
 
     Returns:
-        float64 ``[n_circuits, n_prompts]``, in logits, on the CPU; prompts in the order of the batches.
+        float64 ``[n_circuits, n_prompts]``, in the measure's unit, on the CPU; prompts in the order of the batches.
 
     Raises:
-        ValueError: no batches, no circuits, or a circuit of another layout.
-        TypeError: members that are not bool.
+        ValueError: no batches, no circuits, or a circuit of another layout; an unknown measure, or one that does not
+            give one number per prompt.
+        TypeError: members that are not bool; a measure that is none.
     """
+    measure = MEASURES.make(measure, "measure")
     # Circuits check themselves; thousands of them are kept as what they were given as.
     members = [_members(model, circuit) for circuit in circuits]
     if not members:
@@ -56,7 +63,7 @@ def logit_differences(
         full_logits, corrupt = model.run_pair(batch)
         run = ExactAblation(model, batch, full_logits, ablation, corrupt)
         for row, edges in zip(rows, members, strict=True):
-            row.append(logit_difference(run.logits(edges), batch["answers"], batch["distractors"]).double().cpu())
+            row.append(values(measure, run.logits(edges), batch, full_logits).double().cpu())
     if not rows[0]:
         raise ValueError("no batches to run the circuits on; a loader can be gone through again, an iterator cannot")
     return torch.stack([torch.cat(row) for row in rows])

@@ -39,6 +39,7 @@ from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.exact import ExactAblation
 from lightning_circuits.evaluation.metrics import CircuitFaithfulness, TokenEdges
+from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, measure_name
 from lightning_circuits.models import CircuitModel
 
 Numbers = TypeVar("Numbers")
@@ -61,17 +62,20 @@ OVERSHOOT = 1.005
 
 @dataclass(frozen=True)
 class Row:
-    """One circuit under one ablation. Numbers that do not exist are NaN (see `metrics.CircuitFaithfulness`).
+    """One circuit under one ablation, by one measure. Numbers that do not exist are NaN (`CircuitFaithfulness`).
 
     ``size`` is the share of the model's edges, ``edges`` their number, both before pruning; ``edges_pruned`` is how
     many lie on a way from input to logits. ``token_edges`` counts each edge, before pruning, once for every token at
     which it may be cut to some effect, in the mean over prompts (see `Circuit.token_edges`); NaN in older files.
-    ``faithfulness_low`` and ``faithfulness_high`` are the bootstrap's 95 % interval over prompts.
+    ``measure`` is the name of what faithfulness is of; ``value`` its mean F(C), ``ratio`` the plain F(C) / F(M), and
+    ``difference`` F(C) - F(M); older files, all by the logit difference, do not have them. ``faithfulness_low`` and
+    ``faithfulness_high``, and the same of ratio and difference, are the bootstrap's 95 % interval over prompts.
     """
 
     circuit: str
     ablation: str
     split: str
+    measure: str = field(default=DEFAULT, kw_only=True)
     size: float
     edges: int
     edges_pruned: int
@@ -83,6 +87,13 @@ class Row:
     faithfulness_q1: float
     faithfulness_median: float
     faithfulness_q3: float
+    value: float = field(default=math.nan, kw_only=True)
+    ratio: float = field(default=math.nan, kw_only=True)
+    ratio_low: float = field(default=math.nan, kw_only=True)
+    ratio_high: float = field(default=math.nan, kw_only=True)
+    difference: float = field(default=math.nan, kw_only=True)
+    difference_low: float = field(default=math.nan, kw_only=True)
+    difference_high: float = field(default=math.nan, kw_only=True)
     kl: float
     accuracy: float
     agreement_when_right: float
@@ -146,6 +157,7 @@ def evaluate(
     controls: bool = True,
     rank: int = 0,
     world_size: int = 1,
+    measure: AnyMeasure = DEFAULT,
 ) -> list[Row]:
     """Judge circuits by exact ablation.
 
@@ -160,19 +172,23 @@ def evaluate(
         rank: which process of a `torch.distributed` group this is. Each takes every ``world_size``-th batch, none is
             repeated, and all get the same result.
         world_size: how many processes there are.
+        measure: what faithfulness is of: a name (`measures.MEASURES`), or a function ``(logits, batch, full_logits) ->
+            [B]`` that has a name.
 
     Returns:
         For each ablation: full, empty, and each circuit with its controls (see the module).
 
     Raises:
-        ValueError: no batches; circuits of another layout; a circuit called like one of the rows above.
-        TypeError: gates that are not binary.
+        ValueError: no batches; circuits of another layout; a circuit called like one of the rows above; an unknown
+            measure, one without a name, or one that does not give one number per prompt.
+        TypeError: gates that are not binary; a measure that is none.
     """
+    name_of_measure = measure_name(measure := MEASURES.make(measure, "measure"))
     lineups = {ablation.name: _lineup(model, circuits, ablation, seed, controls) for ablation in ablations}
     runs = [(ablation, name) for ablation, lineup in lineups.items() for name in lineup]
     # Alone, a metric must not wait for the other processes, which may be elsewhere.
     sync = {"sync_on_compute": world_size > 1}
-    faithfulness = {run: CircuitFaithfulness(**sync).to(model.device) for run in runs}
+    faithfulness = {run: CircuitFaithfulness(measure, **sync).to(model.device) for run in runs}
     token_edges = {run: TokenEdges(**sync).to(model.device) for run in runs}
     number = -1
     for number, batch in enumerate(batches):
@@ -186,11 +202,7 @@ def evaluate(
             live_tokens = ablation.live_tokens(exact.places, batch).cpu()
             for name, circuit in lineups[ablation.name].items():
                 faithfulness[ablation.name, name].update(
-                    exact.logits(circuit.members),
-                    full_logits,
-                    exact.empty_logits,
-                    batch["answers"],
-                    batch["distractors"],
+                    exact.logits(circuit.members), full_logits, exact.empty_logits, batch
                 )
                 token_edges[ablation.name, name].update(circuit, live_tokens)
     if number < 0:
@@ -201,7 +213,7 @@ def evaluate(
         circuit = lineups[ablation_name][name]
         measured = faithfulness[ablation_name, name].compute()
         values: dict[str, Any] = {key: value.item() for key, value in measured.items()}
-        values["token_edges"] = token_edges[ablation_name, name].compute().item()
+        values |= {"measure": name_of_measure, "token_edges": token_edges[ablation_name, name].compute().item()}
         rows.append(Row(name, ablation_name, split, circuit.size, circuit.n_edges, circuit.prune().n_edges, **values))
     return rows
 

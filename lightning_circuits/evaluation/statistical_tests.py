@@ -1,7 +1,8 @@
 """Statistical tests of a circuit, as functions of scores: numbers in, p-values out, no model.
 
 The five of "Hypothesis Testing the Circuit Hypothesis in LLMs" (Shi et al. 2024); what each claims, and all of them on
-a model, is in `hypotheses`. Scores are logit differences, a row of `per_prompt.logit_differences` for each circuit.
+a model, is in `hypotheses`. Scores are what a measure says of each prompt, such as the logit difference: a row of
+`per_prompt.measured` for each circuit.
 
     >>> model_scores, circuit_scores = torch.zeros(40), torch.tensor([1.0, 1.0, -1.0, 1.0]).repeat(10)
     >>> found = equivalence(circuit_scores, model_scores, epsilon=0.0)

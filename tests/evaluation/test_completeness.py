@@ -21,7 +21,7 @@ from lightning_circuits.evaluation.completeness import (
     measure_knockouts,
     random_knockouts,
 )
-from lightning_circuits.evaluation.per_prompt import logit_differences
+from lightning_circuits.evaluation.per_prompt import measured
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
@@ -54,7 +54,7 @@ def by_oracle(model: CircuitModel, gates: Mapping[str, float], batch: dict[str, 
 
 def test_scores_are_those_of_the_oracle(model: CircuitModel, data: IOIDataModule, circuit: Circuit) -> None:
     batch = next(iter(data.val_dataloader()))
-    scores = logit_differences(model, [batch], [Circuit.full(model.layout), circuit.members], INTERCHANGE)
+    scores = measured(model, [batch], [Circuit.full(model.layout), circuit.members], INTERCHANGE)
     gates = {name: 0.0 for name in model.layout.edge_names(range(model.layout.n_edges))}
     kept = gates | dict.fromkeys(circuit.edge_names(), 1.0)
     expected = torch.stack([by_oracle(model, defaultdict(lambda: 1.0), batch, 2), by_oracle(model, kept, batch, 2)])
@@ -65,11 +65,27 @@ def test_means_of_scores_are_what_evaluate_says(model: CircuitModel, data: IOIDa
     loader = data.val_dataloader()
     runs = [Circuit.full(model.layout), Circuit.empty(model.layout), circuit, circuit.complement()]
     for name in ("interchange", "zero"):
-        scores = logit_differences(model, loader, runs, ABLATIONS.make(name))
+        scores = measured(model, loader, runs, ABLATIONS.make(name))
         assert scores.shape == (4, 12) and scores.dtype == torch.float64
         rows = {row.circuit: row for row in evaluate(model, loader, {"c": circuit}, [ABLATIONS.make(name)])}
         expected = [rows[key].logit_difference for key in ("full", "empty", "c", "c complement")]
         assert scores.mean(1).tolist() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("measure", ["probability_difference", "kl"])
+def test_another_measure_is_what_all_of_them_are_by(
+    model: CircuitModel, data: IOIDataModule, circuit: Circuit, measure: str
+) -> None:
+    loader = data.val_dataloader()
+    [nothing] = measure_knockouts(model, loader, circuit, [[]], INTERCHANGE, measure)
+    rows = {row.circuit: row for row in evaluate(model, loader, {"c": circuit}, [INTERCHANGE], measure=measure)}
+    assert [nothing.circuit, nothing.full] == pytest.approx([rows["c"].value, rows["full"].value], abs=1e-5)
+    assert nothing.behaviour == pytest.approx(rows["full"].value - rows["empty"].value, abs=1e-5)
+    found = measure_contributions(model, loader, circuit, INTERCHANGE, of="nodes", measure=measure)
+    assert found.faithfulness == pytest.approx(rows["c"].faithfulness, abs=1e-4)
+    assert nothing.measure == found.measure == rows["c"].measure == measure
+    [worst] = greedy_knockout(model, loader, circuit, INTERCHANGE, steps=1, candidates=2, measure=measure)
+    assert worst.measure == measure and worst.behaviour == pytest.approx(nothing.behaviour)
 
 
 def test_batches_do_not_change_the_scores(model: CircuitModel, data: IOIDataModule, circuit: Circuit) -> None:
@@ -77,8 +93,8 @@ def test_batches_do_not_change_the_scores(model: CircuitModel, data: IOIDataModu
     whole.setup()
     assert len(data.val_dataloader()) == 2 and len(whole.val_dataloader()) == 1
     torch.testing.assert_close(
-        logit_differences(model, data.val_dataloader(), [circuit], INTERCHANGE),
-        logit_differences(model, whole.val_dataloader(), [circuit], INTERCHANGE),
+        measured(model, data.val_dataloader(), [circuit], INTERCHANGE),
+        measured(model, whole.val_dataloader(), [circuit], INTERCHANGE),
         rtol=0,
         atol=1e-4,
     )
@@ -87,15 +103,15 @@ def test_batches_do_not_change_the_scores(model: CircuitModel, data: IOIDataModu
 def test_what_cannot_be_run_is_refused(model: CircuitModel, data: IOIDataModule) -> None:
     loader = data.val_dataloader()
     with pytest.raises(ValueError, match="no circuits to run"):
-        logit_differences(model, loader, [], INTERCHANGE)
+        measured(model, loader, [], INTERCHANGE)
     with pytest.raises(ValueError, match="no batches to run"):
-        logit_differences(model, iter([]), [Circuit.empty(model.layout)], INTERCHANGE)
+        measured(model, iter([]), [Circuit.empty(model.layout)], INTERCHANGE)
     with pytest.raises(TypeError, match=r"bool tensor, got torch\.float32"):
-        logit_differences(model, loader, [torch.rand(model.layout.n_edges)], INTERCHANGE)
+        measured(model, loader, [torch.rand(model.layout.n_edges)], INTERCHANGE)
     with pytest.raises(ValueError, match="n_layers 1 against 4"):
-        logit_differences(model, loader, [Circuit.empty(Layout(1, 4, 64))], INTERCHANGE)
+        measured(model, loader, [Circuit.empty(Layout(1, 4, 64))], INTERCHANGE)
     with pytest.raises(ValueError, match="479 edges"):
-        logit_differences(model, loader, [torch.zeros(5, dtype=torch.bool)], INTERCHANGE)
+        measured(model, loader, [torch.zeros(5, dtype=torch.bool)], INTERCHANGE)
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
@@ -157,9 +173,7 @@ def test_the_full_model_is_complete_and_the_empty_set_asks_for_faithfulness(
     for knockout in measure_knockouts(model, loader, everything, random_knockouts(everything, 4), INTERCHANGE):
         assert knockout.incompleteness == 0
     [nothing] = measure_knockouts(model, loader, circuit, [[]], INTERCHANGE)
-    full, empty, own = logit_differences(
-        model, loader, [everything, Circuit.empty(model.layout), circuit], INTERCHANGE
-    ).mean(1)
+    full, empty, own = measured(model, loader, [everything, Circuit.empty(model.layout), circuit], INTERCHANGE).mean(1)
     assert nothing.incompleteness == pytest.approx(abs(float(own - full)), abs=1e-9)
     assert nothing.relative_incompleteness == pytest.approx(abs(float((own - full) / (full - empty))), abs=1e-9)
     [gone] = measure_knockouts(model, loader, circuit, [circuit.edge_names()], INTERCHANGE)

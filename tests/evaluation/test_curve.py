@@ -56,6 +56,18 @@ def test_a_file_of_before_token_edges_were_counted_is_read(tmp_path: Path) -> No
     assert [row.kl for row in read.rows] == [row.kl for row in curve_with_everything().rows]
 
 
+def test_a_file_of_before_there_were_measures_is_of_the_logit_difference(tmp_path: Path) -> None:
+    content = json.loads((GOLDEN / "curve.json").read_text())
+    plain = [f"{name}{end}" for name in ("ratio", "difference") for end in ("", "_low", "_high")]
+    for row in content["rows"]:
+        for name in ("measure", "value", *plain):
+            del row[name]
+    (tmp_path / "curve.json").write_text(json.dumps(content))
+    for row in Curve.load(tmp_path / "curve.json").rows:
+        assert row.measure == "logit_difference"
+        assert all(math.isnan(getattr(row, name)) for name in ("value", *plain))
+
+
 def test_rows_of_a_curve_have_types() -> None:
     curve = Curve.load(GOLDEN / "curve.json")
     full, [first, *_] = curve.reference("mean", "full"), curve.points("mean", "absolute")

@@ -15,7 +15,7 @@ from lightning_circuits.drawing.circuit import save_figure
 from lightning_circuits.drawing.page import save_page
 from lightning_circuits.evaluation.attention import attention_patterns
 from lightning_circuits.evaluation.exact import ExactAblation
-from lightning_circuits.evaluation.per_prompt import logit_differences
+from lightning_circuits.evaluation.per_prompt import measured
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.models import CircuitModel
 from tests.support.gated import wrapped
@@ -99,8 +99,8 @@ def test_pruning_changes_no_output_under_interchange(family: str, kv: str) -> No
 def test_the_same_edges_in_all_spans_are_the_circuit_without_spans(model: CircuitModel) -> None:
     plain = wrapped("llama-gqa", "head", torch.float64)
     circuit = Circuit.random(plain.layout, 60, seed=1)
-    one = logit_differences(plain, [prompts()], [circuit], ABLATIONS.make("interchange"))
-    other = logit_differences(model, [prompts()], [circuit.in_spans(LIVE)], ABLATIONS.make("interchange"))
+    one = measured(plain, [prompts()], [circuit], ABLATIONS.make("interchange"))
+    other = measured(model, [prompts()], [circuit.in_spans(LIVE)], ABLATIONS.make("interchange"))
     torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
     assert circuit.in_spans(LIVE).without_spans("any") == circuit.in_spans(LIVE).without_spans("all") == circuit
 

@@ -40,6 +40,7 @@ from tests.support import processes
 
 V = 7
 INTERVAL = ("faithfulness_low", "faithfulness_high")  # of random draws, so tested by themselves
+RATIO = ("ratio", "ratio_low", "ratio_high", "difference_low", "difference_high")  # tests/evaluation/test_ratio.py
 
 
 @pytest.mark.parametrize("module", [areas, means, sys.modules[CircuitFaithfulness.__module__]])
@@ -95,6 +96,8 @@ def by_hand(batch: dict[str, Tensor]) -> dict[str, float]:
         "faithfulness_q1": q1,
         "faithfulness_median": median,
         "faithfulness_q3": q3,
+        "value": mean[0],
+        "difference": mean[0] - mean[1],
         "kl": statistics.fmean(kl for *_, kl in rows),
         "accuracy": share([right[0] for _, right, *_ in rows]),
         "agreement_when_right": share([agrees for _, right, agrees, _ in rows if right[1]]),
@@ -104,10 +107,14 @@ def by_hand(batch: dict[str, Tensor]) -> dict[str, float]:
     }
 
 
+def logits_of(batch: dict[str, Tensor]) -> list[Tensor]:
+    return [batch[f"{name}_logits"] for name in ("circuit", "full", "empty")]
+
+
 def computed(*batches: dict[str, Tensor]) -> dict[str, float]:
     metric = CircuitFaithfulness()
     for batch in batches:
-        metric.update(**batch)
+        metric.update(*logits_of(batch), batch)
     return {name: value.item() for name, value in metric.compute().items()}
 
 
@@ -115,8 +122,8 @@ def computed(*batches: dict[str, Tensor]) -> dict[str, float]:
 def test_it_is_what_the_definitions_say(n: int, seed: int, distractors: bool) -> None:
     batch = random_batch(n, seed, distractors)
     found = computed(batch)
-    assert [name for name in found if name not in by_hand(batch)] == list(INTERVAL)
-    found = {name: value for name, value in found.items() if name not in INTERVAL}
+    assert [name for name in found if name not in by_hand(batch)] == [*INTERVAL, *RATIO]
+    found = {name: value for name, value in found.items() if name not in (*INTERVAL, *RATIO)}
     assert found == pytest.approx(by_hand(batch), rel=1e-3, abs=1e-5, nan_ok=True)
 
 
@@ -240,8 +247,8 @@ def everything(batches: list[dict[str, Tensor]], circuits: list[tuple[Circuit, C
     for area in (CPR, CMD, LogArea):
         curve = area([0.1, 1.0])
         for batch in batches:
-            curve.update(0.1, **batch)
-            curve.update(1.0, **batch | {"circuit_logits": batch["full_logits"]})
+            curve.update(0.1, *logits_of(batch), batch)
+            curve.update(1.0, batch["full_logits"], *logits_of(batch)[1:], batch)
         found[area.__name__] = curve.compute().item()
     kl, overlaps, auroc = KLDivergence(), [EdgeIoU(), NodeIoU()], EdgeAUROC()
     for batch in batches:

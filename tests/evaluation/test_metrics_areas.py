@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -96,11 +97,12 @@ def prompts(n: int, seed: int) -> dict[str, Tensor]:
     return {"full_logits": full, "empty_logits": empty, "noise": noise, **words}
 
 
-def at(batch: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+def at(batch: dict[str, Tensor], share: float) -> dict[str, Any]:
     """What `update` takes for a circuit that keeps about this share of the behaviour."""
     noise = batch["noise"]
     circuit = share * batch["full_logits"] + (1 - share) * batch["empty_logits"] + 0.3 * noise
-    return {"circuit_logits": circuit, **{key: value for key, value in batch.items() if key != "noise"}}
+    logits = {name: batch[name] for name in ("full_logits", "empty_logits")}
+    return {"circuit_logits": circuit, **logits, "batch": batch}
 
 
 @pytest.mark.parametrize(("metric", "area"), [(CPR, cpr), (CMD, cmd), (LogArea, log_area)])

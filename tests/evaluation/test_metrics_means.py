@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.metrics import EdgeAUROC, EdgeIoU, KLDivergence, NodeIoU, edge_auroc
 from lightning_circuits.layout import Layout
-from lightning_circuits.objectives import kl_divergence
+from lightning_circuits.measures import kl_divergence
 
 LAYOUT = Layout(2, 2, 8)
 N = LAYOUT.n_edges

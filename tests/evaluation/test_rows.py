@@ -195,6 +195,55 @@ def test_the_interval_holds_the_faithfulness_of_all_prompts(model: CircuitModel,
     assert (rows["interchange", "full"].faithfulness_low, rows["interchange", "empty"].faithfulness_high) == (1, 0)
 
 
+def probability(logits: Tensor, batch: Any, full_logits: Tensor) -> Tensor:
+    """Of one's own: of the first answer alone."""
+    return logits.double().softmax(-1)[torch.arange(len(logits)), batch["answers"][:, 0]]
+
+
+@pytest.mark.parametrize("measure", ["probability_difference", "kl", probability])
+def test_f_is_of_the_measure_that_is_asked_for_and_all_else_stays(
+    model: CircuitModel, data: IOIDataModule, measure: Any
+) -> None:
+    """Against the masked computation's logits, and by definitions written here."""
+    circuit, cut = circuit_of(model, 400), ABLATIONS.make("interchange")
+    [row] = [
+        r for r in evaluate(model, data.val_dataloader(), {"c": circuit}, [cut], measure=measure) if r.circuit == "c"
+    ]
+    said: dict[str, list[Tensor]] = {"c": [], "full": [], "empty": []}
+    for batch in data.val_dataloader():
+        full = hugging_face(model, batch, "clean_ids")
+        corrupt = model.run_pair(batch)[1]
+        prompts = batch["clean_ids"], batch["attention_mask"], batch["positions"]
+        masked = masked_logits(model, circuit.members.float(), *prompts, corrupt)
+        for name, logits in (("c", masked), ("full", full), ("empty", hugging_face(model, batch, "corrupt_ids"))):
+            p, rows = logits.double().softmax(-1), torch.arange(len(logits))
+            right, wrong = p[rows, batch["answers"][:, 0]], p[rows, batch["distractors"][:, 0]]
+            of_full = full.double().softmax(-1)
+            by_hand = {
+                "probability_difference": right - wrong,
+                "kl": (of_full * (of_full / p).log()).sum(-1),
+                "probability": right,
+            }
+            said[name].append(by_hand[row.measure])
+    c, full_mean, empty = (torch.cat(said[name]).mean().item() for name in ("c", "full", "empty"))
+    assert row.value == pytest.approx(c, abs=1e-4) and row.difference == pytest.approx(c - full_mean, abs=1e-4)
+    assert row.faithfulness == pytest.approx((c - empty) / (full_mean - empty), abs=1e-3)
+    assert math.isnan(row.ratio) if measure == "kl" else row.ratio == pytest.approx(c / full_mean, abs=1e-3)
+    rows = keyed(evaluate(model, data.val_dataloader(), {"c": circuit}, [cut]))
+    plain = rows["interchange", "c"]
+    assert plain.measure == "logit_difference" and plain.value == plain.logit_difference == row.logit_difference
+    assert (plain.kl, plain.accuracy, plain.agreement_when_right) == (row.kl, row.accuracy, row.agreement_when_right)
+    assert rows["interchange", "full"].ratio == 1 and rows["interchange", "full"].difference_high == 0
+
+
+def test_a_measure_that_is_none_is_refused_before_the_model_runs(model: CircuitModel) -> None:
+    batches = iter(())  # would be refused later
+    with pytest.raises(ValueError, match="unknown measure 'logits'"):
+        evaluate(model, batches, {}, [ABLATIONS.make("zero")], measure="logits")
+    with pytest.raises(ValueError, match="has no name"):
+        evaluate(model, batches, {}, [ABLATIONS.make("zero")], measure=lambda logits, batch, full: logits[:, 0])
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_out_the_batches_without_repeating_one(
     model: CircuitModel, data: IOIDataModule, world_size: int

@@ -21,7 +21,7 @@ from lightning_circuits.evaluation.completeness import (
     random_knockouts,
 )
 from lightning_circuits.evaluation.hypotheses import examine
-from lightning_circuits.evaluation.per_prompt import logit_differences
+from lightning_circuits.evaluation.per_prompt import measured
 from lightning_circuits.evaluation.stability import (
     bootstrap_stability,
     pairwise_stability,
@@ -149,7 +149,7 @@ def test_knockouts_are_drawn_and_grown_of_any_parts(
 def test_a_circuit_of_other_spans_is_not_run(model: CircuitModel, circuit: Circuit, prompts: tuple[Pairs, Any]) -> None:
     for layout in (model.layout.plain, model.layout.in_spans(["S2", "END"])):
         with pytest.raises(ValueError, match=r"of another layout: spans .*circuit\.without_spans\(how='any'\)"):
-            logit_differences(model, [prompts[1]], [Circuit.full(layout)], INTERCHANGE)
+            measured(model, [prompts[1]], [Circuit.full(layout)], INTERCHANGE)
         with pytest.raises(ValueError, match=r"another layout: spans"):
             examine(model, [prompts[1]], Circuit.random(layout, 5, seed=0), INTERCHANGE)
 
@@ -168,11 +168,11 @@ def test_the_five_tests_take_edges_in_their_spans(
     members[[model.layout.edge_index(name) for name in idle]] = True
     run: list[Tensor] = []
 
-    def noted(model: CircuitModel, batches: Any, circuits: Any, ablation: Any) -> Tensor:
+    def noted(model: CircuitModel, batches: Any, circuits: Any, ablation: Any, measure: Any) -> Tensor:
         run.extend(circuits)
-        return logit_differences(model, batches, circuits, ablation)
+        return measured(model, batches, circuits, ablation, measure)
 
-    monkeypatch.setattr(hypotheses, "logit_differences", noted)
+    monkeypatch.setattr(hypotheses, "measured", noted)
     report = examine(model, iter([four]), Circuit(model.layout, members), INTERCHANGE, n_random=9, permutations=10)
     changes = dict(zip(model.layout.edge_names(report.edges), report.changes.tolist(), strict=True))
     assert all(changes[name] == 0 for name in idle) and max(changes.values()) > 0

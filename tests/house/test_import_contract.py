@@ -43,6 +43,7 @@ class Room(NamedTuple):
 HOUSE = {
     "configs": Room(0),
     "layout": Room(1, {"layout"}),
+    "measures": Room(1),
     "objectives": Room(1),
     "batch": Room(1),
     "gates": Room(1),

@@ -17,9 +17,10 @@ from lightning_circuits import EAP, EAPIG, ActivationPatching, Attribution, Circ
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.gates import Gate, HardConcrete, L0Penalty, SizeRange, TargetSparsity, TopK
+from lightning_circuits.measures import kl_divergence
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
-from lightning_circuits.objectives import MatchLogitDifference, Objective, kl_divergence
+from lightning_circuits.objectives import MatchLogitDifference, Objective
 from tests.support.training import quiet_trainer
 
 MODEL = load_model("tiny-ioi")

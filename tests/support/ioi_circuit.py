@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.masked import masked_logits
+from lightning_circuits.measures import logit_difference
 from lightning_circuits.models import CircuitModel
-from lightning_circuits.objectives import logit_difference
 from lightning_circuits.selection import top_n
 
 
@@ -25,7 +25,7 @@ def gate_gradients(model: CircuitModel, batch: Mapping[str, Tensor]) -> Tensor:
         gates = torch.full_like(total, openness, requires_grad=True)
         _, corrupt = model.run_pair(batch)
         logits = masked_logits(model, gates, batch["clean_ids"], batch["attention_mask"], batch["positions"], corrupt)
-        logit_difference(logits, batch["answers"], batch["distractors"]).sum().backward()
+        logit_difference(logits, batch).sum().backward()
         total += gates.grad
     return total
 

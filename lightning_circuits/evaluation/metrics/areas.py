@@ -32,8 +32,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_circuits.batch import Batch
 from lightning_circuits.evaluation.metrics.faithfulness import faithfulness
-from lightning_circuits.objectives import logit_difference
+from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, values
 
 Numbers = Tensor | Sequence[float]
 
@@ -92,18 +93,20 @@ class CPR(Metric):
         >>> metric = CPR(sizes=[0.5, 1.0])
         >>> full, empty = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])
         >>> words = {"answers": torch.tensor([[0]]), "distractors": torch.tensor([[1]])}
-        >>> metric.update(0.5, torch.tensor([[1.0, 0.0]]), full, empty, **words)
-        >>> metric.update(1.0, full, full, empty, **words)
+        >>> metric.update(0.5, torch.tensor([[1.0, 0.0]]), full, empty, words)
+        >>> metric.update(1.0, full, full, empty, words)
         >>> metric.compute()                                            # half of 1 wide, 1/2 to 1 high
         tensor(0.3750, dtype=torch.float64)
 
-    NaN if the full and the empty model's mean logit differences are equal at some size: f is not defined there.
+    NaN if the full and the empty model's means are equal at some size: f is not defined there.
 
     Args:
         sizes: the shares of edges that will be measured.
+        measure: what f is of: a name (`MEASURES`), or a function ``(logits, batch, full_logits) -> [B]``.
 
     Raises:
-        ValueError: fewer than two different sizes; from `compute`, a size for which no process has seen a prompt.
+        ValueError: fewer than two different sizes, an unknown measure; from `compute`, a size for which no process has
+            seen a prompt.
     """
 
     full_state_update = False
@@ -113,8 +116,9 @@ class CPR(Metric):
     sums: Tensor
     prompts: Tensor
 
-    def __init__(self, sizes: Sequence[float], **kwargs: Any) -> None:
+    def __init__(self, sizes: Sequence[float], measure: AnyMeasure = DEFAULT, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.measure = MEASURES.make(measure, "measure")
         self.sizes = [float(size) for size in sizes]
         self.area([1.0] * len(self.sizes))  # refuses sizes that have no area
         # Means over prompts are sums over sums, in float64: adding up in any order and on any process leaves no trace.
@@ -127,13 +131,7 @@ class CPR(Metric):
         return cpr(self.sizes, f)
 
     def update(
-        self,
-        size: float,
-        circuit_logits: Tensor,
-        full_logits: Tensor,
-        empty_logits: Tensor,
-        answers: Tensor,
-        distractors: Tensor,
+        self, size: float, circuit_logits: Tensor, full_logits: Tensor, empty_logits: Tensor, batch: Batch
     ) -> None:
         """Take in a batch of the circuit of one size.
 
@@ -142,8 +140,7 @@ class CPR(Metric):
             circuit_logits: ``[B, V]`` at the answer position, of the circuit.
             full_logits: the same of the full model.
             empty_logits: the same of the empty circuit under the same ablation.
-            answers: token ids ``[B, K]``, padded with -100.
-            distractors: the same of the wrong answers.
+            batch: the prompts, see `CircuitFaithfulness.update`.
 
         Raises:
             ValueError: a size that was not announced.
@@ -152,8 +149,8 @@ class CPR(Metric):
             raise ValueError(f"size {size} is none of those of this {type(self).__name__}: {self.sizes}")
         row = self.sizes.index(size)
         for column, logits in enumerate((circuit_logits, full_logits, empty_logits)):
-            self.sums[row, column] += logit_difference(logits, answers, distractors).double().sum()
-        self.prompts[row] += len(answers)
+            self.sums[row, column] += values(self.measure, logits, batch, full_logits).double().sum()
+        self.prompts[row] += len(full_logits)
 
     def compute(self) -> Tensor:
         """The area over all prompts seen, a float64 scalar.

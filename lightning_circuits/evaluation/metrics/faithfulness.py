@@ -1,6 +1,7 @@
 """How well a circuit does what the full model does, over a data set.
 
-*Faithfulness* is the share of the model's behaviour that a circuit keeps. With m the mean logit difference,
+*Faithfulness* is the share of the model's behaviour that a circuit keeps. With m the mean of a measure over prompts,
+the logit difference if nothing else is said (`measures`),
 
     f = (m(circuit) - m(empty)) / (m(full) - m(empty))
 
@@ -12,16 +13,18 @@ trusted, given no more prompts than there are, a bootstrap says: had other promp
 
 f alone misleads, a circuit may reach 1 and say other things than the model, so there are beside it the KL divergence
 from the full model, the accuracy, and how often circuit and model agree, apart for prompts where the model is right and
-where it is wrong: a circuit that is right where the model is wrong is not the model's.
+where it is wrong: a circuit that is right where the model is wrong is not the model's. And the plain ratio that others
+report, with the difference that it is made of (`ratio`): beside f, they may tell another story.
 
     >>> logits = {"full": [[2.0, 0.0, 1.0]], "circuit": [[1.5, 0.0, 1.0]], "empty": [[0.0, 0.0, 1.0]]}
     >>> full, circuit, empty = (torch.tensor(logits[name]) for name in ("full", "circuit", "empty"))
     >>> metric = CircuitFaithfulness()
-    >>> metric.update(circuit, full, empty, answers=torch.tensor([[0]]), distractors=torch.tensor([[1]]))
+    >>> metric.update(circuit, full, empty, {"answers": torch.tensor([[0]]), "distractors": torch.tensor([[1]])})
     >>> {name: round(value.item(), 3) for name, value in metric.compute().items()}  # doctest: +NORMALIZE_WHITESPACE
     {'faithfulness': 0.75, 'faithfulness_low': 0.75, 'faithfulness_high': 0.75, 'faithfulness_q1': 0.75,
-     'faithfulness_median': 0.75, 'faithfulness_q3': 0.75, 'kl': 0.029, 'accuracy': 1.0, 'agreement_when_right': 1.0,
-     'agreement_when_wrong': nan, 'logit_difference': 1.5, 'prompts': 1}
+     'faithfulness_median': 0.75, 'faithfulness_q3': 0.75, 'value': 1.5, 'ratio': 0.75, 'ratio_low': 0.75,
+     'ratio_high': 0.75, 'difference': -0.5, 'difference_low': -0.5, 'difference_high': -0.5, 'kl': 0.029,
+     'accuracy': 1.0, 'agreement_when_right': 1.0, 'agreement_when_wrong': nan, 'logit_difference': 1.5, 'prompts': 1}
 """
 
 from __future__ import annotations
@@ -33,15 +36,16 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_circuits.objectives import correct, kl_divergence, logit_difference
+from lightning_circuits.batch import Batch
+from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
+from lightning_circuits.evaluation.metrics.ratio import beside_the_model
+from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, correct, kl_divergence, logit_difference, values
 
 RESOLUTION = 1e-4
-"""Logit differences this close count as equal: between two ways of computing one model in float32, that is rounding."""
+"""Means of a measure this close count as equal: between two ways of computing one model in float32, that is rounding of
+logits; and a ten-thousandth of a probability or of a nat is no behaviour."""
 
-RESAMPLES = 1_000
-"""Data sets that the bootstrap draws."""
-
-PER_PROMPT = ("circuit", "full", "empty", "kl", "right", "full_right", "agrees")
+PER_PROMPT = ("circuit", "full", "empty", "kl", "right", "full_right", "agrees", "logit_difference")
 
 
 class CircuitFaithfulness(Metric):
@@ -55,18 +59,28 @@ class CircuitFaithfulness(Metric):
     - ``faithfulness``: the ratio of means above; ``faithfulness_low``, ``faithfulness_high``: its 95 % interval (see
       `faithfulness_interval`); ``faithfulness_q1``, ``faithfulness_median``, ``faithfulness_q3``: quartiles of the
       ratios per prompt.
+    - ``value``: m(circuit).
+    - ``ratio``, ``difference``: m(circuit) / m(full) and m(circuit) - m(full), each with ``_low`` and ``_high``, its
+      95 % interval (see `ratio.beside_the_model`).
     - ``kl``: mean over prompts of KL(full || circuit), summed over the vocabulary, in nats.
-    - ``accuracy``: the share of prompts that the circuit gets right (see `objectives.correct`).
+    - ``accuracy``: the share of prompts that the circuit gets right (see `measures.correct`).
     - ``agreement_when_right``, ``agreement_when_wrong``: of the prompts that the full model gets right (wrong), the
       share on which the circuit has the same preference. The preference is whether an answer stands above the
       distractors; where a prompt has no distractors, it is the first token of the whole vocabulary.
-    - ``logit_difference``: m(circuit).
+    - ``logit_difference``: mean over prompts of the circuit's, whatever the measure.
     - ``prompts``: how many there were.
 
     **NaN means that there is nothing to measure**, never an error in the model: faithfulness where the full and the
-    empty model's logit differences are equal (closer than `RESOLUTION`), so that no behaviour lies between them; an
-    agreement over no prompts at all. Ratios of single prompts that are NaN stay out of the quartiles. Without any
-    prompt `compute` raises a ValueError.
+    empty model's means are equal (closer than `RESOLUTION`), so that no behaviour lies between them; the plain ratio
+    where the full model's mean is not told from 0; an agreement over no prompts at all. Ratios of single prompts that
+    are NaN stay out of the quartiles. Without any prompt `compute` raises a ValueError.
+
+    Args:
+        measure: what m is the mean of: a name (`MEASURES`), or a function ``(logits, batch, full_logits) -> [B]``.
+
+    Raises:
+        ValueError: an unknown name; from `update`, a measure that does not give one number per prompt.
+        TypeError: something else.
     """
 
     full_state_update = False
@@ -79,38 +93,40 @@ class CircuitFaithfulness(Metric):
     right: list[Tensor]
     full_right: list[Tensor]
     agrees: list[Tensor]
+    logit_difference: list[Tensor]
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, measure: AnyMeasure = DEFAULT, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.measure = MEASURES.make(measure, "measure")
         for name in PER_PROMPT:
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(
-        self, circuit_logits: Tensor, full_logits: Tensor, empty_logits: Tensor, answers: Tensor, distractors: Tensor
-    ) -> None:
+    def update(self, circuit_logits: Tensor, full_logits: Tensor, empty_logits: Tensor, batch: Batch) -> None:
         """Take in a batch.
 
         Args:
             circuit_logits: ``[B, V]`` at the answer position, of the circuit.
             full_logits: the same of the full model.
             empty_logits: the same of the empty circuit under the same ablation.
-            answers: token ids ``[B, K]``, padded with -100.
-            distractors: the same of the wrong answers.
+            batch: the prompts; ``answers`` and ``distractors``, token ids ``[B, K]`` padded with -100, and whatever
+                else the measure asks for.
         """
+        answers, distractors = batch["answers"], batch["distractors"]
         right, full_right = (correct(logits, answers, distractors) for logits in (circuit_logits, full_logits))
         same_token = circuit_logits.argmax(-1) == full_logits.argmax(-1)
-        values = {
-            "circuit": logit_difference(circuit_logits, answers, distractors),
-            "full": logit_difference(full_logits, answers, distractors),
-            "empty": logit_difference(empty_logits, answers, distractors),
+        of_prompts = {
+            "circuit": values(self.measure, circuit_logits, batch, full_logits),
+            "full": values(self.measure, full_logits, batch, full_logits),
+            "empty": values(self.measure, empty_logits, batch, full_logits),
             "kl": kl_divergence(circuit_logits, full_logits),
             "right": right,
             "full_right": full_right,
             "agrees": torch.where((distractors >= 0).any(-1), right == full_right, same_token),
+            "logit_difference": logit_difference(circuit_logits, batch),
         }
         for name in PER_PROMPT:
             # float32 for all: torchmetrics lets a process that saw no prompt take part with an empty float32 tensor.
-            getattr(self, name).append(values[name].float())
+            getattr(self, name).append(of_prompts[name].float())
 
     def compute(self) -> dict[str, Tensor]:
         """All numbers over the prompts seen, float64 scalars by name.
@@ -119,7 +135,7 @@ class CircuitFaithfulness(Metric):
             ValueError: no prompt was seen.
         """
         # In float64, and so on the CPU: the order in which processes were gathered then leaves no trace in the means.
-        circuit, full, empty, kl, right, full_right, agrees = (
+        circuit, full, empty, kl, right, full_right, agrees, logits_apart = (
             dim_zero_cat(getattr(self, name)).cpu().double() for name in PER_PROMPT
         )
         if not len(circuit):
@@ -133,11 +149,13 @@ class CircuitFaithfulness(Metric):
             "faithfulness_q1": quartiles[0],
             "faithfulness_median": quartiles[1],
             "faithfulness_q3": quartiles[2],
+            "value": circuit.mean(),
+            **beside_the_model(circuit, full),
             "kl": kl.mean(),
             "accuracy": right.mean(),
             "agreement_when_right": agrees[full_right == 1].mean(),
             "agreement_when_wrong": agrees[full_right == 0].mean(),
-            "logit_difference": circuit.mean(),
+            "logit_difference": logits_apart.mean(),
             "prompts": torch.tensor(len(circuit)),
         }
 
@@ -146,37 +164,25 @@ def faithfulness(circuit: Tensor, full: Tensor, empty: Tensor) -> Tensor:
     """The share of the way from empty to full; NaN where there is no way.
 
     Args:
-        circuit: logit differences of the circuit, of any shape: of prompts, or their means.
-        full: those of the model, of the same shape.
-        empty: those of the empty circuit, of the same shape.
+        circuit: the measure of the circuit, of any shape: of prompts, or their means.
+        full: that of the model, of the same shape.
+        empty: that of the empty circuit, of the same shape.
     """
     way = full - empty
     return torch.where(way.abs() < RESOLUTION, torch.nan, (circuit - empty) / way)
 
 
 def faithfulness_interval(circuit: Tensor, full: Tensor, empty: Tensor, seed: int = 0) -> Tensor:
-    """The 95 % interval of faithfulness as a ratio of means, ``[2]`` float64: a percentile bootstrap over prompts.
+    """The 95 % interval of faithfulness as a ratio of means, ``[2]`` float64: a bootstrap over prompts (`bootstrap`).
 
-    `RESAMPLES` data sets of n prompts are drawn from the n that there are, with repetition; the interval holds f on the
-    middle 95 % of them. It does not depend on the order of the prompts, so not on how processes shared them out, nor
-    does drawing touch anybody else's random numbers. A single prompt gives an interval without width. Resamples in
-    which full and empty do not differ have no f and are left out; if none has one, the interval is NaN.
+    Resamples in which full and empty do not differ have no f and are left out; if none has one, the interval is NaN.
 
     Args:
-        circuit: logit differences of the circuit on n >= 1 prompts, ``[n]``.
-        full: ``[n]``, those of the model.
-        empty: ``[n]``, those of the empty circuit.
+        circuit: the measure of the circuit on n >= 1 prompts, ``[n]``.
+        full: ``[n]``, that of the model.
+        empty: ``[n]``, that of the empty circuit.
         seed: of the draws.
     """
-    # Columns: what the circuit keeps, what there was to keep. Sorted, so that equal prompts draw equal numbers.
-    pairs = torch.stack([circuit - empty, full - empty], dim=1).cpu().double()
-    for column in range(2):
-        pairs = pairs[pairs[:, column].argsort(stable=True)]
-    n, generator = len(pairs), torch.Generator().manual_seed(seed)
-    means = torch.empty(RESAMPLES, 2, dtype=torch.float64)
-    for part in means.split(max(1, 2**20 // n)):  # as many at a time as take a few megabytes
-        drawn = torch.randint(n, (len(part), n), generator=generator)
-        times = torch.zeros(drawn.shape).double().scatter_add_(1, drawn, torch.ones(drawn.shape).double())
-        part.copy_(times @ pairs / n)
-    kept, way = means.unbind(1)
-    return faithfulness(kept, way, torch.zeros_like(way)).nanquantile(torch.tensor([0.025, 0.975]).double())
+    # What the circuit keeps, what there was to keep.
+    kept, way = resampled_means(torch.stack([circuit - empty, full - empty], dim=1), seed).unbind(1)
+    return interval_of(faithfulness(kept, way, torch.zeros_like(way)))

@@ -25,7 +25,7 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_auroc
 
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.objectives import kl_divergence
+from lightning_circuits.measures import kl_divergence
 
 
 class Mean(Metric):
