@@ -32,7 +32,7 @@ from lightning_circuits import files
 from lightning_circuits.arguments import require_choice, require_instance
 from lightning_circuits.files.graph import to_networkx
 from lightning_circuits.layout import Layout
-from lightning_circuits.nodes import node_members, reader_nodes
+from lightning_circuits.nodes import node_members, on_ways
 
 ComparedBy = Literal["edges", "edges-in-any-span", "nodes"]
 """What two circuits are compared by: their edges, in spans each in its span; edges whatever their spans; nodes."""
@@ -223,36 +223,11 @@ class Circuit:
     def prune(self) -> Circuit:
         """Without the edges that lie on no way from the input to the logits; scores and metadata stay.
 
-        A way goes through nodes: what enters a head by its query, key or value leaves by its output. Under K/V per
-        group a key or value reader belongs to every head of its group. In spans, a way stays in its span but where it
-        enters a head by a key or a value: that may be attended to from any span. Only under interchange ablation does
-        pruning keep the model's output.
+        In spans, any span may attend to the keys and values of any other (see `nodes.on_ways`). Only under interchange
+        ablation does pruning keep the model's output.
         """
-        layout, members = self.layout, self.layout.each_span(self.members)
-        readers, nodes = reader_nodes(layout)
-        components = layout.components[1:]  # all that read
-
-        # One sweep up finds what the input reaches, one sweep down what leads to the logits.
-        reached = torch.arange(layout.n_nodes).eq(0).repeat(layout.n_spans, 1)
-        for component in components:
-            edges = layout.into(members, component)
-            entered = torch.zeros(layout.n_spans, layout.n_readers, dtype=torch.bool)
-            entered[:, component.readers] = (edges & reached[:, None, : component.n_before]).any(-1)
-            span, pair = _seen_from(entered, layout)[:, readers].nonzero(as_tuple=True)
-            reached[span, nodes[pair]] = True
-
-        open_readers = torch.zeros(layout.n_spans, layout.n_readers, dtype=torch.bool)
-        leads = torch.arange(layout.n_nodes).eq(layout.n_nodes - 1).repeat(layout.n_spans, 1)
-        for component in reversed(components):
-            span, pair = leads[:, nodes].nonzero(as_tuple=True)
-            open_readers[span, readers[pair]] = True
-            open_readers = _seen_from(open_readers, layout)
-            edges = layout.into(members, component)
-            leads[:, : component.n_before] |= (edges & open_readers[:, component.readers, None]).any(1)
-
-        span = layout.edge_span
-        kept = reached[span, layout.edge_writer] & open_readers[span, layout.edge_reader] & self.members
-        return Circuit(layout, kept, self.scores, self.metadata, self.node_scores)
+        kept = on_ways(self.layout, self.members) & self.members
+        return Circuit(self.layout, kept, self.scores, self.metadata, self.node_scores)
 
     # ---- set operations: the results are bare, no search has scored them ---------------------------------------
 
@@ -373,12 +348,6 @@ class Circuit:
         if layout is not None:
             layout.require(data.layout, f"the circuit in {path}")
         return cls(*data)
-
-
-def _seen_from(readers: Tensor, layout: Layout) -> Tensor:
-    """bool ``[n_spans, n_readers]``: a key or value of any span is one of every span, as each may attend to it."""
-    shared = layout.keys_and_values
-    return readers | (readers & shared).any(0)
 
 
 def _fraction(part: Tensor, whole: Tensor) -> float:

@@ -22,7 +22,8 @@ circuit, M the model, ``M - C`` the complement: all edges but the circuit's.
 
 How near two circuits are is the mean over prompts of ``|s(one) - s(other)|``. Random circuits are made of random paths
 from the input to the logits (`random_circuits`), for edges that are merely scattered do nothing and are no match. In
-spans an edge is one in its span, and paths end in the spans where the prompts' answers are read.
+spans an edge is one in its span, random circuits have as many in each as the circuit, and paths go only where the
+prompts' tokens attend, and end where their answers are read.
 
     >>> report = examine(model, loader, circuit, ABLATIONS.make("interchange"))                        # doctest: +SKIP
     >>> rich.print(hypotheses_table(report))                                                           # doctest: +SKIP
@@ -47,7 +48,7 @@ from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.per_prompt import measured
-from lightning_circuits.evaluation.random_circuits import random_paths, spans_read, superfluous_edges
+from lightning_circuits.evaluation.random_circuits import Sight, random_paths, superfluous_edges
 from lightning_circuits.evaluation.statistical_tests import (
     SignificanceResult,
     bonferroni,
@@ -142,8 +143,9 @@ def examine(
         beats.
 
     Raises:
-        ValueError: an empty or full circuit, one of another layout, one in spans that leaves no path, no batches, no
-            draws, a quantile, epsilon, alpha or measure that is no such thing.
+        ValueError: an empty or full circuit, one of another layout, one in spans that leaves no path, or of more edges
+            in a span than random paths have there, no batches, no draws, a quantile, epsilon, alpha or measure that is
+            no such thing.
     """
     name_of_measure = measure_name(measure := MEASURES.make(measure, "measure"))
     layout = circuit.layout
@@ -161,11 +163,10 @@ def examine(
     require_quantile(quantile)
 
     generator = torch.Generator().manual_seed(seed)
-    seeds = torch.randint(2**62, (n_random,), generator=generator).tolist()
     batches = list(batches)  # they are gone through twice
-    read_in = spans_read(layout, batches)
-    rivals = [random_paths(layout, circuit.n_edges, rival_seed, read_in) for rival_seed in seeds]
-    inflated = superfluous_edges(circuit, n_random, generator, read_in)
+    sight = Sight.of(layout, batches)
+    rivals = [random_paths(circuit, generator, sight) for _ in range(n_random)]
+    inflated = superfluous_edges(circuit, n_random, generator, sight)
     edges = circuit.members.nonzero()[:, 0]
     if max_edges is not None and max_edges < len(edges):
         edges = edges[torch.randperm(len(edges), generator=generator)[:max_edges]].sort().values

@@ -8,14 +8,14 @@ then. What random pairs share is the *null* that an overlap is held against:
 |----------|--------------------------------------------------------------------------------------------------------|
 | `size`   | of as many edges (in spans, as many in every span), or as many nodes?                                  |
 | `layer`  | of as many edges from each layer to each layer (and in every span), or as many nodes in each layer?    |
-| `paths`  | of as many edges, all on whole paths from the input to the logits; or than the nodes of these?         |
+| `paths`  | of as many edges (in every span), all on paths from the input to the logits; or of the nodes of these? |
 
 All circuits are denser in some layers, so two that have nothing else to do with each other exceed `size`, but not
 `layer`. Both are known exactly: what is in common, summed over the groups, is hypergeometric in each. Nodes are drawn
 as nodes: as many edges, scattered, would touch nearly all of them.
 
-Random paths are drawn (`random_circuits.whole_paths`). They crowd near the input and spread over nearly all nodes, more
-than found circuits do: a node overlap below theirs says that circuits are concentrated, not that they differ.
+Random paths are drawn (`random_circuits.random_paths`). They crowd near the input and spread over nearly all nodes,
+more than found circuits do: a node overlap below theirs says that circuits are concentrated, not that they differ.
 
     >>> layout = Layout(n_layers=2, n_heads=2, d_model=8)
     >>> a, b = Circuit.random(layout, 12, seed=0), Circuit.random(layout, 12, seed=1)
@@ -27,7 +27,7 @@ than found circuits do: a node overlap below theirs says that circuits are conce
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -35,7 +35,7 @@ from torch import Tensor
 
 from lightning_circuits.arguments import require_choice, require_seed, require_whole_numbers
 from lightning_circuits.circuit import Circuit, ComparedBy
-from lightning_circuits.evaluation.random_circuits import whole_paths
+from lightning_circuits.evaluation.random_circuits import Sight, random_paths
 from lightning_circuits.evaluation.rows import to_json
 from lightning_circuits.layout import Layout
 
@@ -163,8 +163,8 @@ def _of_drawn_paths(a: Circuit, b: Circuit, of: ComparedBy, draws: int, seed: in
 
     def drawn(circuit: Circuit) -> Circuit:
         layout = circuit.layout
-        read_in = layout.logits(layout.each_span(circuit.members)).any(1).nonzero()[:, 0].tolist()
-        return Circuit(layout, whole_paths(layout, circuit.n_edges, generator, read_in))
+        read = layout.logits(layout.each_span(circuit.members)).any(1)
+        return Circuit(layout, random_paths(circuit, generator, replace(Sight.everywhere(layout), read=read)))
 
     return torch.tensor([drawn(a).iou(drawn(b), of) for _ in range(draws)], dtype=torch.float64).sort().values
 

@@ -1,17 +1,20 @@
 """Random circuits that hang together: a match for a circuit, as edges that are merely scattered are not.
 
-`Circuit.random` draws edges evenly, and few of those lie on any way through the model. Here edges come in paths from
-the input to the logits.
+`Circuit.rival` draws edges evenly, and few of those lie on any way through the model. Here edges come in paths from the
+input to the logits.
 
     >>> layout = Layout(n_layers=2, n_heads=2, d_model=8)
-    >>> paths, edges = Circuit(layout, random_paths(layout, 12)), Circuit.random(layout, 12, seed=0)
-    >>> paths.prune().n_edges, edges.prune().n_edges
-    (11, 4)
+    >>> circuit = Circuit.random(layout, 12, seed=0)
+    >>> paths = Circuit(layout, random_paths(circuit, torch.Generator()))
+    >>> paths.n_edges, paths.prune().n_edges, circuit.rival(seed=0).prune().n_edges
+    (12, 12, 4)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,92 +22,120 @@ from torch import Tensor
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
-from lightning_circuits.nodes import reader_nodes
+from lightning_circuits.nodes import on_ways, reader_nodes
 from lightning_circuits.places import Places
 
-PATHS_AT_ONCE = 256
-"""So many paths are drawn side by side where nobody knows how many it takes."""
+AT_ONCE = 128
+"""How many paths are drawn side by side."""
+ATTEMPTS = 100
+"""How often a random circuit is begun anew, when what is left of it can be made up of no path."""
 
 
-def random_paths(layout: Layout, n: int, seed: int = 0, read_in: Sequence[int] | None = None) -> Tensor:
-    """A random circuit of n edges that is made of paths from the input to the logits; bool ``[n_edges]``, n times True.
+@dataclass(frozen=True)
+class Sight:
+    """What is seen from where in prompts. ``read``: bool ``[n_spans]``, the spans in which logits are read. ``sees``:
+    bool ``[n_spans, n_spans]``, whether in some prompt a token of the one stands at one of the other, or behind it."""
+
+    read: Tensor
+    sees: Tensor
+
+    @classmethod
+    def everywhere(cls, layout: Layout) -> Sight:
+        """All is seen from all spans, as it is without any."""
+        return cls(*(torch.ones(shape, dtype=torch.bool) for shape in (layout.n_spans, [layout.n_spans] * 2)))
+
+    @classmethod
+    def of(cls, layout: Layout, batches: Iterable[Batch]) -> Sight:
+        """What is seen in some prompts.
+
+        Raises:
+            ValueError: logits are read in none of the layout's spans; the prompts have not the layout's spans.
+        """
+        if not layout.spans:
+            return cls.everywhere(layout)
+        read = torch.zeros(layout.n_spans, dtype=torch.bool)
+        sees = torch.zeros(layout.n_spans, layout.n_spans, dtype=torch.bool)
+        for batch in batches:
+            places = Places.of(layout, batch)
+            read |= torch.tensor([len(rows) > 0 for rows, _ in places.read])
+            inside = torch.stack([places.tokens(span) for span in range(layout.n_spans)]).cpu()
+            token = torch.arange(inside.shape[-1])
+            first = torch.where(inside, token, len(token)).amin(-1)  # [n_spans, B], behind all where there is none
+            last = torch.where(inside, token, -1).amax(-1)
+            sees |= (first <= last[:, None]).any(-1)
+        if not read.any():
+            raise ValueError(f"the answer of no prompt is read in one of the spans {', '.join(layout.spans)}")
+        return cls(read, sees)
+
+
+def random_paths(circuit: Circuit, generator: torch.Generator, sight: Sight | None = None) -> Tensor:
+    """A random circuit of paths from the input to the logits, in every span of as many edges as a given one.
 
     A path is drawn from the logits down: an even draw of a writer that the reader can read, then, at a head, of its
     query, key or value, and so on until the writer is the input. In spans it begins in one where the logits are read,
-    and goes into any other by a key or a value, as those may be attended to from everywhere. Paths are joined until
-    there are n edges; the last one is cut short at its lower end.
+    and goes on by a key or a value in any that is seen from where it is. Paths are joined as long as their edges are
+    not too many for any span; what is left then, a few edges, is drawn evenly of those between two nodes on paths.
 
     Args:
-        layout: whose edges they are.
-        n: how many.
-        seed: of the draws.
-        read_in: the spans in which the logits are read, by number (see `spans_read`). Default: all.
+        circuit: that it is to be a match for.
+        generator: of the draws.
+        sight: what is seen from where. Default: all.
+
+    Returns:
+        bool ``[n_edges]``, on the CPU; as a circuit, it is its own `Circuit.prune`.
 
     Raises:
-        ValueError: more edges than there are, or fewer than none; fewer lie on paths that begin in these spans.
+        ValueError: no paths have so many edges in each span, or so few that none were found.
     """
-    if not 0 <= n <= layout.n_edges:
-        raise ValueError(f"cannot draw {n:,} of the {layout.n_edges:,} edges of {layout}")
-    if read_in is not None and n > (most := int(edges_on_paths(layout, read_in).sum())):
-        raise ValueError(f"cannot draw {n:,} edges: {most:,} of {layout} lie on paths to where the logits are read")
-    generator = torch.Generator().manual_seed(seed)
-    chosen: dict[int, None] = {}  # in the order of their coming
-    while len(chosen) < n:
-        for path in draw_paths(layout, min(n - len(chosen), 4096), generator, read_in):
-            chosen.update(dict.fromkeys(path))
-            if len(chosen) >= n:
+    layout, wanted = circuit.layout, circuit.layout.each_span(circuit.members).sum(1)
+    sight = sight or Sight.everywhere(layout)
+    most = layout.each_span(edges_on_paths(layout, sight)).sum(1)
+    if not (wanted > most).any():
+        for _ in range(ATTEMPTS):
+            members = _joined_paths(layout, wanted, generator, sight)
+            # Between two nodes on paths, an edge is on one too.
+            closing = on_ways(layout, members, sight.read, sight.sees) & ~members
+            for span, (own, closes) in enumerate(zip(*map(layout.each_span, (members, closing)), strict=True)):
+                edges = closes.nonzero()[:, 0]
+                left = int(wanted[span] - own.sum())
+                own[edges[torch.randperm(len(edges), generator=generator)[:left]]] = True
+            if torch.equal(layout.each_span(members).sum(1), wanted):
+                return members
+    names = [f" in {name}" for name in layout.spans] or [""]
+    counts = ", ".join(
+        f"{n:,} of {m:,}{name}" for n, m, name in zip(wanted.tolist(), most.tolist(), names, strict=True)
+    )
+    raise ValueError(
+        f"no random paths to where the logits are read have as many edges as the circuit ({counts} that lie on any): "
+        "prune it first, circuit.prune()"
+    )
+
+
+def _joined_paths(layout: Layout, wanted: Tensor, generator: torch.Generator, sight: Sight) -> Tensor:
+    """bool ``[n_edges]``: random paths of no more edges in a span than are wanted, until of many drawn none fits."""
+    chosen: set[int] = set()
+    left = +Counter(dict(enumerate(wanted.tolist())))
+    n_plain, before = layout.plain.n_edges, -1
+    while left and before < len(chosen):
+        before = len(chosen)
+        for path in draw_paths(layout, AT_ONCE, generator, sight):
+            new = set(path) - chosen
+            if new and (taken := Counter([edge // n_plain for edge in new])) <= left:
+                chosen |= new
+                left -= taken
+            if not left:
                 break
     members = torch.zeros(layout.n_edges, dtype=torch.bool)
-    members[list(chosen)[:n]] = True
+    members[sorted(chosen)] = True
     return members
 
 
-def whole_paths(layout: Layout, n: int, generator: torch.Generator, read_in: Sequence[int] | None = None) -> Tensor:
-    """A random circuit of n edges all of which lie on whole paths, its own `Circuit.prune`; bool ``[n_edges]``.
-
-    As `random_paths`, but no path is cut short: one with more new edges than are wanted is passed over. Where none of
-    `PATHS_AT_ONCE` in a row fits, as for small numbers may be, it lacks an edge or two.
-    """
-    chosen: set[int] = set()
-    before = -1
-    while before < len(chosen) < n:
-        before = len(chosen)
-        for path in draw_paths(layout, PATHS_AT_ONCE, generator, read_in):
-            new = [edge for edge in path if edge not in chosen]
-            if len(chosen) + len(new) <= n:
-                chosen.update(new)
-    members = torch.zeros(layout.n_edges, dtype=torch.bool)
-    members[list(chosen)] = True
-    return members
+def edges_on_paths(layout: Layout, sight: Sight) -> Tensor:
+    """bool ``[n_edges]``: what paths can be made of."""
+    return on_ways(layout, torch.ones(layout.n_edges, dtype=torch.bool), sight.read, sight.sees)
 
 
-def spans_read(layout: Layout, batches: Iterable[Batch]) -> list[int] | None:
-    """The spans in which the logits of some prompt are read, by number; None for a layout without spans.
-
-    Raises:
-        ValueError: they are read in none of the layout's; the prompts have not the layout's spans.
-    """
-    if not layout.spans:
-        return None
-    places = [Places.of(layout, batch) for batch in batches]
-    read = [span for span in range(layout.n_spans) if any(len(place.read[span][0]) for place in places)]
-    if places and not read:
-        raise ValueError(f"the answer of no prompt is read in one of the spans {', '.join(layout.spans)}")
-    return read
-
-
-def edges_on_paths(layout: Layout, read_in: Sequence[int] | None = None) -> Tensor:
-    """bool ``[n_edges]``: what paths can be made of, if the logits are read in these spans; default, in all."""
-    members = torch.ones(layout.n_edges, dtype=torch.bool)
-    if read_in is not None:
-        elsewhere = [span for span in range(layout.n_spans) if span not in read_in]
-        layout.logits(layout.each_span(members))[elsewhere] = False
-    return Circuit(layout, members).prune().members
-
-
-def draw_paths(
-    layout: Layout, count: int, generator: torch.Generator, read_in: Sequence[int] | None = None
-) -> list[list[int]]:
+def draw_paths(layout: Layout, count: int, generator: torch.Generator, sight: Sight) -> list[list[int]]:
     """``count`` random paths, each the flat indices of its edges from the logits down. All are drawn side by side."""
     readers, nodes = reader_nodes(layout)
     by_node = readers[nodes.argsort(stable=True)]
@@ -114,18 +145,16 @@ def draw_paths(
     def below(sizes: Tensor) -> Tensor:
         return (torch.rand(len(sizes), generator=generator, dtype=torch.float64) * sizes).long()
 
-    def any_of(spans: Tensor, n: int) -> Tensor:
-        drawn = torch.randint(len(spans), (n,), generator=generator) if layout.spans else torch.zeros(n).long()
-        return spans[drawn]
+    def any_of(spans: Tensor) -> Tensor:
+        """Of bool ``[n, n_spans]`` one that is True in each row."""
+        return spans.float().multinomial(1, generator=generator)[:, 0]
 
-    every = torch.arange(layout.n_spans)
-    ends = every if read_in is None else every[list(read_in)]
     paths: list[list[int]] = [[] for _ in range(count)]
-    alive, node, span = torch.arange(count), torch.full((count,), layout.n_writers), any_of(ends, count)
+    alive, node, span = torch.arange(count), torch.full((count,), layout.n_writers), any_of(sight.read.repeat(count, 1))
     while len(alive):
         reader = by_node[first[node] + below(per_node[node])]
         writer = below(layout.reader_prefix[reader])
-        span = torch.where(layout.keys_and_values[reader], any_of(every, len(span)), span)
+        span = torch.where(layout.keys_and_values[reader], any_of(sight.sees[span]), span)
         edges = span * layout.plain.n_edges + layout.reader_offset[reader] + writer
         for path, edge in zip(alive.tolist(), edges.tolist(), strict=True):
             paths[path].append(edge)
@@ -135,19 +164,19 @@ def draw_paths(
 
 
 def superfluous_edges(
-    circuit: Circuit, count: int, generator: torch.Generator, read_in: Sequence[int] | None = None
+    circuit: Circuit, count: int, generator: torch.Generator, sight: Sight
 ) -> list[tuple[Tensor, int]]:
     """``count`` pairs: members ``[n_edges]`` of circuit and random path, and an edge of the path beside the circuit.
 
     Raises:
         ValueError: the circuit holds every edge that lies on a path.
     """
-    if not (edges_on_paths(circuit.layout, read_in) & ~circuit.members).any():
+    if not (edges_on_paths(circuit.layout, sight) & ~circuit.members).any():
         raise ValueError("the circuit holds every edge on a path to where the logits are read: no other is superfluous")
     own = set(circuit.members.nonzero()[:, 0].tolist())
     drawn: list[tuple[Tensor, int]] = []
     while len(drawn) < count:
-        for path in draw_paths(circuit.layout, count - len(drawn), generator, read_in):
+        for path in draw_paths(circuit.layout, count - len(drawn), generator, sight):
             if new := [edge for edge in path if edge not in own]:
                 members = circuit.members.clone()
                 members[path] = True

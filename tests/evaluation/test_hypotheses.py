@@ -56,7 +56,9 @@ def test_idle_edges_are_found_and_the_rest_is_not_blamed(
 
 
 def test_a_random_circuit_is_nothing_special(model: CircuitModel, data: IOIDataModule) -> None:
-    rival = Circuit(model.layout, random_paths(model.layout, 30, seed=5))
+    rival = Circuit(
+        model.layout, random_paths(Circuit.random(model.layout, 30, seed=0), torch.Generator().manual_seed(5))
+    )
     options = dict(n_random=8, permutations=20, max_edges=4)
     report = examine(model, data.val_dataloader(), rival, ABLATIONS.make("zero"), **options)
     assert not report["sufficiency"].holds and not report["equivalence"].holds and report.ablation == "zero"

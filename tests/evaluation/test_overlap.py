@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation import overlap as module
 from lightning_circuits.evaluation.overlap import Overlap, overlap
-from lightning_circuits.evaluation.random_circuits import whole_paths
+from lightning_circuits.evaluation.random_circuits import Sight, random_paths
 from lightning_circuits.evaluation.rows import from_json
 from lightning_circuits.layout import Layout
 
@@ -161,8 +161,9 @@ def test_pairs_of_random_paths_are_rarely_beyond_chance() -> None:
     """Of 30 p-values of pairs that are what the null says, 3 are expected up to .1; above 10 with chance 1e-4."""
     layout, generator = Layout(4, 4, 8), torch.Generator().manual_seed(7)
     ps: dict[Any, list[float]] = {"edges": [], "nodes": []}
+    some = chosen(layout, 40, 0)
     for seed in range(30):
-        a, b = (Circuit(layout, whole_paths(layout, 40, generator)) for _ in range(2))
+        a, b = (Circuit(layout, random_paths(some, generator)) for _ in range(2))
         for of, found in ps.items():
             found.append(overlap(a, b, of=of, null="paths", draws=19, seed=seed).p)
     for found in ps.values():
@@ -184,7 +185,8 @@ def test_paths_begin_where_the_circuits_are_read() -> None:
     at_end |= torch.tensor([name.startswith("input->") and "<v>" not in name for name in names])
     at_end &= ~torch.tensor([name.endswith("->logits@S2") for name in names])
     circuit = Circuit(layout, at_end).prune()
-    whole = Circuit(layout, whole_paths(layout, circuit.n_edges, torch.Generator().manual_seed(0), [1]))
+    sight = Sight(torch.tensor([False, True]), torch.ones(2, 2, dtype=torch.bool))
+    whole = Circuit(layout, random_paths(circuit, torch.Generator().manual_seed(0), sight))
     alike, elsewhere = (
         overlap(circuit, other, null="paths", draws=60).expected
         for other in (whole, Circuit(layout, torch.tensor(["->logits@S2" in n or "input->" in n for n in names])))

@@ -181,6 +181,8 @@ def test_the_five_tests_take_edges_in_their_spans(
         assert {name.partition("@")[2] for name in Circuit(model.layout, rival).edge_names() if "logits" in name} == {
             "END"
         }
+        of_each = (model.layout.each_span(each).sum(1).tolist() for each in (rival, members))
+        assert next(of_each) == next(of_each)
 
 
 # ---- stability -------------------------------------------------------------------------------------------------------
