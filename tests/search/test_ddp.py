@@ -140,7 +140,7 @@ def shared_out_among(devices: int) -> dict[str, dict[str, Tensor]]:
     """Gates after two epochs and a bit, of 13 prompts: the last step of each has one, however many processes."""
 
     def trained(gate: Gate, **options: Any) -> dict[str, Tensor]:
-        search = EdgePruning("tiny-ioi", gate=gate, dtype="float64", lr=0.1)
+        search = EdgePruning("tiny-ioi", gate=gate, dtype="float64", lr=0.2)
         trainer_of(devices, max_steps=7, **options).fit(search, data_of(devices, batch_size=6))
         return {name: value.clone() for name, value in search.gate.state_dict().items()}
 
