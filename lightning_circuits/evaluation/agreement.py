@@ -72,14 +72,23 @@ def score_correlations(a: Circuit, b: Circuit, depths: Sequence[float] = (0.01, 
     one, other = (_ranked_by(name, circuit) for name, circuit in (("a", a), ("b", b)))
     # torchmetrics has both, but sums the ranks of equal scores in 32 bits, which 65,536 of them overflow, and counts
     # Kendall's pairs one by one.
-    (ranks, ties), (other_ranks, other_ties) = _ranks(one), _ranks(other)
     return ScoreCorrelations(
         pearson=_pearson(one, other),
-        spearman=_pearson(_mean_ranks(ranks, ties), _mean_ranks(other_ranks, other_ties)),
+        spearman=spearman_rho(one, other),
         kendall=kendall_tau_b(one, other),
         depths=tuple(counts),
         average_overlap=tuple(average_overlap(one, other)[[count - 1 for count in counts]].tolist()),
     )
+
+
+def spearman_rho(one: Tensor, other: Tensor) -> float:
+    """Spearman's rho of two vectors ``[n]``: Pearson's r of their ranks, of equal values the mean of theirs.
+
+    NaN where all are level in one of them or one is NaN, and of fewer than two values.
+    """
+    if len(one) < 2 or (one.isnan() | other.isnan()).any():
+        return math.nan
+    return _pearson(_mean_ranks(*_ranks(one)), _mean_ranks(*_ranks(other)))
 
 
 def kendall_tau_b(one: Tensor, other: Tensor) -> float:

@@ -27,7 +27,7 @@ more than found circuits do: a node overlap below theirs says that circuits are 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -35,7 +35,7 @@ from torch import Tensor
 
 from lightning_circuits.arguments import require_choice, require_seed, require_whole_numbers
 from lightning_circuits.circuit import Circuit, ComparedBy
-from lightning_circuits.evaluation.random_circuits import Sight, random_paths
+from lightning_circuits.evaluation.random_circuits import paths_like
 from lightning_circuits.evaluation.rows import to_json
 from lightning_circuits.layout import Layout
 
@@ -155,18 +155,10 @@ def overlap(
 
 
 def _of_drawn_paths(a: Circuit, b: Circuit, of: ComparedBy, draws: int, seed: int) -> Tensor:
-    """float64 ``[draws]``, ascending: the IoU of pairs of random paths, as many edges as the circuits, pruned, have.
-
-    In spans they begin where the circuit has edges into the logits.
-    """
+    """float64 ``[draws]``, ascending: the IoU of pairs of random paths (`paths_like`)."""
     generator = torch.Generator().manual_seed(seed)
-
-    def drawn(circuit: Circuit) -> Circuit:
-        layout = circuit.layout
-        read = layout.logits(layout.each_span(circuit.members)).any(1)
-        return Circuit(layout, random_paths(circuit, generator, replace(Sight.everywhere(layout), read=read)))
-
-    return torch.tensor([drawn(a).iou(drawn(b), of) for _ in range(draws)], dtype=torch.float64).sort().values
+    drawn = [paths_like(a, generator).iou(paths_like(b, generator), of) for _ in range(draws)]
+    return torch.tensor(drawn, dtype=torch.float64).sort().values
 
 
 # ---- what is known exactly -------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -109,6 +109,13 @@ def random_paths(circuit: Circuit, generator: torch.Generator, sight: Sight | No
         f"no random paths to where the logits are read have as many edges as the circuit ({counts} that lie on any): "
         "prune it first, circuit.prune()"
     )
+
+
+def paths_like(circuit: Circuit, generator: torch.Generator) -> Circuit:
+    """A match for a pruned circuit: `random_paths` that begin where it has edges into the logits."""
+    layout = circuit.layout
+    read = layout.logits(layout.each_span(circuit.members)).any(1)
+    return Circuit(layout, random_paths(circuit, generator, replace(Sight.everywhere(layout), read=read)))
 
 
 def _joined_paths(layout: Layout, wanted: Tensor, generator: torch.Generator, sight: Sight) -> Tensor:

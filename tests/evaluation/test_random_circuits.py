@@ -17,6 +17,7 @@ from lightning_circuits.evaluation.random_circuits import (
     Sight,
     draw_paths,
     edges_on_paths,
+    paths_like,
     random_paths,
     superfluous_edges,
 )
@@ -181,3 +182,13 @@ def test_what_is_seen_is_read_from_the_prompts() -> None:
     assert Sight.of(layout, [batch | {"positions": torch.tensor([2, 3])}, back]).sees.all()
     with pytest.raises(ValueError, match="no prompt is read in one of the spans END, S2"):
         Sight.of(layout, [batch | {"positions": torch.tensor([1, 2])}])
+
+
+def test_a_match_begins_where_the_circuit_is_read() -> None:
+    layout = LAYOUTS[0].in_spans(SPANS)
+    at_end = Circuit(layout, random_paths(of_size(layout, 60), generator(), FORWARD))
+    match = paths_like(at_end, generator(1))
+    assert match == match.prune() and match != at_end
+    assert in_each_span(layout, match.members) == in_each_span(layout, at_end.members)
+    into_logits = {name for name in match.edge_names() if "->logits" in name}
+    assert into_logits and all(name.endswith("@END") for name in into_logits)
