@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ class PairDataModule(pl.LightningDataModule, ABC):
         self.misfits = misfits
         self.fitting: dict[str, Fitting] = {}
         self._splits: dict[str, list[TokenPair]] = {}
+        self._span_names: tuple[str, ...] = ()
         self._of_spans: dict[str, Any] = {}
 
     @abstractmethod
@@ -113,17 +114,18 @@ class PairDataModule(pl.LightningDataModule, ABC):
                 f"make_splits of {type(self).__name__} has to give a dict with the pairs of {', '.join(SPLITS)}, got "
                 f"{shortened(made)}"
             )
-        splits = {name: self._fitting(name, made[name]) for name in SPLITS}
-        if self.spans == "token":
-            pairs = [pair for split in splits.values() for pair in split]
-            names = one_span_a_token([len(pair.clean) for pair in pairs], [pair.where for pair in pairs])
-            splits = {name: [replace(pair, spans=names) for pair in split] for name, split in splits.items()}
+        fitted = {name: self._fitting(name, made[name]) for name in SPLITS}
+        # Of all splits together: they have the same places, though none of the prompts of one may have some of them.
+        texts = [pair for of_split, _ in fitted.values() for pair in of_split]
+        placed = iter(self._placed(texts, [pair for _, of_split in fitted.values() for pair in of_split]))
+        splits = {name: list(islice(placed, len(tokens))) for name, (_, tokens) in fitted.items()}
+        self._span_names = in_order([pair.spans for pair in splits["train"]])
         self._splits = splits
         if self.misfits == "drop":
             for name, number in self.fitting.items():
                 pl.utilities.rank_zero_info(f"{type(self).__name__}, pairs of the {name} split: {number}")
 
-    def _fitting(self, name: str, pairs: Iterable[PromptPair]) -> list[TokenPair]:
+    def _fitting(self, name: str, pairs: Iterable[PromptPair]) -> tuple[list[PromptPair], list[TokenPair]]:
         wanted = self.wanted(name)
         texts, tokens, number = fitting(self._checked(name, pairs), self.tokenizer, self.misfits, wanted)
         if not number.drawn:
@@ -135,7 +137,15 @@ class PairDataModule(pl.LightningDataModule, ABC):
                 "PromptPairDataModule with pairs that fit"
             )
         self.fitting[name] = number
-        return in_spans(tokens, texts, self.tokenizer) if self.spans == "roles" else tokens
+        return texts, tokens
+
+    def _placed(self, texts: Sequence[PromptPair], tokens: Sequence[TokenPair]) -> Sequence[TokenPair]:
+        if self.spans == "roles":
+            return in_spans(tokens, texts, self.tokenizer)
+        if self.spans == "token":
+            names = one_span_a_token([len(pair.clean) for pair in tokens], [pair.where for pair in tokens])
+            return [replace(pair, spans=names) for pair in tokens]
+        return tokens
 
     def _checked(self, split: str, pairs: Iterable[PromptPair]) -> Iterator[PromptPair]:
         for number, pair in enumerate(pairs):
@@ -164,9 +174,8 @@ class PairDataModule(pl.LightningDataModule, ABC):
         self.setup()
         train = self._splits["train"]
         found = {tuple(dict.fromkeys(pair.spans)) for pair in train}
-        names = in_order([pair.spans for pair in train])
         before = {pair for order in found for pair in combinations(order, 2)}
-        swapped = [[a, b] for a, b in combinations(names, 2) if (b, a) in before]
+        swapped = [[a, b] for a, b in combinations(self._span_names, 2) if (b, a) in before]
         self._of_spans = {"example": self._example(train), **({"swapped": swapped} if swapped else {})}
         return self._of_spans
 
@@ -202,4 +211,6 @@ class PairDataModule(pl.LightningDataModule, ABC):
     def _loader(self, split: str, **order: Any) -> PairLoader:
         self.setup()
         # Padding is masked. Any id will do that every model has; the tokenizer's may lie beyond its vocabulary.
-        return PairLoader(self._splits[split], self.batch_size, 0, self.padding_side, **order)
+        return PairLoader(
+            self._splits[split], self.batch_size, 0, self.padding_side, span_names=self._span_names, **order
+        )

@@ -37,6 +37,7 @@ class PairLoader:
         seed: of the order; None keeps the order of `pairs`, every epoch.
         replicas: number of processes (see `batch.SharedLoader`).
         rank: which of them this is.
+        span_names: names of spans that other pairs have, in their order; of these pairs, none need have them.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class PairLoader:
         seed: int | None = None,
         replicas: int = 1,
         rank: int = 0,
+        span_names: Sequence[str] = (),
     ) -> None:
         self.pairs = pairs
         self.batch_size = batch_size
@@ -59,7 +61,7 @@ class PairLoader:
         self.epoch = 0
         self._seen = (0, 0)  # epoch, and batches handed out in it
         self._resume_after: tuple[int, int] | None = None
-        self.span_names = in_order([pair.spans for pair in pairs])
+        self.span_names = tuple(dict.fromkeys([*span_names, *in_order([pair.spans for pair in pairs])]))
 
     #: Lightning calls `loader.sampler.set_epoch`, and asks evaluation loaders for `batch_sampler`.
     batch_sampler = None

@@ -19,7 +19,8 @@ from lightning_circuits.arguments import require_span_names, shortened
 class Spans(TypedDict, total=False):
     """Where in the prompts tokens stand, of prompts whose places have names.
 
-    ``spans``: int64 ``[B, T]``, in which of the ``span_names`` each token stands; -1 at padding.
+    ``spans``: int64 ``[B, T]``, in which of the ``span_names`` each token stands; -1 at padding. ``span_names``: those
+    that prompts of this kind may have; of these prompts, none need have some.
     """
 
     spans: Tensor

@@ -51,8 +51,8 @@ class Places:
             live: bool ``[B, T]``, the tokens at which cutting an edge may change something. Default: none.
 
         Raises:
-            ValueError: the layout is in spans, and the prompts have none, or none of one of these names; a live token
-                in no span of the layout.
+            ValueError: the layout is in spans, and the prompts have none, or know none of one of these names; a live
+                token in no span of the layout.
         """
         if not layout.spans:
             return cls.in_order(batch["positions"], batch["clean_ids"].shape[1])

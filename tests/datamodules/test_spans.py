@@ -152,6 +152,29 @@ def test_spans_that_stand_the_other_way_round_in_some_prompts_are_named() -> Non
     assert frozenset(("IO", "S1")) in swapped and not any({"S2", "END"} & pair for pair in swapped)
 
 
+def test_a_split_without_a_place_knows_its_name(tmp_path: Path) -> None:
+    """It has to say, as any prompt has, that it does not have it: the place may have another name there."""
+    train = [row(clean, corrupted(clean), spans=named(clean)) for clean in (CLEAN[0], CLEAN[2])]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, train)))
+    end = {"END": named(CLEAN[1])["END"]}
+
+    def of(spans: dict[str, Any]) -> PromptPairDataModule:
+        other = tmp_path / "other.jsonl"
+        other.write_text(json.dumps(row(CLEAN[1], corrupted(CLEAN[1]), spans=spans)))
+        return PromptPairDataModule(EMBEDDED, tmp_path / "train.jsonl", other, other, spans="roles")
+
+    data = of({"S2": None, **end})
+    (batch,) = data.val_dataloader()
+    names = data.train_dataloader().span_names
+    assert names == ("..S2", "S2", "S2..END", "END") and batch["span_names"] == (*names, "..END")
+    assert {batch["span_names"][i] for i in batch["spans"].flatten().tolist()} == {"..END", "END"}
+    with pytest.raises(ValueError, match=r"train.jsonl, line 1: no span S1, which .*other.jsonl, line 1 has"):
+        of({"S1": named(CLEAN[1])["S2"], **end}).setup()
+    for other in (end, {}):
+        with pytest.raises(ValueError, match=r"other.jsonl, line 1: no span S2, which .*train.jsonl, line 1 has.*null"):
+            of(other).setup()
+
+
 def _other(folder: Path, pair: Any) -> Path:
     path = folder / "other.jsonl"
     path.write_text(pair("Mary and John met , and Mary gave a drink to", S=[0, 4], PLACE=None))
