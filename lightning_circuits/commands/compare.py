@@ -52,16 +52,16 @@ def main(args: Sequence[str]) -> None:
     )
     parser.add_argument("runs", nargs="+", help="folders of runs, curve.json files, or W&B runs as entity/project/id")
     parser.add_argument("--output", type=Path, default=Path("."), help="the folder to write to (default: here)")
-    parser.add_argument("--x", choices=get_args(Size), default="share", help="how the figure counts edges")
+    parser.add_argument("--x", choices=get_args(Size), default="share", help="how edges are counted")
     parser.add_argument("--y", choices=get_args(Measure), default="faithfulness", help="what the figure shows")
     parser.add_argument("--split", help="which split (default: test where all runs have it, else val)")
     parser.add_argument(
-        "--pareto", action="store_true", help="instead: edges against distance, and the circuits that nothing betters"
+        "--pareto", action="store_true", help="instead: size against distance, and the circuits that nothing betters"
     )
     options = parser.parse_args(args)
 
     curves = name_curves(find_curves(options.runs, options.split))
-    notes = comparable(curves, "edges" if options.pareto else options.x)
+    notes = comparable(curves, options.x)
     curves = shared_part(curves)
     first = next(iter(curves.values()))
     options.output.mkdir(parents=True, exist_ok=True)
@@ -70,12 +70,12 @@ def main(args: Sequence[str]) -> None:
         console = Console(width=100)
     if options.pareto:
         panels = {
-            f"{ablation} ablation, {measured_on(curves)}": pareto_points(curves, ablation, options.y)
+            f"{ablation} ablation, {measured_on(curves)}": pareto_points(curves, ablation, options.x, options.y)
             for ablation in first.ablations
         }
-        figure = pareto_figure(panels, options.y, first.model, first.n_edges)
+        figure = pareto_figure(panels, options.x, options.y, first.model, first.n_edges)
         rows = [point.to_dict() for points in panels.values() for point in points]
-        console.print(pareto_table(panels, options.y))
+        console.print(pareto_table(panels, options.x, options.y))
     else:
         figure = curve_figure(curves, (options.y,), options.x)
         rows = [

@@ -25,7 +25,7 @@ from lightning_circuits.drawing.style import (
     line_style,
     model_title,
 )
-from lightning_circuits.evaluation.comparison import CurveLine, Measure, ParetoPoint, Size, lines_of
+from lightning_circuits.evaluation.comparison import CurveLine, Measure, ParetoPoint, Size, lines_of, size_of
 from lightning_circuits.evaluation.curve import RANDOM, Curve
 from lightning_circuits.printable import printable
 
@@ -94,11 +94,12 @@ def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Measure] = ("faithful
     return figure
 
 
-def pareto_figure(panels: Mapping[str, Sequence[ParetoPoint]], y: Measure, model: str, n_edges: int) -> Figure:
-    """Edges against how far from the full model, one point per circuit, with the front: what nothing else betters.
+def pareto_figure(panels: Mapping[str, Sequence[ParetoPoint]], x: Size, y: Measure, model: str, n_edges: int) -> Figure:
+    """Size against how far from the full model, one point per circuit, with the front: what nothing else betters.
 
     Args:
         panels: for each panel, by its title, the circuits (see `evaluation.comparison.pareto_points`).
+        x: how their size is counted.
         y: what the distance is: |1 - f|, KL, or 1 - accuracy.
         model: what the model is called.
         n_edges: how many edges it has.
@@ -128,25 +129,24 @@ def pareto_figure(panels: Mapping[str, Sequence[ParetoPoint]], y: Measure, model
             for name, style in zip(labels, styles, strict=True):
                 mine = [point for point in points if point.label == name]
                 [dots] = axes.plot(
-                    [point.row.edges for point in mine],
+                    [point.size for point in mine],
                     [point.distance for point in mine],
                     **{**style, "linestyle": "none"},
                     clip_on=False,
                 )
                 handles.setdefault(name if few else f"circuits of {len(labels)} runs", dots)
-            front = sorted((point for point in points if point.front), key=lambda point: point.row.edges)
+            front = sorted((point for point in points if point.front), key=lambda point: point.size)
             [handles["Pareto front"]] = axes.step(
-                [point.row.edges for point in front],
+                [point.size for point in front],
                 [point.distance for point in front],
                 where="post",
                 color="#222222",
                 linewidth=0.9,
                 zorder=1,
             )
-            axes.set_xscale("log")
-            label_sizes(axes.xaxis, "{:,.0f}".format)
+            _count_sizes(axes, x)
             _from_zero(axes)
-            axes.set_xlabel(_size_label(n_edges, "edges"))
+            axes.set_xlabel(_size_label(n_edges, x))
             axes.set_ylabel({"faithfulness": "distance |1 - f|", "accuracy": "1 - accuracy"}.get(y, LABELS[y]))
             axes.set_title(printable(title, longest=2 * LONGEST), loc="left")
             axes.grid(color="#e4e4e4", linewidth=0.5)
@@ -160,7 +160,7 @@ def pareto_figure(panels: Mapping[str, Sequence[ParetoPoint]], y: Measure, model
 def _draw(axes: Axes, line: CurveLine, style: Mapping[str, Any], ablation: str, x: Size, y: Measure) -> Any:
     """One line with its band; gives what stands for it in the legend."""
     known = [row for row in line.curve.points(ablation, line.ranking) if not math.isnan(getattr(row, y))]
-    sizes = [{"share": row.size, "edges": row.edges, "token-edges": row.token_edges}[x] for row in known]
+    sizes = [size_of(row, x) for row in known]
     if y == "faithfulness" and line.ranking != RANDOM:
         low, high = [row.faithfulness_low for row in known], [row.faithfulness_high for row in known]
         if not any(map(math.isnan, low + high)):
@@ -171,8 +171,7 @@ def _draw(axes: Axes, line: CurveLine, style: Mapping[str, Any], ablation: str, 
 
 def _finish(axes: Axes, curve: Curve, ablation: str, x: Size, y: Measure) -> dict[str, Any]:
     """Scales, words around a panel, and the lines to read the others against, by their names."""
-    axes.set_xscale("log")
-    label_sizes(axes.xaxis, (lambda share: f"{100 * share:g} %") if x == "share" else "{:,.0f}".format)
+    _count_sizes(axes, x)
     axes.set_title(
         f"{label(ablation, SHORT)} ablation, {label(curve.split, SHORT)} split, {curve.prompts:,} prompts", loc="left"
     )
@@ -223,6 +222,11 @@ def _from_zero(axes: Axes) -> None:
     axes.set_ylim(0, 1.4 * max(axes.dataLim.ymax, 0.01))
     for line in axes.get_lines():
         line.set_clip_on(False)  # points at 0 are drawn whole
+
+
+def _count_sizes(axes: Axes, x: Size) -> None:
+    axes.set_xscale("log")
+    label_sizes(axes.xaxis, (lambda share: f"{100 * share:g} %") if x == "share" else "{:,.0f}".format)
 
 
 def _size_label(n_edges: int, x: Size) -> str:

@@ -20,7 +20,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_circuits.evaluation.comparison import Measure, ParetoPoint, lines_of, measured_on
+from lightning_circuits.evaluation.comparison import Measure, ParetoPoint, Size, lines_of, measured_on
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurveAreas, CurveRow
 from lightning_circuits.evaluation.hypotheses import HypothesisReport
@@ -152,17 +152,17 @@ def _cell(row: CurveRow, key: str) -> str:
     return _number(row.accuracy, ".0%")
 
 
-def pareto_table(panels: Mapping[str, Sequence[ParetoPoint]], y: Measure) -> RenderableType:
+def pareto_table(panels: Mapping[str, Sequence[ParetoPoint]], x: Size, y: Measure) -> RenderableType:
     """The circuits on the front, smallest first, a table for each panel (see `curves.pareto_figure`)."""
     head = {"faithfulness": "|1 - f|", "kl": "KL", "accuracy": "1 - acc."}[y]
     parts = []
     for title, points in panels.items():
         view = _view(f"Pareto front, {title}", f"the best of {len(points):,} circuits")
-        _add_numbers(view, "edges", "pruned", head, "f", "KL", "accuracy")
+        _add_numbers(view, x, "pruned", head, "f", "KL", "accuracy")
         view.add_column("run", overflow="fold")
-        for point in sorted((point for point in points if point.front), key=lambda point: point.row.edges):
+        for point in sorted((point for point in points if point.front), key=lambda point: point.size):
             view.add_row(
-                f"{point.row.edges:,}",
+                f"{100 * point.size:.3g}%" if x == "share" else f"{point.size:,.0f}",
                 f"{point.row.edges_pruned:,}",
                 _number(point.distance, ".3f"),
                 _faithfulness(point.row.faithfulness, point.row.overshoot),

@@ -22,6 +22,11 @@ Size = Literal["share", "edges", "token-edges"]
 it is open (`Circuit.token_edges`)."""
 
 
+def size_of(row: CurveRow, x: Size) -> float:
+    """How large a circuit is before pruning, counted so."""
+    return {"share": row.size, "edges": row.edges, "token-edges": row.token_edges}[x]
+
+
 class CurveLine(NamedTuple):
     """One line of a figure or a table: a curve, and one of its rankings."""
 
@@ -167,30 +172,31 @@ def _described(curve: Curve) -> dict[str, Any]:
 class ParetoPoint:
     """A circuit of a curve, and how far it is from the full model.
 
-    ``label``: the line's name. ``distance``: |1 - f|, KL, or 1 - accuracy. ``front``: whether no circuit of as few
-    edges or fewer is as near.
+    ``label``: the line's name. ``size``: by the count that is asked for. ``distance``: |1 - f|, KL, or 1 - accuracy.
+    ``front``: whether no circuit as small or smaller is as near.
     """
 
     label: str
     method: str
+    size: float
     distance: float
     front: bool
     row: CurveRow
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the row's own beside it."""
-        own = {name: value for name, value in vars(self).items() if name != "row"}
+        own = {name: value for name, value in vars(self).items() if name not in ("size", "row")}
         return {**own, **self.row.to_dict()}
 
 
-def pareto_points(curves: Mapping[str, Curve], ablation: str, y: Measure) -> list[ParetoPoint]:
-    """Every circuit of every curve as a point: its edges before pruning and its distance from the full model.
+def pareto_points(curves: Mapping[str, Curve], ablation: str, x: Size, y: Measure) -> list[ParetoPoint]:
+    """Every circuit of every curve as a point: its size before pruning and its distance from the full model.
 
     The empty circuit is none of them, but nothing that is no nearer than it is on the front. Random circuits are left
     out.
     """
     points = [
-        ParetoPoint(name, line.curve.method, _distance(row, y), False, row)
+        ParetoPoint(name, line.curve.method, size_of(row, x), _distance(row, y), False, row)
         for name, line in lines_of(curves).items()
         if line.ranking != RANDOM
         for row in line.curve.points(ablation, line.ranking)
@@ -198,7 +204,7 @@ def pareto_points(curves: Mapping[str, Curve], ablation: str, y: Measure) -> lis
     ]
     empty = [curve.reference(ablation, "empty") for curve in curves.values()]
     nearest = min((_distance(row, y) for row in empty if not math.isnan(getattr(row, y))), default=math.inf)
-    for i in sorted(range(len(points)), key=lambda i: (points[i].row.edges, points[i].distance)):
+    for i in sorted(range(len(points)), key=lambda i: (points[i].size, points[i].distance)):
         if points[i].distance < nearest:
             nearest, points[i] = points[i].distance, replace(points[i], front=True)
     return points

@@ -55,8 +55,18 @@ def test_runs_in_spans_and_without_are_compared_by_token_edges(
     runs = [str(tmp_path / "placed"), str(put_curve(tmp_path / "plain"))]
     main([*runs, "--x", "token-edges", "--output", str(tmp_path)])
     assert "Note: different spans" in capsys.readouterr().out and (tmp_path / "compare.svg").exists()
-    with pytest.raises(ValueError, match="an edge of one is none"):  # the front is by edges
-        main([*runs, "--x", "token-edges", "--pareto", "--output", str(tmp_path)])
+    main([*runs, "--x", "token-edges", "--pareto", "--output", str(tmp_path)])
+    with (tmp_path / "pareto.csv").open() as file:
+        points = [(float(row["token_edges"]), float(row["distance"]), row["front"]) for row in csv.DictReader(file)]
+    best = {
+        (size, far)
+        for size, far, _ in points
+        if far < 1 and not any(s <= size and d <= far and (s, d) != (size, far) for s, d, _ in points)
+    }
+    assert {(size, far) for size, far, front in points if front == "True"} == best
+    assert "token-edges kept" in (tmp_path / "pareto.svg").read_text()
+    with pytest.raises(ValueError, match="an edge of one is none"):
+        main([*runs, "--x", "edges", "--pareto", "--output", str(tmp_path)])
 
 
 def test_the_command_draws_the_front_over_many_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,7 +130,7 @@ def test_nothing_to_draw_is_said() -> None:
     with pytest.raises(ValueError, match="no curve to draw"):
         curve_figure({})
     with pytest.raises(ValueError, match="no circuit to draw"):
-        pareto_figure({}, "kl", "gpt2", 10)
+        pareto_figure({}, "share", "kl", "gpt2", 10)
 
 
 def test_files_are_the_same_bytes_each_time_and_text_stays_text(tmp_path: Path) -> None:
@@ -149,15 +149,16 @@ def test_more_runs_than_styles_are_one_cloud() -> None:
     def points(n: int) -> list[ParetoPoint]:
         row = EAP.points("interchange", "signed")[0]
         return [
-            ParetoPoint(f"run {i}", "EAP", 1 / (i + 1), True, replace(row, edges=10 + i, kl=1 / (i + 1)))
+            ParetoPoint(f"run {i}", "EAP", 10 + i, 1 / (i + 1), True, replace(row, edges=10 + i, kl=1 / (i + 1)))
             for i in range(n)
         ]
 
-    few = pareto_figure({"title": points(3)}, "kl", "gpt2", 100)
-    many = pareto_figure({"title": points(30)}, "faithfulness", "gpt2", 100)
+    few = pareto_figure({"title": points(3)}, "edges", "kl", "gpt2", 100)
+    many = pareto_figure({"title": points(30)}, "token-edges", "faithfulness", "gpt2", 100)
     assert [t.get_text() for t in few.legends[0].get_texts()] == ["run 0", "run 1", "run 2", "Pareto front"]
     assert [t.get_text() for t in many.legends[0].get_texts()] == ["circuits of 30 runs", "Pareto front"]
     assert many.axes[0].get_ylabel() == "distance |1 - f|"
+    assert few.axes[0].get_xlabel().startswith("edges") and many.axes[0].get_xlabel().startswith("token-edges")
 
 
 def test_drawing_leaves_no_trace_in_the_user_s_matplotlib(tmp_path: Path) -> None:

@@ -83,7 +83,9 @@ TABLES: dict[str, Callable[[str], RenderableType]] = {
     "rows_table": lambda name: tables.rows_table([make_row(name, name, 10, 0.5, name)]),
     "curve_table": lambda name: tables.curve_table(curve(name)),
     "curves_table": lambda name: tables.curves_table({name: curve(name), f"{name} b": curve(name)}),
-    "pareto_table": lambda name: tables.pareto_table({name: pareto_points({name: curve(name)}, name, "kl")}, "kl"),
+    "pareto_table": lambda name: tables.pareto_table(
+        {name: pareto_points({name: curve(name)}, name, "edges", "kl")}, "edges", "kl"
+    ),
     "knockouts_table": lambda name: tables.knockouts_table([Knockout((name, name), 1.0, 1.0, 1.0)]),
     "contributions_table": lambda name: tables.contributions_table(
         PartContributions([name], torch.ones(1), torch.ones(1), 0.9)
@@ -103,7 +105,7 @@ TABLES: dict[str, Callable[[str], RenderableType]] = {
 FIGURES: dict[str, Callable[[str], Figure]] = {
     "curve_figure": lambda name: curve_figure({name: curve(name), f"{name} b": curve(name)}, ("faithfulness", "kl")),
     "pareto_figure": lambda name: pareto_figure(
-        {name: pareto_points({name: curve(name)}, name, "kl")}, "kl", name, 1000
+        {name: pareto_points({name: curve(name)}, name, "share", "kl")}, "share", "kl", name, 1000
     ),
     "circuit_figure": lambda name: circuit_figure(in_spans(name)),
     "patterns_figure": lambda name: patterns_figure(patterns(name), SimpleNamespace(decode=lambda ids: name)),

@@ -95,9 +95,10 @@ def curves() -> RenderableType:
 def pareto() -> RenderableType:
     found = {"EAP": make_curve({"signed": F, "absolute": F}), "gates": make_curve({"signed": {0.01: 0.3, 0.1: 1.2}})}
     panels = {
-        f"interchange ablation by {y}": pareto_points(found, "interchange", y) for y in ("faithfulness", "accuracy")
+        f"interchange ablation by {y}": pareto_points(found, "interchange", "edges", y)
+        for y in ("faithfulness", "accuracy")
     }
-    return pareto_table(panels, "faithfulness")
+    return pareto_table(panels, "edges", "faithfulness")
 
 
 TABLES = (rows, rows_in_spans, curve, knockouts, contributions, hypotheses, stability, curves, pareto)

@@ -85,7 +85,7 @@ def test_what_makes_a_comparison_less_than_fair_is_noted() -> None:
 )
 def test_the_front_is_what_nothing_else_betters(curves: list[dict[float, float]]) -> None:
     made: dict[str, Curve] = {f"run {i}": make_curve({"signed": f}, random=i == 0) for i, f in enumerate(curves)}
-    points = pareto_points(made, "interchange", "faithfulness")
+    points = pareto_points(made, "interchange", "edges", "faithfulness")
     assert len(points) == sum(map(len, curves))
     for point in points:
         dominated = point.distance >= 1 or any(  # where the empty circuit is
