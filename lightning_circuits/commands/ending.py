@@ -118,3 +118,4 @@ class Ending(pl.Callback):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(PATIENCE)
             process.kill()
+            process.wait()  # what is killed lives on for a while, and would outlive this one

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,6 +134,18 @@ def test_what_goes_wrong_after_sigterm_does_not_hide_it() -> None:
     assert exit.value.code == 143
 
 
+def test_a_process_that_does_not_end_by_itself_is_gone_when_the_command_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "PATIENCE", 0.1)
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
+    other = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+    assert other.stdout and other.stdout.readline()
+    order = ending.Ending()
+    order.trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=SimpleNamespace(procs=[other])))  # type: ignore[assignment]
+    with pytest.raises(SystemExit), order.heeded():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert other.returncode == -signal.SIGKILL  # known, for it has been waited for
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "hook", "rank", "code"),
@@ -150,6 +164,7 @@ def test_all_processes_of_a_run_end(name: str, hook: str, rank: int, code: int, 
     root = str(Path(__file__).parents[2])
     run = processes.program(elsewhere / "log.txt", command, elsewhere, PYTHONPATH=root, OMP_NUM_THREADS="1")
     status = run.wait(200)
-    with pytest.raises(ProcessLookupError):  # nobody is left of the group
-        os.killpg(run.pid, signal.SIGKILL)
+    left = run.left()
+    run.kill()
+    assert not left
     assert status == code, run.log.read_text()[-3000:]

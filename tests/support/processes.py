@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 # Importing takes longer than most of what is called: the server imports once, and forks a process for each call. It
@@ -46,6 +47,15 @@ class Started:
         if status is None:
             pytest.fail(f"no end after {seconds:.0f} s\n{printed[-3000:]}")
         return status, printed
+
+    def left(self) -> list[psutil.Process]:
+        """What still runs of its group. One that has ended and that nobody has asked about yet, a zombie, does not."""
+        running = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if os.getpgid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    running.append(process)
+        return running
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
