@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import results_page
+from measuring import quiet_trainer
 from options import parse, parser, write_json
 from smollm2 import NAME, located
 
@@ -24,7 +25,6 @@ from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.gates import HardConcrete, TargetSparsity, TopK
 from lightning_circuits.models.loading import load_model
-from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import LogitDifference, MatchLogitDifference
 from lightning_circuits.scoring.gradients import gradient_scores
 from lightning_circuits.selection import size_to_count, top_n
@@ -68,9 +68,7 @@ def one_seed(hf_model: Any, data: IOIDataModule, seed: int, gates: list[str], st
     for kind in gates:
         gate = TopK() if kind == "top-k" else HardConcrete(TargetSparsity(0.99))
         search = EdgePruning(hf_model, gate=gate, objective=MatchLogitDifference(), warm_start=attribution, seed=seed)
-        trainer = pl.Trainer(
-            max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, limit_val_batches=0
-        )
+        trainer = quiet_trainer(max_steps=steps, limit_val_batches=0)
         start = time.perf_counter()
         trainer.fit(search, data)
         scores[kind], seconds[kind] = search.edge_scores(), time.perf_counter() - start

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.namespace import pl
 
 
 class Cost(NamedTuple):
@@ -58,6 +59,20 @@ class Clock:
             name: Cost(statistics.median(cost.seconds for cost in costs), max(cost.peak_bytes for cost in costs))
             for name, costs in measured.items()
         }
+
+
+def quiet_trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    """A Trainer on the CPU that prints and writes nothing of its own; the callbacks do."""
+    return pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        callbacks=[*callbacks],
+        **options,
+    )
 
 
 def resident(field: str) -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import results_page
-from measuring import Clock, stock_step
+from measuring import Clock, quiet_trainer, stock_step
 from options import parse, parser, write_json
 from smollm2 import NAME, located
 
@@ -106,16 +106,7 @@ def fit(search: CircuitSearch, data: IOIDataModule, folder: Path, steps: int) ->
     training = TrainingTime()
     curve = FaithfulnessCurve(random=False, dirpath=folder)
     export = CircuitExport(folder, formats=["pt"], sizes=[0.01], save_top_k=0)
-    trainer = pl.Trainer(
-        max_steps=steps,
-        limit_train_batches=limit,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        callbacks=[training, curve, export],
-    )
-    trainer.fit(search, data)
+    quiet_trainer(training, curve, export, max_steps=steps, limit_train_batches=limit).fit(search, data)
     return training.seconds
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import results_page
 import torch
+from measuring import quiet_trainer
 from options import parse, parser, write_json
 from smollm2 import NAME, located
 from torch import Tensor
@@ -34,7 +35,6 @@ from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.layout import Layout
 from lightning_circuits.models.loading import load_model
-from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import MatchLogitDifference
 from lightning_circuits.search.splits import live_tokens
 from lightning_circuits.selection import size_to_count, top_n
@@ -91,17 +91,8 @@ def scores(method: str, model: Any, data: IOIDataModule, spans: bool, seed: int,
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         search = METHODS[method](model, spans, folder / "EAP.safetensors", seed)
-        trainer = pl.Trainer(
-            max_steps=args.steps,
-            limit_train_batches=BATCHES if isinstance(search, Attribution) else None,
-            limit_val_batches=0,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-        )
-        trainer.fit(search, data)
+        limit = BATCHES if isinstance(search, Attribution) else None
+        quiet_trainer(max_steps=args.steps, limit_train_batches=limit, limit_val_batches=0).fit(search, data)
         search.circuit(size=SIZES[0]).save(path)
     return Circuit.load(path)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from measuring import quiet_trainer
 from options import parse, parser
 from smollm2 import NAME, located
 
@@ -58,8 +59,7 @@ def measure(search: CircuitSearch, data: IOIDataModule, random: bool) -> Curve:
 
 def attribute(search: CircuitSearch, data: IOIDataModule, *callbacks: pl.Callback) -> CircuitSearch:
     """Once over the training pairs."""
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    pl.Trainer(accelerator="cpu", callbacks=list(callbacks), **quiet).fit(search, data)
+    quiet_trainer(*callbacks).fit(search, data)
     return search
 
 
