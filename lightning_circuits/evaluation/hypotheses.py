@@ -163,9 +163,10 @@ def examine(
     require_quantile(quantile)
 
     generator = torch.Generator().manual_seed(seed)
+    seeds = torch.randint(2**62, (n_random,), generator=generator).tolist()
     batches = list(batches)  # they are gone through twice
     sight = Sight.of(layout, batches)
-    rivals = [random_paths(circuit, generator, sight) for _ in range(n_random)]
+    rivals = [random_paths(circuit, torch.Generator().manual_seed(rival_seed), sight) for rival_seed in seeds]
     inflated = superfluous_edges(circuit, n_random, generator, sight)
     edges = circuit.members.nonzero()[:, 0]
     if max_edges is not None and max_edges < len(edges):
