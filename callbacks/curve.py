@@ -11,11 +11,12 @@
 
 Each measurement leaves behind `curve.csv`, `curve.json`, `curve.png` and `curve.svg`, in the folder of the run's logger
 or in `dirpath`. A curve of one split never takes the place of another split's: beside a `curve.json` of the validation
-split, that of the test split is called `curve-test.json`. `lightning-circuits compare` puts several runs in one figure.
+split, that of the test split is called `curve-test.json`, and beside one by the logit difference, that by another
+measure `curve-kl.json`. `lightning-circuits compare` puts several runs in one figure.
 
 The loggers get faithfulness, KL and accuracy at each size and the areas (`val/curve/interchange/signed/cmd`, which a
-sweep may minimise); those that take tables and pictures (Weights & Biases, TensorBoard) get them too, and Weights &
-Biases the file, from which `compare` reads it.
+sweep may minimise; by another measure `val/curve/kl/...`); those that take tables and pictures (Weights & Biases,
+TensorBoard) get them too, and Weights & Biases the file, from which `compare` reads it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from lightning_circuits.drawing.curves import curve_figure
 from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.tables import curve_table
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurvePlace
+from lightning_circuits.measures import DEFAULT, AnyMeasure, by_measure
 from lightning_circuits.namespace import pl
 from lightning_circuits.printable import printable
 from lightning_circuits.search.base import CircuitSearch
@@ -66,15 +68,17 @@ class FaithfulnessCurve(ExactAblationCallback):
         random: whether random circuits of the same sizes are measured too, which doubles the cost.
         dirpath: the folder of the files; it is made if it is not there. Default: where the run's logger writes.
         seed: of the random circuits.
+        measure: what faithfulness is of, by name or a function ``(logits, batch, full_logits) -> [B]`` (see
+            `lightning_circuits.measures`).
 
     Attributes:
         curve: the last measurement, a `Curve`; None before the first.
         paths: the files of the last measurement.
 
     Raises:
-        ValueError: here, fewer than two sizes, an unknown ablation or ranking. At setup, so before any training: a
-            size outside the model's; no validation (test) prompts; mean ablation without training prompts; a folder
-            that cannot be written to. In `validate` and `test`: scores that rank nothing.
+        ValueError: here, fewer than two sizes, an unknown ablation, ranking or measure. At setup, so before any
+            training: a size outside the model's; no validation (test) prompts; mean ablation without training prompts;
+            a folder that cannot be written to. In `validate` and `test`: scores that rank nothing.
         OSError: in `validate` and `test`, the files cannot be written (a full disk); at the end of `fit`, a warning.
         TypeError: at setup, the model is no `CircuitSearch`, or the Trainer of the other of Lightning's two names.
     """
@@ -87,8 +91,9 @@ class FaithfulnessCurve(ExactAblationCallback):
         random: bool = True,
         dirpath: str | Path | None = None,
         seed: int = 0,
+        measure: AnyMeasure = DEFAULT,
     ) -> None:
-        super().__init__(ablations, seed)
+        super().__init__(ablations, seed, measure)
         self.sizes = None if sizes is None else require_sizes(sizes)
         if self.sizes is not None and len(set(self.sizes)) < 2:
             raise ValueError(f"a curve needs at least two sizes, got {self.sizes}")
@@ -118,6 +123,7 @@ class FaithfulnessCurve(ExactAblationCallback):
             "random": self.random,
             "dirpath": self.dirpath,
             "seed": self.seed,
+            "measure": self.measure,
         }
 
     # ---- Lightning ---------------------------------------------------------------------------------------------
@@ -214,9 +220,9 @@ class FaithfulnessCurve(ExactAblationCallback):
     # ---- what is left behind -----------------------------------------------------------------------------------
 
     def _write(self, trainer: pl.Trainer, curve: Curve) -> None:
-        stem = _stem(self._folder, curve.split)
+        stem = _stem(self._folder, curve)
         figure = curve_figure({curve.method: curve}, ("faithfulness", "kl", "accuracy"))
-        key = f"{curve.split}/curve"
+        key = by_measure(f"{curve.split}/curve", curve.measure, "/")
         log_table(trainer, f"{key}_table", [row.to_dict() for row in curve.rows])
         self.paths = []
         self.paths = [*curve.save(self._folder, stem), *save(figure, self._folder / stem)]
@@ -225,17 +231,19 @@ class FaithfulnessCurve(ExactAblationCallback):
         log_files(trainer, self.paths)
 
 
-def _stem(folder: Path, split: str) -> str:
-    """`curve`, unless that is the curve of another split."""
+def _stem(folder: Path, curve: Curve) -> str:
+    """`curve`, unless that is the curve of another split, or by another measure."""
     try:
-        return "curve" if Curve.load(folder / "curve.json").split == split else f"curve-{split}"
+        there = Curve.load(folder / "curve.json")
     except (FileNotFoundError, ValueError):  # none there, or none that anybody could read
-        return "curve"
+        there = curve
+    apart = [mine for mine, its in ((curve.split, there.split), (curve.measure, there.measure)) if mine != its]
+    return "-".join(["curve", *apart])
 
 
 def _scalars(curve: Curve) -> dict[str, float]:
     """``val/curve/interchange/1%/kl``, ``val/curve/interchange/signed/cmd`` and so on."""
-    key = f"{curve.split}/curve"
+    key = by_measure(f"{curve.split}/curve", curve.measure, "/")
     at_sizes = {
         f"{key}/{row.ablation}/{in_key(row.circuit)}/{name}": getattr(row, name)
         for row in curve.rows

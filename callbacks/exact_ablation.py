@@ -15,9 +15,10 @@ import torch
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.arguments import require_seed
 from lightning_circuits.batch import Batch
-from lightning_circuits.callbacks.options import require_ablations
+from lightning_circuits.callbacks.options import require_ablations, require_measure
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.rows import Row, evaluate
+from lightning_circuits.measures import DEFAULT, AnyMeasure
 from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
 from lightning_circuits.search.base import CircuitSearch
@@ -33,16 +34,20 @@ class ExactAblationCallback(pl.Callback):
     Args:
         ablations: what cut edges carry: names or objects, one or several (see `lightning_circuits.ablation`).
         seed: of random circuits.
+        measure: what faithfulness is of (see `lightning_circuits.measures`).
 
     Raises:
-        ValueError: an unknown ablation, or none.
-        TypeError: something that is no ablation.
+        ValueError: an unknown ablation, or none; an unknown measure, or one without a name.
+        TypeError: something that is no ablation, or no measure.
     """
 
-    def __init__(self, ablations: Sequence[str | Ablation] | str | Ablation, seed: int) -> None:
+    def __init__(
+        self, ablations: Sequence[str | Ablation] | str | Ablation, seed: int, measure: AnyMeasure = DEFAULT
+    ) -> None:
         self.ablations = require_ablations(ablations)
         require_seed(seed)
         self.seed = seed
+        self.measure = require_measure(measure)
         self._fitted = False
 
     def _begin(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> None:
@@ -101,6 +106,7 @@ class ExactAblationCallback(pl.Callback):
                 controls=controls,
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
+                measure=self.measure,
             )
 
     def _batches(self, trainer: pl.Trainer, split: str) -> Iterator[Batch]:

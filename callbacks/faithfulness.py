@@ -37,6 +37,7 @@ from lightning_circuits.callbacks.requirements import require_search
 from lightning_circuits.callbacks.terminal import close_progress_bar, console
 from lightning_circuits.drawing.tables import rows_table
 from lightning_circuits.evaluation.rows import Row
+from lightning_circuits.measures import DEFAULT, AnyMeasure, by_measure, measure_name
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import CircuitSearch
 
@@ -54,16 +55,19 @@ class FaithfulnessValidation(ExactAblationCallback):
             one.
         ablations: what cut edges carry: names or objects, one or several (see `lightning_circuits.ablation`).
         seed: of the random circuits beside each circuit.
+        measure: what faithfulness is of, by name or a function ``(logits, batch, full_logits) -> [B]`` (see
+            `lightning_circuits.measures`). Keys name it after the ablation: ``val/interchange/kl/1%/faithfulness``;
+            not the logit difference.
 
     Attributes:
         measured: the last measurement, a `Measured`; None before the first.
 
     Raises:
-        ValueError: here, an unknown ablation or a step count below 1. Before any training: a size that rounds to no
-            edge; no validation (test) prompts; mean ablation without training prompts; a key monitored by a callback
-            of Lightning's that nobody will log.
-        TypeError: here, an ablation or a size that is none. At setup, the model is no `CircuitSearch`, or the Trainer
-            of the other of Lightning's two names.
+        ValueError: here, an unknown ablation or measure, or a step count below 1. Before any training: a size that
+            rounds to no edge; no validation (test) prompts; mean ablation without training prompts; a key monitored by
+            a callback of Lightning's that nobody will log.
+        TypeError: here, an ablation, a size or a measure that is none. At setup, the model is no `CircuitSearch`, or
+            the Trainer of the other of Lightning's two names.
     """
 
     announces = "on_circuits_measured"
@@ -74,11 +78,12 @@ class FaithfulnessValidation(ExactAblationCallback):
         sizes: Sequence[int | float] | int | float | None = None,
         ablations: Sequence[str | Ablation] | str | Ablation = ("interchange",),
         seed: int = 0,
+        measure: AnyMeasure = DEFAULT,
     ) -> None:
         require_whole_numbers(every_n_steps=every_n_steps)
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps is {every_n_steps}: it has to be at least 1")
-        super().__init__(ablations, seed)
+        super().__init__(ablations, seed, measure)
         self.every_n_steps = every_n_steps
         self.sizes = None if sizes is None else require_sizes(sizes)
         self.measured: Measured | None = None
@@ -117,7 +122,7 @@ class FaithfulnessValidation(ExactAblationCallback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._measure_step(trainer, require_search(self, trainer, pl_module))
-        log_table(trainer, "val/circuits", [row.to_dict() for row in self.rows])
+        self._log_table(trainer, "val")
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "validate":  # within fit there are steps to go by
@@ -136,7 +141,7 @@ class FaithfulnessValidation(ExactAblationCallback):
         numbers = [*(field.name for field in fields(Row) if field.type != "str"), "overshoot"]
         sizes = [in_key(name) for name in sizes_to_look_at(search, self.sizes)]
         circuits = ["full", "empty", *(f"{name}{control}" for name in sizes for control in CONTROLS)]
-        names = [ablation.name for ablation in self.ablations]
+        names = [by_measure(ablation.name, measure_name(self.measure), "/") for ablation in self.ablations]
         return [f"val/{name}/{circuit}/{number}" for name in names for circuit in circuits for number in numbers]
 
     # ---- measuring ---------------------------------------------------------------------------------------------
@@ -162,8 +167,12 @@ class FaithfulnessValidation(ExactAblationCallback):
         """For `trainer.validate` and `trainer.test`, which return what is logged here."""
         self.measured = self._measure(trainer, search, split)
         search.log_dict(_scalars(self.rows), sync_dist=trainer.world_size > 1)
-        log_table(trainer, f"{split}/circuits", [row.to_dict() for row in self.rows])
+        self._log_table(trainer, split)
         announce(trainer, "on_circuits_measured", search, self.measured)
+
+    def _log_table(self, trainer: pl.Trainer, split: str) -> None:
+        key = by_measure(f"{split}/circuits", measure_name(self.measure), "/")
+        log_table(trainer, key, [row.to_dict() for row in self.rows])
 
     def _measure(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> Measured:
         circuits = circuits_to_look_at(search, self.sizes)
@@ -173,7 +182,7 @@ class FaithfulnessValidation(ExactAblationCallback):
 def _scalars(rows: Sequence[Row]) -> dict[str, float]:
     """``val/interchange/1%-random/kl`` and so on."""
     return {
-        f"{row.split}/{row.ablation}/{in_key(row.circuit)}/{key}": value
+        f"{row.split}/{by_measure(row.ablation, row.measure, '/')}/{in_key(row.circuit)}/{key}": value
         for row in rows
         for key, value in row.scalars().items()
     }

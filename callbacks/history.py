@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_circuits.callbacks.loggers import in_key
 from lightning_circuits.evaluation.rows import Row
+from lightning_circuits.measures import by_measure
 
 NUMBERS = ("faithfulness", "kl", "accuracy", "logit_difference")
 """What is logged of each circuit of a probe."""
@@ -39,7 +40,7 @@ class Probe:
         found: dict[str, float] = {}
         for row in self.rows:
             for number in NUMBERS:
-                found[f"probe/{in_key(row.circuit)}/{number}"] = getattr(row, number)
+                found[f"{by_measure('probe', row.measure, '/')}/{in_key(row.circuit)}/{number}"] = getattr(row, number)
         for name, value in self.iou_last.items():
             found[f"probe/{in_key(name)}/iou_last"] = value
         if self.edges_needed is not None:

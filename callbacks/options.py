@@ -1,4 +1,4 @@
-"""Arguments that callbacks take one of or several, and those that all of them take: sizes of circuits, ablations."""
+"""Arguments that callbacks take one of or several, and those that all of them take: sizes, ablations, a measure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.arguments import shortened
+from lightning_circuits.measures import MEASURES, Measure, measure_name
 
 
 def require_several(what: str, given: Any, kinds: tuple[type, ...], values_are: str) -> list[Any]:
@@ -69,3 +70,15 @@ def require_ablations(given: Any) -> list[Ablation]:
     if not made:
         raise ValueError("no ablation to measure under: name at least one, such as 'interchange'")
     return list({ablation.name: ablation for ablation in made}.values())
+
+
+def require_measure(given: Any) -> Measure:
+    """A measure by name, or a function that has one.
+
+    Raises:
+        ValueError: an unknown name; a function without a name.
+        TypeError: something else.
+    """
+    measure = MEASURES.make(given, "measure")
+    measure_name(measure)
+    return measure

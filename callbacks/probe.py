@@ -35,9 +35,10 @@ from lightning_circuits.callbacks.history import NUMBERS, Probe
 from lightning_circuits.callbacks.loggers import in_key, log_scalars
 from lightning_circuits.callbacks.looked_at import size_name
 from lightning_circuits.callbacks.monitors import monitored, refuse_unknown
-from lightning_circuits.callbacks.options import require_sizes
+from lightning_circuits.callbacks.options import require_measure, require_sizes
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.layout import Layout
+from lightning_circuits.measures import DEFAULT, AnyMeasure, by_measure, measure_name
 from lightning_circuits.models import wrap
 from lightning_circuits.models.inside import find_language_model, language_models
 from lightning_circuits.namespace import pl, refuse_mixture
@@ -75,6 +76,8 @@ class CircuitProbe(pl.Callback):
             one.
         objective: that edges are scored for, an object or a name. Default: `LogitDifference`.
         ablation: what a cut edge carries when circuits are judged, an object or a name.
+        measure: what faithfulness is of, by name or a function ``(logits, batch, full_logits) -> [B]`` (see
+            `lightning_circuits.measures`). Keys name it, unless it is the logit difference: ``probe/kl/1%/accuracy``.
 
     Attributes:
         history: a `Probe` for each time, oldest first.
@@ -97,6 +100,7 @@ class CircuitProbe(pl.Callback):
         model: str | None = None,
         objective: AnyObjective | None = None,
         ablation: str | Ablation = "interchange",
+        measure: AnyMeasure = DEFAULT,
     ) -> None:
         if not hasattr(data, "train_dataloader"):
             raise TypeError(f"data takes a data module, got {shortened(data)}")
@@ -114,6 +118,7 @@ class CircuitProbe(pl.Callback):
         self.faithfulness = faithfulness
         self.model = model
         self.ablation = ABLATIONS.make(ablation, "ablation")
+        self.measure = require_measure(measure)
         self.method = _method(method, objective, self.ablation)
         self.history: list[Probe] = []
         self._ready = False
@@ -173,7 +178,8 @@ class CircuitProbe(pl.Callback):
     def logged_keys(self, module: pl.LightningModule) -> list[str]:
         """What can be monitored."""
         sizes = [in_key(size) for size in self._sizes]
-        judged = [f"probe/{name}/{number}" for name in ("full", "empty", *sizes) for number in NUMBERS]
+        probe = by_measure("probe", measure_name(self.measure), "/")
+        judged = [f"{probe}/{name}/{number}" for name in ("full", "empty", *sizes) for number in NUMBERS]
         return ["probe/edges_needed", *judged, *(f"probe/{size}/iou_last" for size in sizes)]
 
     def state_dict(self) -> dict[str, Any]:
@@ -241,6 +247,7 @@ class CircuitProbe(pl.Callback):
                 controls=False,
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
+                measure=self.measure,
             )
         enough = [row.edges for row in rows if row.circuit in members and row.faithfulness >= self.faithfulness]
         probe = Probe(trainer.global_step, rows, members, min(enough, default=None))

@@ -125,6 +125,11 @@ def measure_name(measure: Measure) -> str:
     return name
 
 
+def by_measure(what: str, name: str, joint: str = " by ") -> str:
+    """``what``, and by which measure where that is not the `DEFAULT`: ``f``, or ``f by kl``."""
+    return what if name == DEFAULT else f"{what}{joint}{name}"
+
+
 def values(measure: Measure, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
     """What a measure says of each prompt, ``[B]``.
 

@@ -23,7 +23,7 @@ from lightning_circuits.drawing.curves import curve_figure, pareto_figure
 from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.tables import curves_table, pareto_table
 from lightning_circuits.evaluation.comparison import (
-    Measure,
+    Shown,
     Size,
     comparable,
     lines_of,
@@ -53,7 +53,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("runs", nargs="+", help="folders of runs, curve.json files, or W&B runs as entity/project/id")
     parser.add_argument("--output", type=Path, default=Path("."), help="the folder to write to (default: here)")
     parser.add_argument("--x", choices=get_args(Size), default="share", help="how edges are counted")
-    parser.add_argument("--y", choices=get_args(Measure), default="faithfulness", help="what the figure shows")
+    parser.add_argument("--y", choices=get_args(Shown), default="faithfulness", help="what the figure shows")
     parser.add_argument("--split", help="which split (default: test where all runs have it, else val)")
     parser.add_argument(
         "--pareto", action="store_true", help="instead: size against distance, and the circuits that nothing betters"

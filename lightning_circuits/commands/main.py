@@ -51,6 +51,7 @@ from lightning_circuits.callbacks import FaithfulnessCurve
 from lightning_circuits.commands import compare, view
 from lightning_circuits.commands.ending import Ending
 from lightning_circuits.commands.errors import LightningParser, debugging, in_one_line
+from lightning_circuits.measures import AnyMeasure
 from lightning_circuits.models.loading import load_without_bars
 from lightning_circuits.namespace import LightningArgumentParser, LightningCLI, pl
 from lightning_circuits.printable import printable
@@ -142,6 +143,7 @@ class CircuitTrainer(pl.Trainer):
         ablations: list[str] | None = None,
         rankings: list[str] | None = None,
         output: str | None = None,
+        measure: AnyMeasure | None = None,
         ckpt_path: str | None = None,
     ) -> None:
         """Measure the faithfulness curve of a saved ranking, or of a search and its checkpoint, on the test split.
@@ -155,11 +157,12 @@ class CircuitTrainer(pl.Trainer):
             ablations: what cut edges carry: interchange, zero, mean, mean-positional, mean-span.
             rankings: by what edges are taken: signed, absolute.
             output: the folder for curve.json, .csv, .png and .svg. Default: where the logger writes.
+            measure: what faithfulness is of: logit_difference, probability_difference, kl, or a function by its path.
             ckpt_path: the checkpoint of a search that was trained.
         """
         callbacks_of = self.callbacks  # type: ignore[has-type]  # Lightning sets it elsewhere
         curve = next((one for one in callbacks_of if isinstance(one, FaithfulnessCurve)), FaithfulnessCurve())
-        given = {"sizes": sizes, "ablations": ablations, "rankings": rankings, "dirpath": output}
+        given = {"sizes": sizes, "ablations": ablations, "rankings": rankings, "dirpath": output, "measure": measure}
         curve = FaithfulnessCurve(**curve.options | {name: value for name, value in given.items() if value is not None})
         # The other callbacks judge and export what the curve does not need.
         ours = callbacks.CircuitExport, callbacks.FaithfulnessValidation, FaithfulnessCurve

@@ -25,8 +25,9 @@ from lightning_circuits.drawing.style import (
     line_style,
     model_title,
 )
-from lightning_circuits.evaluation.comparison import CurveLine, Measure, ParetoPoint, Size, lines_of, size_of
+from lightning_circuits.evaluation.comparison import CurveLine, ParetoPoint, Shown, Size, lines_of, size_of
 from lightning_circuits.evaluation.curve import RANDOM, Curve
+from lightning_circuits.measures import by_measure
 from lightning_circuits.printable import printable
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-LABELS: dict[Measure, str] = {
+LABELS: dict[Shown, str] = {
     "faithfulness": "faithfulness f",
     "kl": "KL from the full model (nats)",
     "accuracy": "accuracy",
@@ -50,7 +51,7 @@ BORDER = 0.03
 """How far inside the border stands the triangle of a point that lies outside, as a part of the axis."""
 
 
-def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Measure] = ("faithfulness",), x: Size = "share") -> Figure:
+def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Shown] = ("faithfulness",), x: Size = "share") -> Figure:
     """Curves of one model and split in one figure, a panel for each ablation and each number asked for.
 
     Args:
@@ -94,7 +95,7 @@ def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Measure] = ("faithful
     return figure
 
 
-def pareto_figure(panels: Mapping[str, Sequence[ParetoPoint]], x: Size, y: Measure, model: str, n_edges: int) -> Figure:
+def pareto_figure(panels: Mapping[str, Sequence[ParetoPoint]], x: Size, y: Shown, model: str, n_edges: int) -> Figure:
     """Size against how far from the full model, one point per circuit, with the front: what nothing else betters.
 
     Args:
@@ -157,7 +158,7 @@ def pareto_figure(panels: Mapping[str, Sequence[ParetoPoint]], x: Size, y: Measu
 # ---- parts of a panel ----------------------------------------------------------------------------------------------
 
 
-def _draw(axes: Axes, line: CurveLine, style: Mapping[str, Any], ablation: str, x: Size, y: Measure) -> Any:
+def _draw(axes: Axes, line: CurveLine, style: Mapping[str, Any], ablation: str, x: Size, y: Shown) -> Any:
     """One line with its band; gives what stands for it in the legend."""
     known = [row for row in line.curve.points(ablation, line.ranking) if not math.isnan(getattr(row, y))]
     sizes = [size_of(row, x) for row in known]
@@ -169,13 +170,13 @@ def _draw(axes: Axes, line: CurveLine, style: Mapping[str, Any], ablation: str, 
     return drawn
 
 
-def _finish(axes: Axes, curve: Curve, ablation: str, x: Size, y: Measure) -> dict[str, Any]:
+def _finish(axes: Axes, curve: Curve, ablation: str, x: Size, y: Shown) -> dict[str, Any]:
     """Scales, words around a panel, and the lines to read the others against, by their names."""
     _count_sizes(axes, x)
     axes.set_title(
         f"{label(ablation, SHORT)} ablation, {label(curve.split, SHORT)} split, {curve.prompts:,} prompts", loc="left"
     )
-    axes.set_ylabel(LABELS[y])
+    axes.set_ylabel(by_measure(LABELS[y], label(curve.measure), "\nby ") if y == "faithfulness" else LABELS[y])
     axes.grid(color="#e4e4e4", linewidth=0.5)
     if y == "kl":
         _from_zero(axes)

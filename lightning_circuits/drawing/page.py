@@ -41,6 +41,7 @@ from lightning_circuits.drawing.columns import example_of, swapped_spans
 from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.evaluation.rows import Row, from_json, to_json
 from lightning_circuits.files.atomic import require_place, write_atomically
+from lightning_circuits.measures import DEFAULT
 from lightning_circuits.pages import see_page
 from lightning_circuits.printable import printable
 
@@ -66,6 +67,7 @@ class CurvePoint:
     faithfulness: float
     faithfulness_low: float
     faithfulness_high: float
+    measure: str = DEFAULT
 
 
 def save_page(

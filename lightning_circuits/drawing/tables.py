@@ -20,12 +20,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_circuits.evaluation.comparison import Measure, ParetoPoint, Size, lines_of, measured_on
+from lightning_circuits.evaluation.comparison import ParetoPoint, Shown, Size, lines_of, measured_on
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurveAreas, CurveRow
 from lightning_circuits.evaluation.hypotheses import HypothesisReport
 from lightning_circuits.evaluation.rows import OVERSHOOT, Row
 from lightning_circuits.evaluation.stability import Stability
+from lightning_circuits.measures import DEFAULT, by_measure
 from lightning_circuits.printable import printable
 
 LONGEST = 100
@@ -35,7 +36,7 @@ LONGEST = 100
 
 
 def rows_table(rows: Sequence[Row]) -> Table:
-    """Rows of one split, a section for each ablation. Quartiles: see `Row.to_dict`."""
+    """Rows of one split, a section for each ablation and measure. Quartiles, plain ratio: see `Row.to_dict`."""
     splits = dict.fromkeys(f"{row.split} split, {row.prompts:,} prompts" for row in rows)
     sizes = _Sizes(rows)
     view = _view(
@@ -48,9 +49,9 @@ def rows_table(rows: Sequence[Row]) -> Table:
     _add_numbers(view, *sizes.names, "f", "median f", "KL", "accuracy", "agreement")
     section = None
     for row in rows:
-        if section != (row.split, row.ablation):
-            section = (row.split, row.ablation)
-            _begin_section(view, row.ablation)
+        if section != (row.split, row.ablation, row.measure):
+            section = (row.split, row.ablation, row.measure)
+            _begin_section(view, by_measure(row.ablation, row.measure, ", f by "))
         view.add_row(
             row.circuit,
             *sizes.cells(row),
@@ -67,7 +68,7 @@ def curve_table(curve: Curve) -> Table:
     """A curve, a section for each ablation, and the areas of each of its lines."""
     sizes = _Sizes(curve.rows)
     view = _view(
-        f"{curve.method} on {curve.model}: {curve.split} split, {curve.prompts:,} prompts",
+        f"{curve.method} on {curve.model}: {measured_on({curve.method: curve})}",
         *map(_areas_in_words, curve.summary),
         *sizes.caption,
         f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}), the 95 % interval of its bootstrap, and f of as many "
@@ -152,7 +153,7 @@ def _cell(row: CurveRow, key: str) -> str:
     return _number(row.accuracy, ".0%")
 
 
-def pareto_table(panels: Mapping[str, Sequence[ParetoPoint]], x: Size, y: Measure) -> RenderableType:
+def pareto_table(panels: Mapping[str, Sequence[ParetoPoint]], x: Size, y: Shown) -> RenderableType:
     """The circuits on the front, smallest first, a table for each panel (see `curves.pareto_figure`)."""
     head = {"faithfulness": "|1 - f|", "kl": "KL", "accuracy": "1 - acc."}[y]
     parts = []
@@ -179,10 +180,11 @@ def pareto_table(panels: Mapping[str, Sequence[ParetoPoint]], x: Size, y: Measur
 
 def knockouts_table(knockouts: Sequence[Knockout]) -> Table:
     """Knock-outs, the worst first."""
+    measures = " and ".join({knockout.measure: None for knockout in knockouts} or [DEFAULT]).replace("_", " ")
     view = _view(
         f"Completeness over {len(knockouts)} knock-outs K",
-        "F(C - K), F(M - K): mean logit difference of circuit and model without K. Gap: the incompleteness "
-        "|F(C - K) - F(M - K)|, in logits and as a share of F(M) - F(empty).",
+        f"F(C - K), F(M - K): mean {measures} of circuit and model without K. Gap: the incompleteness "
+        f"|F(C - K) - F(M - K)|, also as a share of F(M) - F(empty).",
     )
     view.add_column("K", no_wrap=True, max_width=30, overflow="ellipsis")
     _add_numbers(view, "parts", "F(C - K)", "F(M - K)", "gap", "share")
@@ -203,7 +205,7 @@ def contributions_table(found: PartContributions, n: int = 10) -> Table:
     order = found.values.sort(descending=True, stable=True).indices.tolist()
     rows = order if len(order) <= 2 * n else order[:n] + order[-n:]
     view = _view(
-        f"{len(found.parts):,} parts of a circuit, f {found.faithfulness:.2f}",
+        by_measure(f"{len(found.parts):,} parts of a circuit, f {found.faithfulness:.2f}", found.measure),
         "Faithfulness lost when the part alone is cut, and its standard error.",
     )
     view.add_column("part", no_wrap=True)
@@ -218,7 +220,7 @@ def contributions_table(found: PartContributions, n: int = 10) -> Table:
 def hypotheses_table(report: HypothesisReport) -> Table:
     """The verdicts of `hypotheses.examine`."""
     view = _view(
-        f"A circuit put to the test, {report.ablation} ablation",
+        by_measure(f"A circuit put to the test, {report.ablation} ablation", report.measure, ", by "),
         f"p: adjusted by Holm over the tests, minimality's by Bonferroni over its {len(report.edges):,} edges "
         f"before. A claim stands if it is not rejected at {report.alpha:g} (first three), or if its contrary is (last "
         "two).",

@@ -1,7 +1,7 @@
 """Several curves of one model side by side: which of them compare, what a reader should know, and what is best.
 
-Curves are compared if they are of one model, one split, and one ablation at least. Everything else that may make a
-comparison unfair (other prompts, other sizes) is a note (`comparable`).
+Curves are compared if they are of one model, one split, one measure, and one ablation at least. Everything else that
+may make a comparison unfair (other prompts, other sizes) is a note (`comparable`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurveRow
+from lightning_circuits.measures import by_measure
 from lightning_circuits.pages import see_page
 
-Measure = Literal["faithfulness", "kl", "accuracy"]
+Shown = Literal["faithfulness", "kl", "accuracy"]
 """What is drawn against size."""
 
 Size = Literal["share", "edges", "token-edges"]
@@ -71,8 +72,18 @@ def comparable(curves: Mapping[str, Curve], by: Size = "share") -> list[str]:
 
     Raises:
         ValueError: different models, or counts of their edges; edges in different spans, unless by ``token-edges``;
-            by these, and a file of a time when they were not counted; no ablation in common.
+            by these, and a file of a time when they were not counted; faithfulness of different measures; no ablation
+            in common.
     """
+    measures = {name: curve.measure for name, curve in curves.items()}
+    if len(set(measures.values())) > 1:
+        told = "; ".join(f"{name}: {measure}" for name, measure in measures.items())
+        raise ValueError(
+            f"the faithfulness of these curves is of different measures, and one says nothing about another: {told}. "
+            "Name files of one measure (beside curve.json, that by KL is curve-kl.json), or measure again, "
+            f"'lightning-circuits evaluate --measure {next(iter(measures.values()))}' "
+            f"{see_page('reading-the-numbers', 'Traps')}"
+        )
     spans = {name: spans_of(curve) for name, curve in curves.items()}
     told = "; ".join(f"{name}: {', '.join(names) or 'none'}" for name, names in spans.items())
     if len(set(spans.values())) > 1 and by != "token-edges":
@@ -134,9 +145,10 @@ def shared_part(curves: Mapping[str, Curve]) -> dict[str, Curve]:
 
 
 def measured_on(curves: Mapping[str, Curve]) -> str:
-    """The split and the prompts, in words."""
-    prompts = sorted({curve.prompts for curve in curves.values()})
-    return f"{next(iter(curves.values())).split} split, {' or '.join(f'{n:,}' for n in prompts)} prompts"
+    """The split, the prompts, and the measure if it is not the logit difference, in words."""
+    prompts, first = sorted({curve.prompts for curve in curves.values()}), next(iter(curves.values()))
+    said = f"{first.split} split, {' or '.join(f'{n:,}' for n in prompts)} prompts"
+    return by_measure(said, first.measure, ", f by ")
 
 
 def _shared_ablations(curves: Mapping[str, Curve]) -> list[str]:
@@ -189,7 +201,7 @@ class ParetoPoint:
         return {**own, **self.row.to_dict()}
 
 
-def pareto_points(curves: Mapping[str, Curve], ablation: str, x: Size, y: Measure) -> list[ParetoPoint]:
+def pareto_points(curves: Mapping[str, Curve], ablation: str, x: Size, y: Shown) -> list[ParetoPoint]:
     """Every circuit of every curve as a point: its size before pruning and its distance from the full model.
 
     The empty circuit is none of them, but nothing that is no nearer than it is on the front. Random circuits are left
@@ -210,5 +222,5 @@ def pareto_points(curves: Mapping[str, Curve], ablation: str, x: Size, y: Measur
     return points
 
 
-def _distance(row: CurveRow, y: Measure) -> float:
+def _distance(row: CurveRow, y: Shown) -> float:
     return row.kl if y == "kl" else abs(1 - float(getattr(row, y)))

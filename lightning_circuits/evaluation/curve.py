@@ -164,6 +164,11 @@ class Curve:
         return self.rows[0].prompts
 
     @property
+    def measure(self) -> str:
+        """What faithfulness is of, by name."""
+        return self.rows[0].measure
+
+    @property
     def n_edges(self) -> int:
         """How many edges the model has."""
         return self.reference(self.ablations[0], "full").edges
@@ -222,6 +227,8 @@ class Curve:
                 raise ValueError(
                     f"entry {number} of its 'rows' is of the split {row.split!r}, not {content['split']!r}"
                 )
+            if row.measure != rows[0].measure:
+                raise ValueError(f"entry {number} of its 'rows' is by {row.measure!r}, not by {rows[0].measure!r}")
             if row.ranking is not None and not 0 <= row.share <= 1:
                 raise ValueError(f"entry {number} of its 'rows' has the share {row.share}, not one from 0 to 1")
         curve = cls(

@@ -62,7 +62,7 @@ class CircuitSearch(pl.LightningModule):
     Args:
         model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
         ablation: what a cut edge carries: an `Ablation` or its name.
-        objective: what is asked: an `Objective`, its name, or a function ``(logits, batch, full_logits) -> loss [B]``.
+        objective: what is asked: an `Objective`, its name, or a function like it.
         kv: K/V readers per query ``head`` (MIB), or ``group``.
         dtype: of a model loaded by name.
         spans: tell edges apart by spans of the prompts.

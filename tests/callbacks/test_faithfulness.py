@@ -53,6 +53,23 @@ def test_measuring_changes_nothing_about_training(data: IOIDataModule) -> None:
     assert torch.equal(*results)
 
 
+def test_keys_name_the_measure_where_it_is_not_the_logit_difference(data: IOIDataModule) -> None:
+    """So two may stand beside each other, and each can be monitored."""
+    logger, search = Memory(), Drift()
+    both = [FaithfulnessValidation(sizes=[0.1]), FaithfulnessValidation(sizes=[0.1], measure="kl")]
+    stop = pl.callbacks.EarlyStopping(monitor="val/interchange/kl/10%/faithfulness")
+    make_trainer(*both, stop, max_steps=2, logger=logger).fit(search, data)
+    logged = {key: value for _, metrics in logger.metrics for key, value in metrics.items()}
+    plain, by_kl = ({row.circuit: row for row in each.rows}["10%"] for each in both)
+    assert (plain.measure, by_kl.measure) == ("logit_difference", "kl")
+    assert logged["val/interchange/10%/faithfulness"] == plain.faithfulness
+    assert logged["val/interchange/kl/10%/faithfulness"] == by_kl.faithfulness != plain.faithfulness
+    assert {key for key in logged if "/kl/" in key} <= set(both[1].logged_keys(search))
+    tables = {key: (columns, rows) for key, columns, rows in logger.tables}
+    columns, rows = tables["val/circuits/kl"]
+    assert {row[columns.index("measure")] for row in rows} == {"kl"} and "val/circuits" in tables
+
+
 # ---- what ----------------------------------------------------------------------------------------------------------
 
 

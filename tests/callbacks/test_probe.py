@@ -88,6 +88,14 @@ def test_what_is_logged(tmp_path: Path) -> None:
     )
 
 
+def test_a_probe_judges_by_the_measure_that_it_is_given() -> None:
+    probe = CircuitProbe(small(), every_n_steps=1, sizes=[1], measure="kl")
+    trainer = fit(probe, Mine(trainable()), max_steps=1)
+    assert {row.measure for row in probe.history[-1].rows} == {"kl"}
+    judged = {key for key in trainer.callback_metrics if key.startswith("probe/kl/")}
+    assert "probe/kl/full/faithfulness" in judged and judged <= set(probe.logged_keys(Mine(trainable())))
+
+
 def test_where_no_size_is_faithful_enough_there_is_no_number() -> None:
     probe = CircuitProbe(small(), every_n_steps=1, sizes=[1], faithfulness=0.99)
     fit(probe, Mine(trainable()), max_steps=1)

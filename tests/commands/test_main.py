@@ -308,9 +308,33 @@ def test_the_curve_of_a_saved_ranking_and_of_a_checkpoint_are_one_and_compare(
     assert {path.name for path in (elsewhere / "both").iterdir()} == {"compare.png", "compare.svg", "compare.csv"}
 
 
+def test_a_config_says_what_faithfulness_is_of(
+    trained: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = {
+        "class_path": "FaithfulnessCurve",
+        "init_args": {"sizes": [0.5, 1.0], "measure": "probability_difference"},
+    }
+    (elsewhere / "mine.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [judged]}}))
+    main(["fit", *SMALL, "--config=mine.yaml", "--trainer.max_steps=1", "--model.objective=ProbabilityDifference"])
+    assert "f by probability_difference" in capsys.readouterr().out
+    [path] = elsewhere.glob("runs/**/curve.json")
+    assert Curve.load(path).measure == "probability_difference"
+    evaluate = ["evaluate", *SMALL, "--sizes=[0.5, 1.0]", "--model=SavedCircuit", f"--model.path={saved(trained)[0]}"]
+    main([*evaluate, "--output=a", "--measure=kl"])
+    main([*evaluate, "--output=b"])
+    full, empty = (Curve.load(elsewhere / "a/curve.json").reference("interchange", name) for name in ("full", "empty"))
+    assert (full.measure, full.faithfulness, full.value, empty.value) == ("kl", 1, 0, pytest.approx(empty.kl))
+    with pytest.raises(SystemExit):
+        main(["compare", "a", "b"])
+    error = capsys.readouterr().err
+    assert "different measures" in error and "a: kl; " in error and "--measure kl" in error
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
+        ("evaluate --config=quickstart.yaml --measure=logits", "unknown measure 'logits'; choose one of"),
         ("compare nowhere", "no run at nowhere"),
         ("compare runs --y=loss", "invalid choice: 'loss'"),
         ("compare empty", "no curve in empty"),

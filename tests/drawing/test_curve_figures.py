@@ -49,6 +49,12 @@ def test_each_line_is_its_points_under_its_ablation() -> None:
     ]
 
 
+def test_the_axis_names_the_measure_where_it_is_not_the_logit_difference() -> None:
+    by_kl = replace(GATES, rows=[replace(row, measure="kl") for row in GATES.rows])
+    faithfulness, kl, _ = curve_figure({"gates": by_kl}, ("faithfulness", "kl", "accuracy")).axes[:3]
+    assert faithfulness.get_ylabel() == "faithfulness f\nby kl" and kl.get_ylabel() == "KL from the full model (nats)"
+
+
 def test_size_may_be_counted_in_edges_and_several_numbers_have_panels() -> None:
     figure = curve_figure({"gates": GATES}, ("faithfulness", "kl", "accuracy"), x="edges")
     assert len(figure.axes) == 6

@@ -65,6 +65,7 @@ def test_a_curve_comes_as_a_file_as_rows_or_from_the_circuit(tmp_path: Path) -> 
     rows[-1]["faithfulness"] = None
     wanted = [row("5", 5, 0.5, faithfulness_low=None, faithfulness_high=None)]
     del wanted[0]["circuit"]
+    wanted[0]["measure"] = "logit_difference"  # of rows that say none
     assert data(page_html(circuit, curve=rows))["circuits"][0]["curve"] == wanted
     measured = make_curve({"absolute": {0.01: 0.2, 0.5: 1.4}})
     measured.save(tmp_path)

@@ -121,3 +121,14 @@ def test_curves_of_ten_sizes_fit_80_columns() -> None:
     ten = dict.fromkeys((0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), 0.25)
     text = printed(curves_table({"EAP": make_curve({"signed": ten, "absolute": ten})}))
     assert "…" not in text and ["EAP,", "signed", *["0.25"] * 10] in [line.split() for line in text.splitlines()]
+
+
+def test_tables_name_the_measure_where_it_is_not_the_logit_difference() -> None:
+    by_kl = make_curve({"signed": F})
+    by_kl = replace(by_kl, rows=[replace(row, measure="kl") for row in by_kl.rows])
+    for view in (curve_table(by_kl), curves_table({"EAP": by_kl}), rows_table(by_kl.rows)):
+        assert "f by kl" in printed(view, 100)
+    assert "mean kl of circuit" in printed(knockouts_table([Knockout((), 7.0, 7.5, 7.5, "kl")]), 100)
+    names = [f"input->a{i}.h0<v>" for i in range(30)]
+    parts = PartContributions(names, torch.linspace(1, -1, 30), torch.full((30,), 0.01), 0.97, "kl")
+    assert "f 0.97 by kl" in " ".join(printed(contributions_table(parts)).split())

@@ -112,6 +112,7 @@ MISSING = object()
         *((put("rows", 2, "share", value=value), "has the share") for value in (None, math.nan, -0.1, 1.1)),
         (put("rows", 2, "ranking", value=3), "its 'ranking' is 3, not a text or null"),
         (put("rows", 2, "split", value="val"), "is of the split 'val', not 'test'"),
+        (put("rows", 2, "measure", value="kl"), "entry 2 of its 'rows' is by 'kl', not by 'logit_difference'"),
         (put("rows", 2, value=[]), "entry 2 of its 'rows': it is no object but list"),
         *((put("rows", value=value), "its 'rows' are no list") for value in (None, {}, "x", [])),
         *((put("summary", value=value), "its 'summary' are no list") for value in (None, {}, "x", [])),

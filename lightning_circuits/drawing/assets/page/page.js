@@ -775,10 +775,11 @@
 
   // ---- the curve -------------------------------------------------------------------------------------------------
 
+  const byMeasure = (name) => (name === undefined || name === "logit_difference" ? "" : `, by ${plain(name)}`);
   const groups = new Map(); // "ablation, split" -> for each circuit its points by size
   circuits.forEach((circuit, c) => {
     for (const point of circuit.curve) {
-      const name = `${point.ablation}, ${point.split}`;
+      const name = `${point.ablation}, ${point.split}${byMeasure(point.measure)}`;
       if (!groups.has(name)) groups.set(name, circuits.map(() => []));
       groups.get(name)[c].push(point);
     }
@@ -1068,7 +1069,7 @@
       const fixed = (value, digits) => (typeof value === "number" ? value.toFixed(digits) : "-");
       for (const row of measured) {
         const line = element("tr", null, body);
-        element("td", `${plain(row.circuit)}, ${plain(row.ablation)}, ${plain(row.split)}`, line);
+        element("td", `${plain(row.circuit)}, ${plain(row.ablation)}, ${plain(row.split)}${byMeasure(row.measure)}`, line);
         element("td", plain(row.edges), line);
         const between = typeof row.faithfulness_low === "number" ? `${fixed(row.faithfulness_low, 3)} to ${fixed(row.faithfulness_high, 3)}` : "";
         element("td", fixed(row.faithfulness, 2), line, between ? { title: `95 % interval ${between}` } : {});
