@@ -105,7 +105,8 @@ def names_of_tokens(places: Places, offsets: Sequence[tuple[int, int]], where: s
             )
         inside = []
         for token, (first, last) in enumerate(offsets):
-            first += len(text[first:last]) - len(text[first:last].lstrip())  # a token may begin with the space before
+            if text[first:last].strip():  # a token may begin with the space before a word, or be one itself
+                first += len(text[first:last]) - len(text[first:last].lstrip())
             if first < last and begin < last and first < end:
                 if not begin <= first <= last <= end:
                     raise ValueError(
