@@ -3,8 +3,7 @@
     >>> rich.print(rows_table(evaluate(model, loader, {"1%": circuit}, ablations)))                    # doctest: +SKIP
 
 What stands in them: `evaluation.rows`, `evaluation.curve`, `evaluation.completeness`, `evaluation.hypotheses`,
-`evaluation.stability`; several curves side by side:
-`evaluation.comparison`.
+`evaluation.stability`, `evaluation.transfer`; several curves side by side: `evaluation.comparison`.
 
 Names in them come from files: text is text here (`_Table`), whatever rich would make of it.
 """
@@ -26,6 +25,8 @@ from lightning_circuits.evaluation.curve import RANDOM, Curve, CurveAreas, Curve
 from lightning_circuits.evaluation.hypotheses import HypothesisReport
 from lightning_circuits.evaluation.rows import OVERSHOOT, Row
 from lightning_circuits.evaluation.stability import Stability
+from lightning_circuits.evaluation.transfer import RANDOM as RANDOM_EDGES
+from lightning_circuits.evaluation.transfer import Transfer, match_of
 from lightning_circuits.measures import DEFAULT, by_measure
 from lightning_circuits.printable import printable
 
@@ -101,6 +102,37 @@ def _areas_in_words(areas: CurveAreas) -> str:
         f"{_number(areas.cmd, '.3f')}, log-x area {_number(areas.log_area, '.3f')}"
         + (", overshoots" if areas.overshoot else "")
     )
+
+
+def transfer_table(found: Transfer) -> RenderableType:
+    """Circuits on each other's tasks, a table for each ablation, in it a section for each data."""
+    parts: list[RenderableType] = []
+    for ablation in found.ablations:
+        view = _view(f"Circuits on each other's tasks: {ablation} ablation, {found.measured_on}")
+        view.add_column("circuit", overflow="fold")
+        _add_numbers(view, "edges", "pruned", "f", "95 % of f", "paths f", "KL", "accuracy")
+        for data in found.data:
+            _begin_section(view, data)
+            for name in ("full", "empty", *found.circuits, RANDOM_EDGES):
+                row, mine = found.row(data, name, ablation), name in found.circuits
+                view.add_row(
+                    f"{name} *" if name == data else name,
+                    f"{row.edges:,}",
+                    f"{row.edges_pruned:,}",
+                    _faithfulness(row.faithfulness, row.overshoot),
+                    f"{_number(row.faithfulness_low, '.2f')}..{_number(row.faithfulness_high, '.2f')}",
+                    _number(found.row(data, match_of(name), ablation).faithfulness, ".2f") if mine else "",
+                    _number(row.kl, ".3f"),
+                    _number(row.accuracy, ".1%"),
+                )
+        parts.append(view)
+    parts.append(
+        Text(
+            f"*: the circuit of these data. f: faithfulness (! overshoots, f > {OVERSHOOT:g}), the 95 % interval of "
+            "its bootstrap, and f of random paths of as many edges. KL from the full model in nats."
+        )
+    )
+    return Group(*parts)
 
 
 # ---- several curves --------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from lightning_circuits.evaluation.agreement import spearman_rho
 from lightning_circuits.evaluation.overlap import Null, Overlap, overlap
 from lightning_circuits.evaluation.random_circuits import paths_like
 from lightning_circuits.evaluation.rows import Row, evaluate, to_json
+from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, by_measure
 from lightning_circuits.models import CircuitModel
 
 RANDOM = "random"
@@ -121,6 +122,18 @@ class Transfer:
         """The columns that are compared with."""
         return [RANDOM, *map(match_of, self.circuits)]
 
+    @property
+    def measure(self) -> str:
+        """What faithfulness is of, by name."""
+        return self.rows[0].measure
+
+    @property
+    def measured_on(self) -> str:
+        """The split, how many prompts the data have, and by which measure where that is not the default, in words."""
+        prompts = sorted({row.prompts for row in self.rows})
+        number = f"{prompts[0]:,}" if len(prompts) == 1 else f"{prompts[0]:,} to {prompts[-1]:,}"
+        return by_measure(f"{self.rows[0].split} split, {number} prompts", self.measure, ", f by ")
+
     def row(self, data: str, circuit: str, ablation: str | None = None) -> TransferRow:
         """One cell; default: under the first ablation."""
         of = (data, circuit, ablation or self.ablations[0])
@@ -180,6 +193,7 @@ def transfer(
     split: str = "val",
     seed: int = 0,
     references: Mapping[str, Iterable[Batch]] | None = None,
+    measure: AnyMeasure = DEFAULT,
 ) -> Transfer:
     """Judge every circuit, and its controls, on the prompts of every task. One pass over each.
 
@@ -192,12 +206,15 @@ def transfer(
         seed: of the random circuits.
         references: by the names of the data, what ablations that need data, such as the mean, are fitted on before
             each row of the matrix. Default: they are fitted already, and the same for all data.
+        measure: what faithfulness is of (see `evaluate`).
 
     Raises:
         ValueError: no circuit, or no data; a circuit of another layout, one that has no path from the input to the
-            logits, or one called like another column; no batches; an unknown ablation; no reference for some data.
+            logits, or one called like another column; no batches; an unknown ablation or measure; no reference for some
+            data.
     """
     require_seed(seed)
+    measure = MEASURES.make(measure, "measure")
     made = [ABLATIONS.make(ablation, "ablation") for ablation in ablations]
     if not (circuits and data and made):
         raise ValueError("transfer is of at least one circuit, on the prompts of one task, under one ablation")
@@ -215,7 +232,7 @@ def transfer(
     for name, batches in data.items():
         for ablation in needy:
             ablation.fit(model, references[name])  # type: ignore[index]  # there are some if any is needy
-        found = evaluate(model, batches, columns, made, split, seed, controls=False)
+        found = evaluate(model, batches, columns, made, split, seed, controls=False, measure=measure)
         rows += [TransferRow(**vars(row), data=name) for row in found]
     return Transfer(list(circuits), list(data), [ablation.name for ablation in made], rows, shared)
 

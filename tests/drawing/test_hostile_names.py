@@ -32,6 +32,7 @@ from lightning_circuits.drawing.circuit import circuit_figure
 from lightning_circuits.drawing.curves import curve_figure, pareto_figure
 from lightning_circuits.drawing.page import page_html
 from lightning_circuits.drawing.style import save
+from lightning_circuits.drawing.transfer import matrix_figure, scatter_figure, transfer_markdown
 from lightning_circuits.evaluation.attention import Patterns
 from lightning_circuits.evaluation.comparison import comparable, lines_of, pareto_points
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
@@ -41,6 +42,7 @@ from lightning_circuits.evaluation.stability import Stability
 from lightning_circuits.layout import Layout
 from lightning_circuits.printable import printable
 from tests.support.made_curves import F, make_curve, make_row
+from tests.support.made_transfer import make_transfer
 
 LAYOUT = Layout(2, 2, 8)
 NAMES = (
@@ -100,6 +102,7 @@ TABLES: dict[str, Callable[[str], RenderableType]] = {
             torch.ones(3),
         )
     ),
+    "transfer_table": lambda name: tables.transfer_table(make_transfer([name, "b"], ablations=[name])),
     "stability_table": lambda name: tables.stability_table([Stability(0.6, 0.1, 0.5, 0.7, 12, 12.0, 0.1)]),
 }
 FIGURES: dict[str, Callable[[str], Figure]] = {
@@ -107,6 +110,8 @@ FIGURES: dict[str, Callable[[str], Figure]] = {
     "pareto_figure": lambda name: pareto_figure(
         {name: pareto_points({name: curve(name)}, name, "share", "kl")}, "share", "kl", name, 1000
     ),
+    "matrix_figure": lambda name: matrix_figure(make_transfer([name, "b"], ablations=[name])),
+    "scatter_figure": lambda name: scatter_figure(make_transfer([name, "b"], ablations=[name])),
     "circuit_figure": lambda name: circuit_figure(in_spans(name)),
     "patterns_figure": lambda name: patterns_figure(patterns(name), SimpleNamespace(decode=lambda ids: name)),
 }
@@ -220,6 +225,12 @@ def test_the_commands_show_text(
     printed = capsys.readouterr()
     assert (printed.out + printed.err).replace("\n", "").isprintable()
     assert "Written:" in printed.out and (folder / "compare.csv").read_text() and (folder / "pareto.csv").read_text()
+
+
+@hostile
+def test_markdown_holds_text(name: str) -> None:
+    text = transfer_markdown(make_transfer([name, "b"], ablations=[name]))
+    assert text.replace("\n", "").isprintable() and len(text) < 20_000
 
 
 def test_notes_of_a_comparison_are_text() -> None:

@@ -19,12 +19,14 @@ from lightning_circuits.drawing.tables import (
     pareto_table,
     rows_table,
     stability_table,
+    transfer_table,
 )
 from lightning_circuits.evaluation.comparison import pareto_points
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.hypotheses import CLAIMS, HypothesisReport, HypothesisVerdict
 from lightning_circuits.evaluation.stability import Stability
 from tests.support.made_curves import make_curve, make_row
+from tests.support.made_transfer import make_transfer
 
 GOLDEN = Path(__file__).parent / "tables"
 F = {0.001: -0.25, 0.01: 0.2, 0.1: 0.7, 0.5: 1.4, 1.0: 1.0}
@@ -101,7 +103,11 @@ def pareto() -> RenderableType:
     return pareto_table(panels, "edges", "faithfulness")
 
 
-TABLES = (rows, rows_in_spans, curve, knockouts, contributions, hypotheses, stability, curves, pareto)
+def transfer() -> RenderableType:
+    return transfer_table(make_transfer(("ioi", "capital"), data=("ioi", "other"), ablations=("interchange", "zero")))
+
+
+TABLES = (transfer, rows, rows_in_spans, curve, knockouts, contributions, hypotheses, stability, curves, pareto)
 
 
 def printed(view: RenderableType, width: int = 80) -> str:
