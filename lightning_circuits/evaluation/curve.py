@@ -34,6 +34,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from lightning_circuits.evaluation.metrics import cmd, cpr, log_area
 from lightning_circuits.evaluation.rows import Row, from_json, to_json
+from lightning_circuits.evaluation.smallest import Bound, clears
 from lightning_circuits.files.atomic import write_atomically
 from lightning_circuits.files.base import content_of, require_keys
 from lightning_circuits.files.plain_json import plain_data, read_json
@@ -150,6 +151,22 @@ class Curve:
         """The rows of one line, smallest circuit first, as they were before pruning."""
         line = [row for row in self.rows if (row.ablation, row.ranking, row.pruned) == (ablation, ranking, False)]
         return sorted(line, key=lambda row: row.share)
+
+    def smallest(
+        self, f: float = 0.85, bound: Bound = "lower", ablation: str | None = None, ranking: str | None = None
+    ) -> CurveRow | None:
+        """The smallest circuit of a line that is as faithful as asked; None if none is.
+
+        Only the sizes of the curve are looked at; `smallest.smallest_circuit` looks between them, by exact ablation.
+
+        Args:
+            f: what has to be cleared.
+            bound: by what: the ``lower`` end of the 95 % interval, or the ``estimate``.
+            ablation: whose line; default: the curve's first.
+            ranking: the same; default: the method's first.
+        """
+        line = self.points(ablation or self.ablations[0], ranking or self.rankings[0])
+        return next((row for row in line if clears(row, f, bound)), None)
 
     def reference(self, ablation: str, circuit: str) -> CurveRow:
         """The row of the ``full`` model or the ``empty`` circuit."""
