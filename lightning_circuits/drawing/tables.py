@@ -3,7 +3,8 @@
     >>> rich.print(rows_table(evaluate(model, loader, {"1%": circuit}, ablations)))                    # doctest: +SKIP
 
 What stands in them: `evaluation.rows`, `evaluation.curve`, `evaluation.completeness`, `evaluation.hypotheses`,
-`evaluation.stability`, `evaluation.transfer`; several curves side by side: `evaluation.comparison`.
+`evaluation.stability`, `evaluation.transfer`, `evaluation.attention_by_role`; several curves side by side:
+`evaluation.comparison`.
 
 Names in them come from files: text is text here (`_Table`), whatever rich would make of it.
 """
@@ -19,6 +20,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lightning_circuits.evaluation.attention_by_role import LEAST_ATTENTION, Estimate, HeadAttention
 from lightning_circuits.evaluation.comparison import ParetoPoint, Shown, Size, lines_of, measured_on
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurveAreas, CurveRow
@@ -283,6 +285,43 @@ def stability_table(found: Sequence[Stability]) -> Table:
         numbers = (row.mean, row.std, row.lowest, row.highest, row.chance)
         view.add_row(f"{row.edges:,.0f}", f"{row.circuits:,}", *(f"{value:.2f}" for value in numbers))
     return view
+
+
+# ---- where heads look ------------------------------------------------------------------------------------------------
+
+
+def attention_by_role_table(rows: Sequence[HeadAttention]) -> RenderableType:
+    """Heads in the order in which they are given, a table for each question (see `HeadAttention.question`)."""
+    parts: list[RenderableType] = []
+    for question in dict.fromkeys(row.question for row in rows):
+        view = _view(f"Attention from {question}")
+        view.add_column("head", no_wrap=True)
+        _add_numbers(view, "in model", "95 %", "in circuit", "95 %", "", "f right", "f wrong")
+        for row in (row for row in rows if row.question == question):
+            model, circuit = row.model_ratio, row.circuit_ratio
+            view.add_row(
+                row.head,
+                _number(model.value, ".2f"),
+                _interval(model),
+                _number(circuit.value, ".2f"),
+                _interval(circuit),
+                (" >" if circuit.value > 1 else " <") if row.changes_sides else "",
+                _number(row.faithfulness_right.value, ".2f"),
+                _number(row.faithfulness_wrong.value, ".2f"),
+            )
+        parts.append(view)
+    parts.append(
+        Text(
+            "Attention to the right role over that to the wrong one, with 95 % intervals; > and <: the head changes "
+            "sides. f: functional faithfulness, attention to a role in the circuit over that in the model. -: both "
+            f"are below {LEAST_ATTENTION:g}."
+        )
+    )
+    return Group(*parts)
+
+
+def _interval(estimate: Estimate) -> str:
+    return "" if math.isnan(estimate.value) else f"{estimate.low:.2f}..{estimate.high:.2f}"
 
 
 # ---- how all of them look --------------------------------------------------------------------------------------------

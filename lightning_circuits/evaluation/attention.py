@@ -28,7 +28,6 @@ from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, Context
-from lightning_circuits.places import Places
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,6 @@ class Patterns:
     span_names: tuple[str, ...] = ()
 
 
-@torch.no_grad()
 def attention_patterns(
     model: CircuitModel,
     batch: Batch,
@@ -70,6 +68,20 @@ def attention_patterns(
     Raises:
         ValueError: a circuit of another layout; no such head; a circuit without heads, and none named.
     """
+    heads = chosen_heads(model, circuit, heads)
+    batch = model.receive(batch)
+    full, own = attention_in(model, batch, [Circuit.full(model.layout), circuit], ablation, heads)
+    spans = batch["spans"].cpu() if "spans" in batch else None
+    names = tuple(batch.get("span_names", ()))
+    return Patterns(heads, full, own, batch["clean_ids"].cpu(), batch["attention_mask"].cpu(), spans, names)
+
+
+def chosen_heads(model: CircuitModel, circuit: Circuit, heads: Sequence[str] | None = None) -> list[str]:
+    """The heads to look at: those named, or those in a circuit.
+
+    Raises:
+        ValueError: a circuit of another layout; no such head; a circuit without heads, and none named.
+    """
     layout = model.layout
     layout.require(circuit.layout, "the circuit")
     if heads is None:
@@ -79,25 +91,40 @@ def attention_patterns(
     for name in heads:
         if not name.startswith("a") or name not in layout.writer_names:
             raise ValueError(f"no head {name!r} in {layout}: heads are named like 'a0.h1'")
-    batch = model.receive(batch)
+    return list(heads)
+
+
+@torch.no_grad()
+def attention_in(
+    model: CircuitModel,
+    batch: Batch,
+    circuits: Sequence[Circuit],
+    ablation: Ablation | None,
+    heads: Sequence[str],
+) -> list[Tensor]:
+    """The attention of heads in each of some circuits; the references of cut edges are made once for all.
+
+    Args:
+        model: the frozen model.
+        batch: on its device.
+        circuits: of its layout; all edges are the model itself.
+        ablation: what cut edges carry. None: interchange.
+        heads: their names.
+
+    Returns:
+        For each circuit float32 ``[n_heads_chosen, B, T, T]`` on the CPU, query by key.
+    """
     _, corrupt = model.run_pair(batch)
     ablation = InterchangeAblation() if ablation is None else ablation
-    reference, places = ablation.reference(batch, corrupt), ablation.places(layout, batch)
-    full = _attention(model, torch.ones(layout.n_edges), batch, reference.clone(), places, heads)
-    own = _attention(model, circuit.members.float(), batch, reference, places, heads)
-    spans = batch["spans"].cpu() if "spans" in batch else None
-    names = tuple(batch.get("span_names", ()))
-    return Patterns(list(heads), full, own, batch["clean_ids"].cpu(), batch["attention_mask"].cpu(), spans, names)
-
-
-def _attention(
-    model: CircuitModel, gates: Tensor, batch: Batch, reference: Tensor, places: Places, heads: Sequence[str]
-) -> Tensor:
-    """``[n_heads_chosen, B, T, T]``: the attention of heads in the model with gated edges; consumes ``reference``."""
+    reference, places = ablation.reference(batch, corrupt), ablation.places(model.layout, batch)
     prompts = batch["clean_ids"], batch["attention_mask"], batch["positions"]
-    with _noting(model, heads) as seen:
-        masked_logits(model, gates.to(model.device), *prompts, reference, places=places)
-    return torch.stack([seen[name] for name in heads])
+    found = []
+    for circuit in circuits:
+        gates = circuit.members.float().to(model.device)
+        with _noting(model, heads) as seen:
+            masked_logits(model, gates, *prompts, reference.clone(), places=places)
+        found.append(torch.stack([seen[name] for name in heads]))
+    return found
 
 
 @contextmanager

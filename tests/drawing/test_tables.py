@@ -11,6 +11,7 @@ import torch
 from rich.console import Console, RenderableType
 
 from lightning_circuits.drawing.tables import (
+    attention_by_role_table,
     contributions_table,
     curve_table,
     curves_table,
@@ -25,6 +26,7 @@ from lightning_circuits.evaluation.comparison import pareto_points
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.hypotheses import CLAIMS, HypothesisReport, HypothesisVerdict
 from lightning_circuits.evaluation.stability import Stability
+from tests.support.made_attention import make_head
 from tests.support.made_curves import make_curve, make_row
 from tests.support.made_transfer import make_transfer
 
@@ -107,7 +109,31 @@ def transfer() -> RenderableType:
     return transfer_table(make_transfer(("ioi", "capital"), data=("ioi", "other"), ablations=("interchange", "zero")))
 
 
-TABLES = (transfer, rows, rows_in_spans, curve, knockouts, contributions, hypotheses, stability, curves, pareto)
+def attention_by_role() -> RenderableType:
+    return attention_by_role_table(
+        [
+            make_head("a8.h6", model=(1.05, 0.9, 1.2), circuit=(2.345, 2.0, 2.8)),
+            make_head("a7.h9", model=(0.5, 0.4, 0.7), circuit=(1234.5, 800.0, 2000.25)),
+            make_head("a29.h10", model=(2.0, 1.5, 2.5), circuit=(0.5, 0.25, 0.75)),
+            make_head("a0.h0", model=(math.nan, math.nan, math.nan), circuit=(math.nan, math.nan, math.nan)),
+            make_head("a7.h9", model=(0.5, 0.4, 0.7), circuit=(0.5, 0.4, 0.7), wrong="[IO2]"),
+        ]
+    )
+
+
+TABLES = (
+    transfer,
+    rows,
+    rows_in_spans,
+    curve,
+    knockouts,
+    contributions,
+    hypotheses,
+    stability,
+    attention_by_role,
+    curves,
+    pareto,
+)
 
 
 def printed(view: RenderableType, width: int = 80) -> str:
