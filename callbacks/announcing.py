@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.rows import Row
@@ -32,13 +32,15 @@ class Measured:
     """Circuits that have been judged by exact ablation.
 
     ``step``: the Trainer's. ``split``: ``val`` or ``test``. ``circuits``: as they were measured, by name. ``rows``: of
-    each of them, with its controls, of the full model and of the empty circuit, under every ablation.
+    each of them, with its controls, of the full model and of the empty circuit, under every ablation. ``ablations``:
+    what each of these is, by name (see `Ablation.describe`).
     """
 
     step: int
     split: str
     circuits: dict[str, Circuit]
     rows: list[Row]
+    ablations: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)

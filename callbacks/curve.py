@@ -178,7 +178,12 @@ class FaithfulnessCurve(ExactAblationCallback):
         described = search.describe()
         # A circuit from a file is of the method that made it.
         method = str(described.get("made_by", {}).get("method", described["method"]))
-        metadata = {**described, "data": describe_data(trainer), "seed_of_random": self.seed}
+        metadata = {
+            **described,
+            "data": describe_data(trainer),
+            "ablations": self._describe_ablations(),
+            "seed_of_random": self.seed,
+        }
         metadata = json.loads(json.dumps(metadata))  # as it is read back: a tuple is a list
         self.curve = curve = Curve.of(rows, places, method, search.model_name, metadata)
         trouble = once(trainer, lambda: self._write(trainer, curve))

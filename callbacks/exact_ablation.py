@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 
@@ -22,7 +23,8 @@ from lightning_circuits.measures import DEFAULT, AnyMeasure
 from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
 from lightning_circuits.search.base import CircuitSearch
-from lightning_circuits.search.splits import live_tokens, whole_split
+from lightning_circuits.search.identity import drawing_nothing, undisturbed
+from lightning_circuits.search.splits import fitted_on, live_tokens, whole_split
 
 
 class ExactAblationCallback(pl.Callback):
@@ -54,8 +56,9 @@ class ExactAblationCallback(pl.Callback):
         """For `setup`: see that there is something to measure on, before any training.
 
         Raises:
-            ValueError: no batch in the split; an ablation that needs data, without training prompts; one under which
-                prompts differ in spans that are not searched.
+            ValueError: no batch in the split; an ablation that needs data, without training prompts; one that has no
+                reference for some prompt, such as one of another group; one under which prompts differ in spans that
+                are not searched.
         """
         with torch.random.fork_rng(devices=[]):
             if next(self._batches(trainer, split), None) is None:
@@ -63,8 +66,10 @@ class ExactAblationCallback(pl.Callback):
                     f"the {split} loader (with Trainer(limit_{split}_batches=...), if that was given) has no batch to "
                     "measure circuits on"
                 )
-        if any(ablation.needs_data for ablation in self.ablations):
-            whole_split(trainer, "train")
+        for ablation in self.ablations:
+            fitted = fitted_on(trainer, ablation)
+            with undisturbed(), drawing_nothing(fitted):
+                ablation.require_known(fitted, self._batches(trainer, split))
         if search.spans or search.layout.spans:
             self._require_spans(trainer, search, split)
         self._fitted = False  # a run of its own: other prompts perhaps
@@ -93,8 +98,7 @@ class ExactAblationCallback(pl.Callback):
         with torch.random.fork_rng(devices=[]):
             if not self._fitted:
                 for ablation in self.ablations:
-                    if ablation.needs_data:
-                        ablation.fit(search.circuit_model, whole_split(trainer, "train"))
+                    ablation.fit(search.circuit_model, fitted_on(trainer, ablation))
                 self._fitted = True
             return evaluate(
                 search.circuit_model,
@@ -108,6 +112,10 @@ class ExactAblationCallback(pl.Callback):
                 world_size=trainer.world_size,
                 measure=self.measure,
             )
+
+    def _describe_ablations(self) -> dict[str, dict[str, Any]]:
+        """What each of them is, by name, for files that hold its numbers."""
+        return {ablation.name: ablation.describe() for ablation in self.ablations}
 
     def _batches(self, trainer: pl.Trainer, split: str) -> Iterator[Batch]:
         """The split, or as much of it as `Trainer(limit_val_batches=...)` (`limit_test_batches`) leaves."""

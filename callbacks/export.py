@@ -204,6 +204,7 @@ class CircuitExport(pl.Callback):
                 "edges": circuit.n_edges,
                 "edges_pruned": pruned.n_edges,
                 "measured": [row.to_dict() for row in rows[name]],
+                **({"measured_under": measured.ablations} if measured else {}),
             }
             chosen = pruned if search.ablation.pruning_keeps_output else circuit
             written[name] = replace(chosen, metadata=metadata)

@@ -176,7 +176,8 @@ class FaithfulnessValidation(ExactAblationCallback):
 
     def _measure(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> Measured:
         circuits = circuits_to_look_at(search, self.sizes)
-        return Measured(trainer.global_step, split, circuits, self._evaluate(trainer, search, circuits, split))
+        rows = self._evaluate(trainer, search, circuits, split)
+        return Measured(trainer.global_step, split, circuits, rows, self._describe_ablations())
 
 
 def _scalars(rows: Sequence[Row]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_circuits.ablation import ABLATIONS, Ablation
-from lightning_circuits.arguments import shortened
+from lightning_circuits.arguments import as_data, shortened
 from lightning_circuits.measures import MEASURES, Measure, measure_name
 
 
@@ -62,14 +62,21 @@ def require_ablations(given: Any) -> list[Ablation]:
     """Ablations by name or as objects; each name once.
 
     Raises:
-        ValueError: an unknown name, or none.
+        ValueError: an unknown name, or none; two that are not the same, of one name.
         TypeError: something else.
     """
     several = require_several("ablations", given, (str, Ablation, type), "ablations or their names")
     made = [ABLATIONS.make(one, "ablations") for one in several]
     if not made:
         raise ValueError("no ablation to measure under: name at least one, such as 'interchange'")
-    return list({ablation.name: ablation for ablation in made}.values())
+    by_name: dict[str, Ablation] = {}
+    for ablation in made:
+        if as_data(by_name.setdefault(ablation.name, ablation)) != as_data(ablation):
+            raise ValueError(
+                f"two ablations are called {ablation.name!r}, and are not the same: set the name of one of them, by "
+                "which its numbers go"
+            )
+    return list(by_name.values())
 
 
 def require_measure(given: Any) -> Measure:

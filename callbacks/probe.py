@@ -211,6 +211,7 @@ class CircuitProbe(pl.Callback):
                         f"{vocabulary}: give the data the tokenizer that the model is trained with"
                     )
             require_fit(self.data, model)
+            self.ablation.require_known(self._batches("train"), self._batches("val"))
         self._ready = True
 
     def _counts(self, layout: Layout) -> dict[str, int]:
@@ -237,8 +238,7 @@ class CircuitProbe(pl.Callback):
                 name: top_n(scores, count, model.layout, absolute=method.absolute)
                 for name, count in self._counts(model.layout).items()
             }
-            if self.ablation.needs_data:
-                self.ablation.fit(model, self._batches("train"))
+            self.ablation.fit(model, self._batches("train"))
             rows = evaluate(
                 model,
                 self._batches("val"),

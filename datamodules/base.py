@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_circuits.arguments import require_choice, require_seed, require_whole_numbers, shortened
+from lightning_circuits.batch import PromptSource
 from lightning_circuits.datamodules.fitting import require_fit
 from lightning_circuits.datamodules.loader import PaddingSide, PairLoader
 from lightning_circuits.datamodules.misfits import Fitting, Misfits, fitting
@@ -25,7 +26,7 @@ from lightning_circuits.namespace import pl
 SPLITS = ("train", "val", "test")
 
 
-class PairDataModule(pl.LightningDataModule, ABC):
+class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
     """What all tasks share: tokenising, checking, and loaders. A subclass says which pairs each split holds.
 
     Loaders can be asked for without a `Trainer`; `setup` then runs by itself. Training is shuffled and shared out among

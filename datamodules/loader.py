@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_circuits.batch import Batch, Spans
+from lightning_circuits.batch import Batch, Groups, Spans
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.spans import in_order
 from lightning_circuits.datamodules.tokenising import TokenPair
@@ -62,6 +62,7 @@ class PairLoader:
         self._seen = (0, 0)  # epoch, and batches handed out in it
         self._resume_after: tuple[int, int] | None = None
         self.span_names = tuple(dict.fromkeys([*span_names, *in_order([pair.spans for pair in pairs])]))
+        self.group_names = tuple(sorted({pair.group for pair in pairs} - {""}))
 
     #: Lightning calls `loader.sampler.set_epoch`, and asks evaluation loaders for `batch_sampler`.
     batch_sampler = None
@@ -129,9 +130,17 @@ class PairLoader:
         if self.span_names:
             ids = [[self.span_names.index(name) for name in pair.spans] for pair in pairs]
             spans = {"spans": padded(ids, longest, -1, left), "span_names": self.span_names}
+        groups: Groups = {}
+        if self.group_names:
+            of = {name: number for number, name in enumerate(self.group_names)}
+            groups = {
+                "groups": torch.tensor([of.get(pair.group, -1) for pair in pairs]),
+                "group_names": self.group_names,
+            }
         width = max(len(words) for pair in pairs for words in (pair.answers, pair.distractors))
         return {
             **spans,
+            **groups,
             "clean_ids": padded([pair.clean for pair in pairs], longest, self.pad_id, left),
             "corrupt_ids": padded([pair.corrupt for pair in pairs], longest, self.pad_id, left),
             "attention_mask": padded([[1] * length for length in lengths], longest, 0, left),

@@ -4,15 +4,19 @@
 |-------------------|---------------------------------------------------------------------------------------------|
 | `interchange`     | its output on the corrupt prompt of the pair                                                |
 | `zero`            | nothing                                                                                     |
-| `mean`            | its mean output over all clean prompts of a loader, one vector                              |
+| `mean`            | its mean output over all prompts of a loader, one vector                                    |
 | `mean-positional` | the same for each token position, counted from the first real token                         |
+| `mean-group`      | the same for each position of each group of prompts, such as those of one template          |
 | `mean-span`       | the same for each named span of the prompts                                                 |
 
     >>> ABLATIONS.make("zero").name
     'zero'
 
 How a circuit scores depends on which: write it beside every number. The means need one pass over a loader, `fit`,
-before they are used; the others ignore it.
+before they are used; the others ignore it. In a run they are taken over the clean prompts that are trained on, or over
+those of data of their own, as over prompts of three unrelated names (Wang et al. 2022):
+
+    GroupMeanAblation("corrupt", data=IOIDataModule("gpt2", corruption="abc"))
 
 An ablation of one's own is a subclass of `Ablation` that says `reference`; registered, configs know it by its name:
 
@@ -27,18 +31,24 @@ An ablation of one's own is a subclass of `Ablation` that says `reference`; regi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from copy import copy
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_circuits.batch import Batch, on_device
+from lightning_circuits.arguments import called, options_of, require_choice, shortened
+from lightning_circuits.batch import Batch, PromptSource, on_device
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.base import position_ids
+from lightning_circuits.pages import see_page
 from lightning_circuits.places import Places
 from lightning_circuits.registry import Registry
+
+Side: TypeAlias = Literal["clean", "corrupt"]
+"""Of a pair of prompts."""
 
 
 class Ablation:
@@ -48,7 +58,10 @@ class Ablation:
     """What it is called in configs, rows and files."""
 
     needs_data = False
-    """Whether `fit` has to see a loader before the first `reference`."""
+    """Whether `fit` has to be given a loader before the first `reference`."""
+
+    fitted_over = 0
+    """How many prompts the last `fit` saw; files say it, beside what the ablation was made with."""
 
     pruning_keeps_output = False
     """Whether a circuit puts out the same without its edges on no way from the input to the logits.
@@ -64,6 +77,14 @@ class Ablation:
 
     def fit(self, model: CircuitModel, batches: Iterable[Batch]) -> None:
         """Take what the reference needs from a loader; most need nothing."""
+
+    def require_known(self, fitted: Iterable[Batch], judged: Iterable[Batch]) -> None:
+        """See, before a model is run, that after `fit` on the one there is a reference for all prompts of the other."""
+
+    def describe(self) -> dict[str, Any]:
+        """What it is called and was made with, and over how many prompts it is fitted, in plain JSON values."""
+        seen = {"fitted_over": self.fitted_over} if self.fitted_over else {}
+        return {"name": called(self), **options_of(self), **seen}
 
     def live(self, batch: Batch) -> Tensor:
         """bool ``[B, T]``: the tokens at which a run with cut edges may differ from the clean one.
@@ -106,7 +127,7 @@ class Ablation:
 
 
 ABLATIONS = Registry("ablation", Ablation)
-AblationName = Literal["interchange", "zero", "mean", "mean-positional", "mean-span"]
+AblationName = Literal["interchange", "zero", "mean", "mean-positional", "mean-group", "mean-span"]
 """Those of this package, for signatures and their help."""
 
 
@@ -129,85 +150,208 @@ class ZeroAblation(Ablation):
 
 @ABLATIONS.register
 class MeanAblation(Ablation):
-    """The mean over all real tokens of all prompts, exact whatever the batch size."""
+    """The mean over all real tokens of all prompts, exact whatever the batch size.
+
+    Args:
+        prompts: of each pair, the ``clean`` or the ``corrupt`` one.
+        data: what has the prompts, of which those to train on are taken. Default: what `fit` is given; in a run, that
+            is what is trained on.
+
+    Raises:
+        ValueError: prompts of another kind.
+        TypeError: data that are no data module.
+    """
 
     name = "mean"
-    needs_data = True
 
-    def __init__(self) -> None:
+    def __init__(self, prompts: Side = "clean", data: PromptSource | None = None) -> None:
+        require_choice("prompts", prompts, Side)
+        if data is not None and not isinstance(data, PromptSource):
+            raise TypeError(f"data takes a data module, such as IOIDataModule(...), got {shortened(data)}")
+        self.prompts, self.data = prompts, data
+        self.needs_data = data is None
         self.means: Tensor | None = None  # [n_writers, n_slots, d]
+        self.forget()
+
+    # ---- which tokens share a mean -----------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Know no prompt."""
+        self.n_slots = 0
+
+    def meet(self, batch: Batch) -> None:
+        """Have a slot for every token of some prompts that a mean is taken over."""
+        self.n_slots = 1
 
     def slots(self, batch: Batch) -> Tensor:
-        """int64 ``[B, T]``: which tokens share a mean, counted from 0. Here, all."""
+        """int64 ``[B, T]``: which tokens share a mean, counted from 0. Here, all.
+
+        Raises:
+            ValueError: a token for which there is no mean.
+        """
         return torch.zeros_like(batch["clean_ids"])
+
+    def require_known(self, fitted: Iterable[Batch], judged: Iterable[Batch]) -> None:
+        known = copy(self)
+        known.forget()
+        for batch in self._taken(fitted):
+            known.meet(batch)
+        for batch in judged:
+            known.slots(batch)
+
+    # ---- means -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def fit(self, model: CircuitModel, batches: Iterable[Batch]) -> None:
+        """Take the means over a loader, unless it has data of its own; those of an earlier loader are forgotten.
+
+        What is held is as large as the means, in float64, and as the outputs for one batch, however many there are.
+
+        Raises:
+            ValueError: no batch; prompts of its own data that the model cannot read.
+        """
+        if self.data is not None:
+            self.data.require_fit(model)
+        self.means = None
+        self.forget()
         # float64: sums over a whole data set, exact enough not to depend on the batch size
         sums = torch.zeros(model.layout.n_writers, 0, model.layout.d_model, dtype=torch.float64, device=model.device)
-        counts = sums.new_zeros(0)
-        for batch in batches:
+        counts, prompts = sums.new_zeros(0), 0
+        for batch in self._taken(batches):
             batch = on_device(batch, model.device)
-            ids, mask = batch["clean_ids"], batch["attention_mask"]
+            ids = batch["clean_ids"] if self.prompts == "clean" else batch["corrupt_ids"]
             stack = model.new_stack(ids.shape)
-            model.run(ids, mask, batch["positions"], writers=stack)
-            real = mask.bool()
-            slots = self.slots(batch)[real]
-            more = max(0, int(slots.max()) + 1 - len(counts))  # such as a prompt longer than all before
+            model.run(ids, batch["attention_mask"], batch["positions"], writers=stack)
+            real = batch["attention_mask"].bool()
+            self.meet(batch)
+            more = self.n_slots - len(counts)  # such as those of a prompt longer than all before
             sums, counts = F.pad(sums, (0, 0, 0, more)), F.pad(counts, (0, more))
+            slots = self.slots(batch)[real]
             sums.index_add_(1, slots, stack[:, real].double())
             counts.index_add_(0, slots, counts.new_ones(len(slots)))
-        if not len(counts):
+            prompts += len(ids)
+        if not prompts:
             raise ValueError(f"{self.name} ablation: the loader for the means has no batch")
         self.means = (sums / counts[:, None]).to(model.dtype)
+        self.fitted_over = prompts
+
+    def _taken(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        return batches if self.data is None else self.data.train_dataloader()
 
     def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
         if self.means is None:
             raise RuntimeError(f"{self.name} ablation needs the means of a data set: call fit(model, loader) first")
-        slots = self.slots(batch)
-        if int(slots.max()) >= self.means.shape[1]:
-            raise ValueError(
-                f"{self.name} ablation: a prompt of {int(slots.max()) + 1} tokens, but the means were taken over "
-                f"prompts of at most {self.means.shape[1]}; take them over a loader with prompts as long"
-            )
-        return self.means[:, slots]
+        return self.means[:, self.slots(batch)]
 
 
 @ABLATIONS.register
 class MeanPositionalAblation(MeanAblation):
-    """The mean for every position over the prompts that are long enough to have it."""
+    """The mean for every position over the prompts that are long enough to have it.
+
+    Arguments are those of `MeanAblation`.
+    """
 
     name = "mean-positional"
 
+    def meet(self, batch: Batch) -> None:
+        self.n_slots = max(self.n_slots, int(batch["attention_mask"].sum(-1).max()))
+
     def slots(self, batch: Batch) -> Tensor:
+        if (tokens := int(batch["attention_mask"].sum(-1).max())) > self.n_slots:
+            raise ValueError(
+                f"{self.name} ablation: a prompt of {tokens} tokens, but the means were taken over "
+                f"prompts of at most {self.n_slots}; take them over a loader with prompts as long"
+            )
         return position_ids(batch["attention_mask"])
+
+
+@ABLATIONS.register
+class GroupMeanAblation(MeanAblation):
+    """The mean for every position of every group of prompts (see `batch.Groups`), such as those of one template.
+
+    A position is counted from the first real token. Within a group, a mean is over the prompts that are long enough to
+    have it, as for `MeanPositionalAblation`: where a word is one token in some prompts of a template and two in others,
+    the tokens behind it are not the same in all of them. Arguments are those of `MeanAblation`; data of its own need
+    the same groups, as ``IOIDataModule`` has under every corruption.
+
+    Source: Wang et al. 2022, "Interpretability in the Wild", with prompts of three unrelated names (``abc``).
+    """
+
+    name = "mean-group"
+
+    def forget(self) -> None:
+        super().forget()
+        self.names: dict[str, int] = {}
+        self.table = torch.full((0, 0), -1)  # [n_groups, longest]: the slot of each position
+
+    def meet(self, batch: Batch) -> None:
+        groups, lengths = self._groups(batch), batch["attention_mask"].sum(-1)
+        for number, name in enumerate(batch["group_names"]):
+            of_it = lengths[groups == number]
+            if not len(of_it):
+                continue
+            row, tokens = self.names.setdefault(name, len(self.names)), int(of_it.max())
+            rows, columns = self.table.shape
+            grown = (0, max(0, tokens - columns), 0, len(self.names) - rows)
+            self.table = F.pad(self.table.to(groups.device), grown, value=-1)
+            known = int((self.table[row] >= 0).sum())
+            if tokens > known:
+                self.table[row, known:tokens] = torch.arange(tokens - known, device=groups.device) + self.n_slots
+                self.n_slots += tokens - known
+
+    def slots(self, batch: Batch) -> Tensor:
+        groups, positions = self._groups(batch), position_ids(batch["attention_mask"])
+        rows = torch.tensor([self.names.get(name, -1) for name in batch["group_names"]], device=groups.device)[groups]
+        if (unknown := rows < 0).any():
+            name = shortened(batch["group_names"][int(groups[unknown][0])], 80)
+            raise ValueError(
+                f"{self.name} ablation: no prompt that the means were taken over is of the group {name}; "
+                f"there were {len(self.names)} other groups: take them over more prompts"
+            )
+        table = self.table.to(groups.device)
+        lengths, known = batch["attention_mask"].sum(-1), (table >= 0).sum(-1)[rows]
+        if (longer := lengths > known).any():
+            row = int(longer.nonzero()[0])
+            name = shortened(batch["group_names"][int(groups[row])], 80)
+            raise ValueError(
+                f"{self.name} ablation: a prompt of {int(lengths[row])} tokens in the group {name}, of which "
+                f"the means were taken over prompts of at most {int(known[row])}; take them over prompts as long"
+            )
+        return table[rows[:, None], positions]
+
+    def _groups(self, batch: Batch) -> Tensor:
+        """int64 ``[B]``, of which group each prompt is."""
+        groups = batch.get("groups")
+        if groups is None or (groups < 0).any():
+            raise ValueError(
+                f"{self.name} ablation: {'the' if groups is None else 'some'} prompts are of no group: give data whose "
+                f"pairs say which are made alike {see_page('own-task', 'As a file')}"
+            )
+        return groups
 
 
 @ABLATIONS.register
 class MeanSpanAblation(MeanAblation):
     """The mean for every named span of the prompts, so that prompts of different lengths line up.
 
-    Each token of a span counts once. Prompts have to name their places (see `batch.Spans`).
+    Each token of a span counts once. Prompts have to name their places (see `batch.Spans`). Arguments are those of
+    `MeanAblation`.
     """
 
     name = "mean-span"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def forget(self) -> None:
+        super().forget()
         self.names: list[str] = []
 
-    @torch.no_grad()
-    def fit(self, model: CircuitModel, batches: Iterable[Batch]) -> None:
-        self.means, self.names = None, []
-        super().fit(model, batches)
+    def meet(self, batch: Batch) -> None:
+        names, ids = batch.get("span_names", ()), self._spans(batch)
+        there = {names[i] for i in ids.unique().tolist() if i >= 0}
+        self.names += [name for name in names if name in there and name not in self.names]
+        self.n_slots = len(self.names)
 
     def slots(self, batch: Batch) -> Tensor:
-        names, ids = batch.get("span_names", ()), batch.get("spans")
-        if ids is None:
-            raise ValueError(f"{self.name} ablation: the prompts have no spans: give data that name their places")
-        if self.means is None:  # while it is fitted
-            there = {names[i] for i in ids.unique().tolist() if i >= 0}
-            self.names += [name for name in names if name in there and name not in self.names]
+        names, ids = batch.get("span_names", ()), self._spans(batch)
         used = [self.names.index(name) if name in self.names else -1 for name in names]
         slots = torch.tensor([*used, -1], device=ids.device)[ids]
         real = batch["attention_mask"].bool()
@@ -218,3 +362,9 @@ class MeanSpanAblation(MeanAblation):
                 f"{names[span] if span >= 0 else 'of some token'}; it had {', '.join(self.names)}"
             )
         return slots.clamp(min=0)
+
+    def _spans(self, batch: Batch) -> Tensor:
+        """int64 ``[B, T]``, in which span each token stands."""
+        if (ids := batch.get("spans")) is None:
+            raise ValueError(f"{self.name} ablation: the prompts have no spans: give data that name their places")
+        return ids

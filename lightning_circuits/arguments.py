@@ -172,8 +172,8 @@ def options_of(thing: Any, leave_out: Collection[str] = ()) -> dict[str, Any]:
 def as_data(value: Any) -> Any:
     """A value as plain JSON data in which another one is told from it.
 
-    An object is its class and the options that it was made with, a function its qualified name and what it is bound
-    to, a tensor its shape and the hash of its numbers.
+    An object is its class and what it says by a ``to_dict``, else the options that it was made with; a function its
+    qualified name and what it is bound to; a tensor its shape and the hash of its numbers.
     """
     if value is None or isinstance(value, (bool, str)):
         return value
@@ -197,7 +197,8 @@ def as_data(value: Any) -> Any:
         return full_name(value)
     if inspect.isroutine(value):
         return _function_as_data(value)
-    return {"class": full_name(type(value)), **options_of(value)}
+    said = value.to_dict() if callable(getattr(value, "to_dict", None)) else options_of(value)
+    return {"class": full_name(type(value)), **as_data(said)}
 
 
 def hash_of_numbers(tensor: Tensor) -> str:

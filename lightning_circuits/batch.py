@@ -6,7 +6,7 @@ either side and changes no result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from copy import copy
 from typing import Any, Protocol, TypedDict, cast, runtime_checkable
 
@@ -27,7 +27,17 @@ class Spans(TypedDict, total=False):
     span_names: tuple[str, ...]
 
 
-class Batch(Spans):
+class Groups(TypedDict, total=False):
+    """Which prompts are made alike, of prompts that say so.
+
+    ``groups``: int64 ``[B]``, of which of the ``group_names`` each prompt is; -1 of none.
+    """
+
+    groups: Tensor
+    group_names: tuple[str, ...]
+
+
+class Batch(Spans, Groups):
     """B pairs of prompts, padded to T tokens, with at most K answers each; all int64.
 
     ``clean_ids``, ``corrupt_ids``, ``attention_mask``: ``[B, T]``. ``positions``: ``[B]``, the column at which the
@@ -80,6 +90,8 @@ def require_batch(batch: Any, vocabulary: int) -> None:
             raise TypeError(f"{name} of a batch are {tensor.dtype}, expected whole numbers (int64)")
     if "spans" in batch or "span_names" in batch:
         _require_spans(batch)
+    if "groups" in batch or "group_names" in batch:
+        _require_groups(batch)
     if batch["clean_ids"].device.type == "cpu":
         _require_values(cast(Batch, batch), vocabulary)
 
@@ -87,18 +99,32 @@ def require_batch(batch: Any, vocabulary: int) -> None:
 def _require_spans(batch: Mapping[str, Any]) -> None:
     if missing := [name for name in ("spans", "span_names") if name not in batch]:
         raise ValueError(f"a batch lacks {missing[0]}: spans say in which of the span_names each token stands")
-    names, spans, shape = require_span_names(batch["span_names"]), batch["spans"], batch["clean_ids"].shape
-    if not isinstance(spans, Tensor):
-        raise TypeError(f"spans of a batch have to be a tensor, got {shortened(spans)}")
-    if spans.shape != shape:
-        raise ValueError(f"spans of a batch have the shape {list(spans.shape)}, expected {list(shape)}")
-    if spans.is_floating_point() or spans.is_complex() or spans.dtype == torch.bool:
-        raise TypeError(f"spans of a batch are {spans.dtype}, expected whole numbers (int64)")
-    if spans.device.type == "cpu" and ((spans < -1) | (spans >= len(names))).any():
-        row = int(((spans < -1) | (spans >= len(names))).any(1).nonzero()[0])
-        raise ValueError(
-            f"prompt {row} of a batch has spans that are none of its {len(names)} span_names, and not -1 (none)"
-        )
+    names = require_span_names(batch["span_names"])
+    _require_ids(batch["spans"], "spans", batch["clean_ids"].shape, "span_names", len(names))
+
+
+def _require_groups(batch: Mapping[str, Any]) -> None:
+    if missing := [name for name in ("groups", "group_names") if name not in batch]:
+        raise ValueError(f"a batch lacks {missing[0]}: groups say of which of the group_names each prompt is")
+    names = batch["group_names"]
+    if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"group_names of a batch are a tuple of texts, got {shortened(names)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"group_names of a batch have to differ, got {shortened(names)}")
+    _require_ids(batch["groups"], "groups", batch["clean_ids"].shape[:1], "group_names", len(names))
+
+
+def _require_ids(ids: Any, what: str, shape: torch.Size, names: str, number: int) -> None:
+    """Whole numbers of this shape, each the place of one of so many names, or -1."""
+    if not isinstance(ids, Tensor):
+        raise TypeError(f"{what} of a batch have to be a tensor, got {shortened(ids)}")
+    if ids.shape != shape:
+        raise ValueError(f"{what} of a batch have the shape {list(ids.shape)}, expected {list(shape)}")
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"{what} of a batch are {ids.dtype}, expected whole numbers (int64)")
+    if ids.device.type == "cpu" and (outside := (ids < -1) | (ids >= number)).any():
+        row = int(outside.nonzero()[0, 0])
+        raise ValueError(f"prompt {row} of a batch has {what} that are none of its {number} {names}, and not -1 (none)")
 
 
 def _require_values(batch: Batch, vocabulary: int) -> None:
@@ -145,6 +171,26 @@ def copied(batch: Batch) -> Batch:
 def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     changed = {key: change(value) if isinstance(value, Tensor) else value for key, value in batch.items()}
     return cast(Batch, changed)
+
+
+class PromptSource:
+    """What prompts come from, for whoever takes some of his own: every `datamodules.PairDataModule` is one."""
+
+    def describe(self) -> dict[str, Any]:
+        """What the prompts are, in plain JSON values."""
+        raise NotImplementedError
+
+    def require_fit(self, model: Any) -> None:
+        """See that a `CircuitModel` can read the prompts; ValueError for one that it cannot."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> Iterable[Batch]:
+        """A loader over all that may be learned from."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """How records tell it from another (see `arguments.as_data`)."""
+        return self.describe()
 
 
 @runtime_checkable

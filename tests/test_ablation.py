@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_circuits.ablation import ABLATIONS, Ablation
+from lightning_circuits.ablation import ABLATIONS, Ablation, GroupMeanAblation
+from lightning_circuits.arguments import as_data
+from lightning_circuits.batch import PromptSource
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, wrap
 from tests.support.oracle import ALL_OPEN, VOCABULARY, Pairs, oracle, stock_logits, tiny_model
@@ -20,8 +25,8 @@ LENGTHS = (4, 2, 5, 3, 5, 1, 2)
 MODELS = ("gpt2", "llama-gqa")
 
 models = pytest.mark.parametrize("family", MODELS)
-means = pytest.mark.parametrize("name", ["mean", "mean-positional", "mean-span"])
-SPANS = ("A", "A..END", "END")
+means = pytest.mark.parametrize("name", ["mean", "mean-positional", "mean-group", "mean-span"])
+SPANS, GROUPS = ("A", "A..END", "END"), ("even", "odd")
 
 Prompts = list[tuple[list[int], list[int]]]
 Batch = dict[str, Tensor]
@@ -45,13 +50,24 @@ def span(token: int, length: int) -> int:
     return 2 if token == length - 1 else min(token, 1)
 
 
-def slot(name: str, token: int, length: int) -> int:
+def group(clean: list[int]) -> int:
+    """Prompts of both groups have several lengths."""
+    return sum(clean) % 2
+
+
+def slot(name: str, token: int, clean: list[int]) -> Any:
     """Which tokens share a mean."""
-    return {"mean": 0, "mean-positional": token, "mean-span": span(token, length)}[name]
+    return {
+        "mean": 0,
+        "mean-positional": token,
+        "mean-group": (group(clean), token),
+        "mean-span": span(token, len(clean)),
+    }[name]
 
 
 def collate(rows: Prompts, side: str) -> Batch:
-    """A batch, padded with a token that would show if it were read. The names of spans are in another order each."""
+    """A batch, padded with a token that would show if it were read. The names of spans and groups are in another order
+    each."""
     longest = max(len(clean) for clean, _ in rows)
 
     def padded(ids: list[int], fill: int) -> list[int]:
@@ -61,7 +77,10 @@ def collate(rows: Prompts, side: str) -> Batch:
     mask = torch.tensor([padded([1] * len(clean), 0) for clean, _ in rows])
     turned = [(i + len(rows)) % 3 for i in range(3)]
     spans = [[turned[span(token, len(clean))] for token in range(len(clean))] for clean, _ in rows]
+    groups = [(group(clean) + len(rows)) % 2 for clean, _ in rows]
     return {
+        "groups": torch.tensor(groups),
+        "group_names": tuple(GROUPS[(i + len(rows)) % 2] for i in range(2)),
         "spans": torch.tensor([padded(ids, -1) for ids in spans]),
         "span_names": tuple(SPANS[turned.index(i)] for i in range(3)),
         "clean_ids": torch.tensor([padded(clean, 7) for clean, _ in rows]),
@@ -80,20 +99,16 @@ def as_pairs(batch: Batch) -> Pairs:
 
 
 @cache
-def loop_means(family: str, name: str) -> dict[str, list[Tensor]]:
-    """By writer, the mean for every position (for `mean` one for all), from one prompt at a time without padding."""
-    seen: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
-    for row in prompts():
-        batch = as_pairs(collate([row], "right"))
-        for writer, output in oracle(
-            tiny_model(family, torch.float64), ALL_OPEN, batch.clean_ids, batch
-        ).writers.items():
+def loop_means(family: str, name: str, side: str = "clean") -> dict[tuple[str, Any], Tensor]:
+    """By writer and slot, the mean from one prompt at a time without padding."""
+    seen: dict[tuple[str, Any], list[Tensor]] = defaultdict(list)
+    for clean, corrupt in prompts():
+        batch = as_pairs(collate([(clean, corrupt)], "right"))
+        ids = batch.clean_ids if side == "clean" else batch.corrupt_ids
+        for writer, output in oracle(tiny_model(family, torch.float64), ALL_OPEN, ids, batch).writers.items():
             for token, vector in enumerate(output[0]):
-                seen[writer, slot(name, token, len(output[0]))].append(vector)
-    found: dict[str, list[Tensor]] = defaultdict(list)
-    for (writer, _), vectors in sorted(seen.items(), key=lambda item: item[0][1]):
-        found[writer].append(torch.stack(vectors).sum(0) / len(vectors))
-    return found
+                seen[writer, slot(name, token, clean)].append(vector)
+    return {key: torch.stack(vectors).sum(0) / len(vectors) for key, vectors in seen.items()}
 
 
 def fitted(name: str, model: CircuitModel, rows: Prompts, size: int = 3, side: str = "right") -> Ablation:
@@ -102,9 +117,11 @@ def fitted(name: str, model: CircuitModel, rows: Prompts, size: int = 3, side: s
     return ablation
 
 
-def check_against_loops(family: str, name: str, ablation: Ablation, rows: Prompts, side: str) -> None:
+def check_against_loops(
+    family: str, name: str, ablation: Ablation, rows: Prompts, side: str, of: str = "clean"
+) -> None:
     """Every real token of every prompt carries the oracle's mean."""
-    model, batch, expected = wrapped(family), collate(rows, side), loop_means(family, name)
+    model, batch, expected = wrapped(family), collate(rows, side), loop_means(family, name, of)
     _, corrupt = model.run_pair(batch)
     reference = ablation.reference(batch, corrupt)
     assert reference.shape == corrupt.shape and reference.dtype == model.dtype and reference.isfinite().all()
@@ -112,7 +129,7 @@ def check_against_loops(family: str, name: str, ablation: Ablation, rows: Prompt
         for i in range(len(rows)):
             real = batch["attention_mask"][i].nonzero().flatten().tolist()
             for token, column in enumerate(real):
-                mean = expected[writer][slot(name, token, len(real))]
+                mean = expected[writer, slot(name, token, rows[i][0])]
                 torch.testing.assert_close(
                     reference[w, i, column], mean, atol=1e-9, rtol=0, msg=f"{writer} {i} {token}"
                 )
@@ -196,7 +213,7 @@ def test_a_circuit_under_every_ablation_is_that_of_the_oracle(family: str, name:
             for i, mask in enumerate(batch["attention_mask"]):
                 real = mask.nonzero().flatten().tolist()
                 for token, column in enumerate(real):
-                    output[i, column] = loop_means(family, name)[writer][slot(name, token, len(real))]
+                    output[i, column] = loop_means(family, name)[writer, slot(name, token, prompts()[i][0])]
     gates = dict(zip(layout.edge_names(range(layout.n_edges)), circuit.double().tolist(), strict=True))
     expected = oracle(model.model, gates, pairs.clean_ids, pairs, carried).logits
     torch.testing.assert_close(logits, expected, atol=1e-8, rtol=1e-8)
@@ -236,13 +253,112 @@ def test_interchange_carries_the_corrupt_run_and_zero_nothing() -> None:
 
 
 def test_ablations_go_by_their_names() -> None:
-    assert ABLATIONS.names() == ["interchange", "zero", "mean", "mean-positional", "mean-span"]
+    assert ABLATIONS.names() == ["interchange", "zero", "mean", "mean-positional", "mean-group", "mean-span"]
     assert all(ABLATIONS.make(name).name == name for name in ABLATIONS)
 
 
 def test_an_unknown_ablation_is_refused_with_those_known() -> None:
-    with pytest.raises(ValueError, match=r"'resample'.*interchange, zero, mean, mean-positional, mean-span"):
+    with pytest.raises(ValueError, match=r"'resample'.*zero, mean, mean-positional, mean-group, mean-span"):
         ABLATIONS.make("resample")
+
+
+@means
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_means_over_corrupt_prompts_are_those_of_plain_loops(name: str, side: str) -> None:
+    ablation = type(ABLATIONS.make(name))("corrupt")
+    ablation.fit(wrapped("llama-gqa"), batched(prompts(), 3, side))
+    check_against_loops("llama-gqa", name, ablation, prompts(), side, of="corrupt")
+    assert ablation.describe() == {"name": name, "prompts": "corrupt", "data": None, "fitted_over": len(LENGTHS)}
+
+
+class Given(PromptSource):
+    """A data module in small."""
+
+    def __init__(self, rows: Prompts) -> None:
+        self.rows, self.read_by = rows, list[Any]()
+
+    def describe(self) -> dict[str, Any]:
+        return {"pairs": len(self.rows)}
+
+    def require_fit(self, model: Any) -> None:
+        self.read_by.append(model)
+
+    def train_dataloader(self) -> list[Batch]:
+        return batched(self.rows, 2, "left")
+
+
+@means
+def test_means_over_data_of_their_own_do_not_depend_on_what_fit_is_given(name: str) -> None:
+    ablation = type(ABLATIONS.make(name))("corrupt", data=Given(prompts()))
+    assert not ablation.needs_data and ABLATIONS.make(name).needs_data
+    ablation.require_known((), batched(prompts(), 3, "right"))
+    ablation.fit(wrapped("gpt2"), batched(prompts()[:2], 2, "right"))
+    check_against_loops("gpt2", name, ablation, prompts(), "right", of="corrupt")
+    assert ablation.data.read_by == [wrapped("gpt2")]
+    assert ablation.fitted_over == len(LENGTHS) and ablation.describe()["data"]["pairs"] == len(LENGTHS)
+    assert as_data(ablation) != as_data(type(ablation)("corrupt", data=Given(prompts()[:2])))
+
+
+def test_other_sides_and_data_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"prompts is one of 'clean', 'corrupt', got 'both'"):
+        GroupMeanAblation("both")
+    with pytest.raises(TypeError, match=r"data takes a data module, .*, got \[\]"):
+        GroupMeanAblation(data=[])
+
+
+def test_memory_for_means_does_not_grow_with_the_prompts() -> None:
+    """When the next batch is made, the one before may be alive, and none of the others."""
+    alive: list[weakref.ref[Tensor]] = []
+
+    def batches() -> Iterator[Batch]:
+        for row in prompts() * 5:
+            batch = collate([row], "right")
+            alive[:] = [each for each in alive if each() is not None]
+            assert len(alive) <= 1
+            alive.append(weakref.ref(batch["clean_ids"]))
+            yield batch
+
+    ablation = ABLATIONS.make("mean-group")
+    ablation.fit(wrapped("gpt2"), batches())
+    known = {slot("mean-group", token, clean) for clean, _ in prompts() for token in range(len(clean))}
+    assert ablation.means.shape[1] == len(known)
+
+
+def without(batch: Batch, word: str) -> Batch:
+    return {key: value for key, value in batch.items() if word not in key}
+
+
+def test_prompts_of_no_group_or_another_have_no_mean_by_group() -> None:
+    model, batch = wrapped("gpt2"), collate(prompts(), "right")
+    ablation, corrupt = ABLATIONS.make("mean-group"), model.run_pair(batch)[1]
+    with pytest.raises(ValueError, match="mean-group ablation: the prompts are of no group: give data"):
+        ablation.fit(model, [without(batch, "group")])
+    with pytest.raises(ValueError, match="mean-group ablation: some prompts are of no group"):
+        ablation.fit(model, [batch | {"groups": batch["groups"] - 1}])
+    ablation.fit(model, [batch])
+    with pytest.raises(ValueError, match="mean-group ablation: the prompts are of no group"):
+        ablation.reference(without(batch, "group"), corrupt)
+    other = batch | {"group_names": tuple("new" if name == "odd" else name for name in batch["group_names"])}
+    for look in (lambda: ablation.reference(other, corrupt), lambda: ablation.require_known([batch], [other])):
+        with pytest.raises(ValueError, match=r"taken over is of the group 'new'; there were 2 other groups: take"):
+            look()
+    assert ablation.reference(batch, corrupt).isfinite().all()  # looking at others has changed nothing
+
+
+def test_a_prompt_longer_than_all_of_its_group_is_refused() -> None:
+    """Though another group had longer ones."""
+    model = wrapped("gpt2")
+    longest = {g: max(len(clean) for clean, _ in prompts() if group(clean) == g) for g in range(2)}
+    shorter = min(longest, key=longest.get)
+    rows = [row for row in prompts() if group(row[0]) != shorter or len(row[0]) < longest[shorter]]
+    known = max(len(clean) for clean, _ in rows if group(clean) == shorter)
+    assert longest[1 - shorter] >= longest[shorter] > known
+    message = rf"a prompt of {longest[shorter]} tokens in the group '{GROUPS[shorter]}', .* at most {known};"
+    ablation = fitted("mean-group", model, rows)
+    with pytest.raises(ValueError, match=message):
+        ablation.reference(batch := collate(prompts(), "left"), model.run_pair(batch)[1])
+    with pytest.raises(ValueError, match=message):
+        ablation.require_known(batched(rows, 2, "right"), batched(prompts(), 3, "left"))
 
 
 @means
@@ -260,7 +376,7 @@ def test_a_loader_without_batches_has_no_mean(name: str) -> None:
 def test_prompts_without_spans_or_with_another_have_no_mean_by_span() -> None:
     model, batch = wrapped("gpt2"), collate(prompts(), "right")
     with pytest.raises(ValueError, match="mean-span ablation: the prompts have no spans"):
-        ABLATIONS.make("mean-span").fit(model, [{key: value for key, value in batch.items() if "span" not in key}])
+        ABLATIONS.make("mean-span").fit(model, [without(batch, "span")])
     ablation = fitted("mean-span", model, prompts())
     other = batch | {"span_names": tuple("S2" if name == "END" else name for name in batch["span_names"])}
     with pytest.raises(ValueError, match=r"no prompt that the means were taken over has the span S2; it had .*END"):

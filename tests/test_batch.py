@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lightning_circuits import EAP, EdgePruning
 from lightning_circuits.ablation import ZeroAblation
-from lightning_circuits.batch import FIELDS, require_batch
+from lightning_circuits.batch import FIELDS, copied, first_rows, on_device, repeated, require_batch
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.models import wrap
 from lightning_circuits.models.loading import load_model
@@ -58,6 +58,15 @@ BROKEN |= {
     r"spans need printable names of their own, .* got 'S2', 'S2'": WITH_SPANS | {"span_names": ("S2", "S2")},
     r"spans need printable names of their own, .* got 'a->b'": WITH_SPANS | {"span_names": ("S2", "a->b")},
 }
+GROUPED: dict[str, Any] = {"groups": torch.tensor([1, -1]), "group_names": ("ABBA", "BABA")}
+BROKEN |= {
+    r"a batch lacks group_names": {"groups": GROUPED["groups"]},
+    r"a batch lacks groups": {"group_names": ("ABBA", "BABA")},
+    r"groups of a batch have the shape \[2, 1\], expected \[2\]": GROUPED | {"groups": torch.zeros(2, 1).long()},
+    r"prompt 1 of a batch has groups that are none of its 2 group_names": GROUPED | {"groups": torch.tensor([1, 2])},
+    r"prompt 0 of a batch has groups that are none of its 2": GROUPED | {"groups": torch.tensor([-2, 0])},
+    r"group_names of a batch have to differ, got \('ABBA', 'ABBA'\)": GROUPED | {"group_names": ("ABBA", "ABBA")},
+}
 OF_ANOTHER_KIND: dict[str, dict[str, Any]] = {
     r"clean_ids of a batch are torch.float32, expected whole": {"clean_ids": torch.ones(2, 3)},
     r"attention_mask of a batch are torch.float32": {"attention_mask": torch.ones(2, 3)},
@@ -65,6 +74,10 @@ OF_ANOTHER_KIND: dict[str, dict[str, Any]] = {
     r"spans of a batch have to be a tensor, got": WITH_SPANS | {"spans": [[0, 1, 1], [0, 1, -1]]},
     r"spans take a list of names, got 'END'": WITH_SPANS | {"span_names": "END"},
     r"spans take a list of names, got \(5, 'END'\)": WITH_SPANS | {"span_names": (5, "END")},
+    r"groups of a batch are torch.float32, expected whole": GROUPED | {"groups": torch.zeros(2)},
+    r"groups of a batch have to be a tensor, got \[0, 1\]": GROUPED | {"groups": [0, 1]},
+    r"group_names of a batch are a tuple of texts, got 'ABBA'": GROUPED | {"group_names": "ABBA"},
+    r"group_names of a batch are a tuple of texts, got \(5,\)": GROUPED | {"group_names": (5,)},
     r"answers of a batch have to be a tensor, got \[\[7\], \[8\]\]": {"answers": [[7], [8]]},
 }
 
@@ -79,7 +92,17 @@ def test_what_breaks_the_contract_is_named(message: str) -> None:
 def test_what_keeps_it_is_taken_whatever_else_is_there() -> None:
     require_batch(batch(), 228)
     require_batch(batch(attention_mask=batch()["attention_mask"].bool(), texts=["a", "b"]), 228)
+    require_batch(batch(**GROUPED, **WITH_SPANS), 228)
     require_batch({name: value.int() for name, value in batch().items()}, 228)
+
+
+def test_prompts_keep_their_groups_and_spans_wherever_they_go() -> None:
+    whole: Any = batch(**GROUPED, **WITH_SPANS)
+    twice = repeated(copied(on_device(whole, torch.device("cpu"))), 2)
+    assert twice["groups"].tolist() == [1, -1, 1, -1] and twice["group_names"] == ("ABBA", "BABA")
+    assert first_rows(twice, 3)["groups"].tolist() == [1, -1, 1] and first_rows(twice, 3)["spans"].shape == (3, 3)
+    require_batch(twice, 228)
+    require_batch(first_rows(twice, 3), 228)
 
 
 @pytest.mark.parametrize("name", FIELDS)

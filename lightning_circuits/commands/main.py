@@ -154,7 +154,7 @@ class CircuitTrainer(pl.Trainer):
             model: the search.
             datamodule: its prompts.
             sizes: of the circuits: shares of the edges (1.0 is all of them), or numbers of edges (1 is a single one).
-            ablations: what cut edges carry: interchange, zero, mean, mean-positional, mean-span.
+            ablations: what cut edges carry: interchange, zero, mean, mean-positional, mean-group, mean-span.
             rankings: by what edges are taken: signed, absolute.
             output: the folder for curve.json, .csv, .png and .svg. Default: where the logger writes.
             measure: what faithfulness is of: logit_difference, probability_difference, kl, or a function by its path.

@@ -47,7 +47,7 @@ from lightning_circuits.search.record import (
     run_settings,
     state_faults,
 )
-from lightning_circuits.search.splits import Training, describe_spans, live_spans, require_fit, whole_split
+from lightning_circuits.search.splits import Training, describe_spans, fitted_on, live_spans, require_fit, whole_split
 
 if TYPE_CHECKING:
     LanguageModel: TypeAlias = str | nn.Module
@@ -180,6 +180,7 @@ class CircuitSearch(pl.LightningModule):
             **self._describe_model(),
             "kv": self.layout.kv,
             **describe_spans(self.layout, self._live_tokens, self._trainer if self._fitting() else None),
+            **({"ablation_fitted_over": prompts} if (prompts := self.ablation.fitted_over) else {}),
             "n_edges": self.layout.n_edges,
             "step": self.global_step if self._fitting() else self._trained_to,
             # In the run that it is trained in, its data say so themselves.
@@ -271,8 +272,7 @@ class CircuitSearch(pl.LightningModule):
     def on_fit_start(self) -> None:
         # Only now, after a checkpoint of another model has been refused.
         require_fit(getattr(self.trainer, "datamodule", None), self.circuit_model)
-        if self.ablation.needs_data:
-            self.ablation.fit(self.circuit_model, whole_split(self.trainer, "train"))
+        self.ablation.fit(self.circuit_model, fitted_on(self.trainer, self.ablation))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Nothing: circuits are judged by callbacks.FaithfulnessValidation, over the same batches."""

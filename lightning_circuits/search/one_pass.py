@@ -118,8 +118,7 @@ class Attribution(CircuitSearch):
                 every process sees all batches.
         """
         self._forget()
-        if self.ablation.needs_data:
-            self.ablation.fit(self.circuit_model, batches())
+        self.ablation.fit(self.circuit_model, batches())
         mine = batches() if trainer is None else islice(batches(), trainer.global_rank, None, trainer.world_size)
         for index, batch in enumerate(mine):
             for sums, more in zip(self._sums(), self._contribution(batch, index), strict=True):

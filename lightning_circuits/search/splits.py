@@ -58,6 +58,11 @@ def whole_split(trainer: pl.Trainer, split: str) -> Any:
     return unshared(loader)
 
 
+def fitted_on(trainer: pl.Trainer, ablation: Ablation) -> Any:
+    """What an ablation is given to be fitted on: the training prompts, if it needs any."""
+    return whole_split(trainer, "train") if ablation.needs_data else ()
+
+
 def live_tokens(loader: Iterable[Batch], ablation: Ablation) -> dict[str, float]:
     """At how many tokens of a prompt cutting an edge may change something: the mean over all prompts, by span.
 

@@ -110,6 +110,7 @@ def test_the_curve_is_exact_ablation_of_the_best_edges(data: IOIDataModule, tmp_
         in_logs = np.diff(np.log(x))
         assert areas.log_area == pytest.approx((in_logs * heights).sum() / in_logs.sum(), abs=1e-6)
         assert areas.overshoot == any(value > 1.005 for value in f)
+    assert curve.metadata["ablations"]["mean"]["fitted_over"] == len(data.train_dataloader().pairs)
 
 
 def test_absolute_scores_are_ranked_both_ways(data: IOIDataModule, tmp_path: Path) -> None:

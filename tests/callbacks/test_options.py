@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lightning_circuits import EAPIG, EdgePruning
-from lightning_circuits.ablation import ZeroAblation
+from lightning_circuits.ablation import GroupMeanAblation, ZeroAblation
 from lightning_circuits.callbacks import CircuitExport, CircuitProbe, FaithfulnessCurve, FaithfulnessValidation
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.objectives import KL, LogitDifference
@@ -23,6 +23,17 @@ def test_ablations_are_names_or_objects_one_or_several(callback: Any) -> None:
     assert names(callback(ablations="mean")) == ["mean"]
     assert callback(ablations=zero).ablations == [zero]
     assert names(callback(ablations=["interchange", zero, "zero", "interchange"])) == ["interchange", "zero"]
+
+
+@pytest.mark.parametrize("callback", [FaithfulnessValidation, FaithfulnessCurve])
+def test_two_ablations_of_one_name_have_to_be_the_same(callback: Any) -> None:
+    """Rows go by the name."""
+    both = [GroupMeanAblation("corrupt"), GroupMeanAblation("clean")]
+    assert names(callback(ablations=[both[1], "mean-group"])) == ["mean-group"]
+    with pytest.raises(ValueError, match=r"two ablations are called 'mean-group', and are not the same: set the name"):
+        callback(ablations=both)
+    both[0].name = "mean-group of corrupt prompts"
+    assert names(callback(ablations=both)) == ["mean-group of corrupt prompts", "mean-group"]
 
 
 def test_lone_values_are_one_of_several() -> None:

@@ -6,6 +6,7 @@ import json
 import random
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from lightning_circuits.batch import SharedLoader, unshared
+from lightning_circuits.batch import SharedLoader, require_batch, unshared
 from lightning_circuits.datamodules import IOIDataModule, PairLoader
 from lightning_circuits.datamodules.tokenising import TokenPair
 from lightning_circuits.namespace import pl
@@ -53,6 +54,19 @@ def test_batches_hold_the_pairs_whatever_the_padding(count: int, batch_size: int
         if side == "left":
             assert batch["attention_mask"][:, -1].all()
     assert rows == pairs
+
+
+@settings(max_examples=50, deadline=None)
+@given(groups=st.lists(st.sampled_from(["", "ABBA", "BABA", "other"]), min_size=1, max_size=12), size=st.integers(1, 5))
+def test_batches_say_of_which_group_each_prompt_is(groups: list[str], size: int) -> None:
+    pairs = [replace(pair, group=name) for pair, name in zip(make_pairs(len(groups)), groups, strict=True)]
+    found = []
+    for batch in PairLoader(pairs, size):
+        require_batch(batch, 3000)
+        assert ("groups" in batch) == any(groups)
+        names = (*batch.get("group_names", ()), "")
+        found += [names[number] for number in batch.get("groups", torch.full((len(batch["positions"]),), -1))]
+    assert found == groups
 
 
 @settings(max_examples=50, deadline=None)

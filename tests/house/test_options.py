@@ -13,6 +13,7 @@ import torch
 from lightning_circuits import METHODS, Circuit, CircuitSearch, SavedCircuit
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.arguments import UNKNOWN, options_of
+from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.gates import GATES, SPARSITIES, L0Penalty, SizeRange
 from lightning_circuits.layout import Layout
 from lightning_circuits.models.loading import EMBEDDED, load_model
@@ -27,6 +28,7 @@ OTHER: dict[str, Any] = {
     "sizes": SizeRange(0.01), "temperature": 0.7, "final_temperature": 0.07, "anneal_from": 0.1, "hard_from": 0.9,
     "average_from": 0.5, "sparsity": L0Penalty(), "start_at": 1.0, "target": 0.7, "warmup": 0.2, "multiplier_lr": 3.0,
     "weight": 0.3, "reduction": "mean", "low": 0.01, "high": 0.3, "law": "uniform",
+    "prompts": "corrupt", "data": IOIDataModule(EMBEDDED, n_train=2, n_val=2, n_test=2),
 }  # fmt: skip
 """For each argument a value that is not its default."""
 RECORDED_ELSEWHERE = {"model", "kv", "dtype"}

@@ -79,7 +79,7 @@ def equal(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize(
     ("gate", "ablation", "every", "last"),
     [
-        ("TopK", "mean-positional", 5, 15),  # in the middle of an epoch of 4 steps
+        ("TopK", "mean-group", 5, 15),  # in the middle of an epoch of 4 steps
         ("HardConcrete", "interchange", 6, 12),  # at the end of one
     ],
 )
