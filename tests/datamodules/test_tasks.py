@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lightning_circuits.datamodules import PromptPair, PromptPairDataModule
 from lightning_circuits.datamodules.ioi import NAMES
-from lightning_circuits.datamodules.tasks import TaskDataModule, dealt, sweep
+from lightning_circuits.datamodules.tasks import TaskDataModule, dealt, filled, in_turn, partner, sweep
 from lightning_circuits.models.loading import load_tokenizer
 
 TOKENIZER = load_tokenizer("tiny-ioi")
@@ -81,6 +81,58 @@ def test_a_sweep_has_everything_once_and_evenly_at_any_point() -> None:
         templates, items = (Counter(column) for column in zip(*pairs[:n], strict=True))
         assert max(items.values()) - min(items[item] for item in range(7)) <= 1
         assert max(templates.values()) - min(templates[template] for template in "abc") <= 2
+
+
+@settings(max_examples=50, deadline=None)
+@given(templates=st.integers(1, 12), items=st.integers(1, 12))
+def test_a_sweep_leaves_nothing_out_whatever_the_lengths(templates: int, items: int) -> None:
+    pairs = list(sweep(range(templates), range(items)))
+    assert Counter(pairs) == Counter((a, b) for a in range(templates) for b in range(items))
+
+
+@settings(max_examples=50, deadline=None)
+@given(kinds=st.lists(st.integers(0, 2), min_size=2, max_size=9), rounds=st.integers(1, 6))
+def test_a_partner_is_another_one_and_alike_if_there_is_any(kinds: list[int], rounds: int) -> None:
+    items = list(enumerate(kinds))
+    partners: dict[int, list[int]] = {}
+    for number in range(rounds * len(items)):
+        item, other = items[number % len(items)], partner(items, number, alike=lambda item: item[1])
+        assert other != item
+        assert other[1] == item[1] or kinds.count(item[1]) == 1
+        partners.setdefault(item[0], []).append(other[0])
+    for place, kind in items:  # all that there are, before one comes again
+        others = kinds.count(kind) - 1 or len(kinds) - 1
+        assert len(set(partners[place])) == min(rounds, others)
+
+
+def test_kinds_take_turns_by_what_fits() -> None:
+    def pairs(kind: str, fits: str) -> list[tuple[PromptPair, bool]]:
+        return [(PromptPair(f"{kind}{n}", "-", ("x",), (), "row"), fit == "1") for n, fit in enumerate(fits)]
+
+    drawn = [pair.clean for pair in in_turn(pairs("a", "01011"), pairs("b", "10010"))]
+    assert drawn == ["a0", "a1", "b0", "a2", "a3", "b1", "b2", "b3", "a4", "b4"]
+
+
+def test_a_template_is_filled_and_its_places_found() -> None:
+    text, places = filled("Then {WHO} gave {what} to {WHOM}, because", WHO="Ann", what="Annas", WHOM="Anna")
+    assert text == "Then Ann gave Annas to Anna, because"
+    assert {name: text[begin:end] for name, (begin, end) in places.items()} == {
+        "WHO": "Ann", "WHOM": "Anna", "END": "because"
+    }  # fmt: skip
+    assert places["WHOM"] == (23, 27)
+
+
+def test_tokens_are_counted_where_words_stand() -> None:
+    assert made().token_counts(["Mary", "Mary and", "Zanzibar"], "gave it to") == {
+        "Mary": 1, "Mary and": 2, "Zanzibar": 0
+    }  # fmt: skip
+
+
+def test_each_kind_is_dealt_out_by_itself() -> None:
+    shares = {split: made().share(split, range(60), kind=lambda n: n % 3) for split in ("train", "val", "test")}
+    assert sorted(word for share in shares.values() for word in share) == list(range(60))
+    for split, share in shares.items():
+        assert {*Counter(n % 3 for n in share).values()} == {12 if split == "train" else 4}
 
 
 def test_words_without_end_come_equally_often() -> None:
