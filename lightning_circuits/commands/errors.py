@@ -26,14 +26,14 @@ def in_one_line(error: Exception) -> str | None:
     """What an error says that comes of what the user asked for; None of one that is a fault of the program's."""
     # Weights & Biases refuses to begin by errors of its own: not logged in, no network.
     if type(error).__module__.startswith("wandb.errors"):
-        said = _plain(str(error).partition("\n")[0])
+        said = plain(str(error).partition("\n")[0])
         return (
             f"{said.rstrip('.')}. WANDB_MODE=offline keeps a run on this machine, wandb sync sends it later "
             f"{see_page('sweeps', 'Weights & Biases')}"
         )
     if str(error).startswith("No supported gpu backend"):
         return "there is no GPU here: leave --trainer.accelerator out, or give it auto or cpu"
-    return _plain(str(error)) if isinstance(error, MISTAKES) else None
+    return plain(str(error)) if isinstance(error, MISTAKES) else None
 
 
 class _InOneLine(argparse.ArgumentParser):
@@ -42,7 +42,7 @@ class _InOneLine(argparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> Any:
         if debugging() and ex is not None:
             raise ex
-        self.exit(2, f"error: {_plain(message)} (see {self.prog} --help)\n")
+        self.exit(2, f"error: {plain(message)} (see {self.prog} --help)\n")
 
 
 class Parser(_InOneLine):
@@ -78,7 +78,7 @@ _WORDS = {
 }
 
 
-def _plain(message: str) -> str:
+def plain(message: str) -> str:
     """One line that a user can read: the leaves of the tree of types that jsonargparse makes of an error, once each."""
     message = re.sub(r"^Call to compute_fn of link .* failed: ", "", message)
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]

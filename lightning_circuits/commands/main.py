@@ -17,6 +17,10 @@ The whole faithfulness curve of a saved ranking (or, with `--ckpt_path`, of a se
     lightning-circuits evaluate --config ioi_gpt2.yaml --ckpt_path runs/.../last.ckpt --sizes "[0.01, 0.1, 1.0]"
     lightning-circuits compare runs/eap runs/ioi_gpt2
 
+Circuits on each other's tasks, each called as its prompts are:
+
+    lightning-circuits transfer ioi.json capital.json --data ioi.yaml capital.yaml --output runs/transfer
+
 A circuit as an interactive page, or as a figure:
 
     lightning-circuits view circuit.json --output page.html
@@ -32,23 +36,21 @@ training has begun is always shown in full. Ctrl-C ends with code 130, SIGTERM w
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import re
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ActionConfigFile, DefaultHelpFormatter
 
 # Imported for their classes: a bare name in a config can mean only what has been imported.
-from lightning_circuits import ablation, callbacks, configs, datamodules, gates, objectives, search  # noqa: F401
+from lightning_circuits import ablation, callbacks, datamodules, gates, objectives, search  # noqa: F401
 from lightning_circuits.callbacks import FaithfulnessCurve
-from lightning_circuits.commands import compare, view
+from lightning_circuits.commands import compare, transfer, view
+from lightning_circuits.commands.config_files import find_config, read_sections, tokenizer_of
 from lightning_circuits.commands.ending import Ending
 from lightning_circuits.commands.errors import LightningParser, debugging, in_one_line
 from lightning_circuits.measures import AnyMeasure
@@ -69,8 +71,6 @@ LEAST = {
     "val_check_interval": 0,
 }
 """Of numbers that the Trainer takes as they come, and stumbles over later."""
-
-CONFIGS = Path(configs.__file__).parent
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -105,8 +105,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str], ending: Ending, args: list[str] | None) -> None:
     """The command that the words name."""
-    if words[:1] in (["compare"], ["view"]):  # of files: there is no model and no Trainer
-        {"compare": compare.main, "view": view.main}[words[0]](words[1:])
+    without_trainer = {"compare": compare.main, "transfer": transfer.main, "view": view.main}
+    if words and words[0] in without_trainer:
+        without_trainer[words[0]](words[1:])
         return
     CircuitCLI(
         CircuitSearch,
@@ -194,8 +195,10 @@ class CircuitCLI(LightningCLI):
         super().setup_parser(*args, **kwargs)
         self.parser.epilog = (
             "And: lightning-circuits compare RUN RUN ... puts the faithfulness curves of several runs into one table "
-            "and one figure (lightning-circuits compare --help). lightning-circuits view CIRCUIT makes an interactive "
-            "page of a circuit, or a figure (lightning-circuits view --help)."
+            "and one figure (lightning-circuits compare --help). lightning-circuits transfer CIRCUIT ... --data "
+            "CONFIG CONFIG ... runs circuits on each other's tasks (lightning-circuits transfer --help). "
+            "lightning-circuits view CIRCUIT makes an interactive page of a circuit, or a figure "
+            "(lightning-circuits view --help)."
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -203,7 +206,7 @@ class CircuitCLI(LightningCLI):
         # A link takes its target out of the user's hands, hence an option beside it.
         parser.add_argument("--tokenizer", type=str | None, default=None, help="Default: that of the model.")
         parser.link_arguments(
-            ("tokenizer", "model.init_args.model", "data"), "data.init_args.tokenizer", compute_fn=_tokenizer
+            ("tokenizer", "model.init_args.model", "data"), "data.init_args.tokenizer", compute_fn=tokenizer_of
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -234,55 +237,23 @@ class CircuitCLI(LightningCLI):
         return trainer
 
 
-def _tokenizer(own: str | None, model: str, data: Any) -> str:
-    """What `--tokenizer` and `--model.model` say; jsonargparse would drop without a word what the data say."""
-    if data is None:
-        raise ValueError("data: say which prompts, such as --data IOIDataModule")
-    chosen, given = model if own is None else own, data.init_args.get("tokenizer")
-    if given not in (None, chosen):
-        raise ValueError(f"--data.tokenizer {given}: the tokenizer is the model's, or that of --tokenizer {given}")
-    return chosen
-
-
 class FindConfig(ActionConfigFile):
     """`--config`: a file, or one of the packaged configs by name, with or without its suffix."""
 
     def __call__(self, parser: Any, namespace: Any, value: Any, option_string: str | None = None) -> None:
-        if not Path(value).is_file():
-            files = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("with/*.yaml")])
-            packaged = {file.relative_to(CONFIGS).with_suffix("").as_posix(): file for file in files}
-            if value.removesuffix(".yaml") not in packaged:
-                if Path(value).is_dir():
-                    parser.error(f"the config {value} is a folder: name the file in it")
-                parser.error(f"there is no config {value}: neither such a file nor packaged ({', '.join(packaged)})")
-            value = str(packaged[value.removesuffix(".yaml")])
-        if trouble := _trouble_with(Path(value), {action.dest.partition(".")[0] for action in parser._actions}):
-            parser.error(f"the config {value} {trouble}")
-        super().__call__(parser, namespace, value, option_string)
-
-
-def _trouble_with(file: Path, sections: set[str]) -> str | None:
-    """What is wrong with a config as a file, whatever its options say."""
-    try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        json.dumps(config, default=str)
-    except UnicodeDecodeError:
-        return "is no text in UTF-8"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        return f"is no YAML{where}: {getattr(error, 'problem', None) or error}"
-    except (ValueError, RecursionError):  # an alias within what it stands for; thousands of brackets
-        return "contains itself, or is nested too deeply"
-    if not isinstance(config, dict):
-        return "is empty" if config is None else f"holds {printable(repr(config))[:40]} in place of sections by name"
-    if unknown := [name for name in config if name not in sections | set(CircuitCLI.subcommands())]:
-        return f"has a section {unknown[0]!r} that there is not: there are {', '.join(sorted(sections & SECTIONS))}"
-    if not isinstance(config.get("trainer", {}), dict):
-        return f"has trainer: {printable(repr(config['trainer']))[:40]} in place of options by name"
-    return None
+        sections = {action.dest.partition(".")[0] for action in parser._actions}
+        try:
+            file = find_config(value)
+            config = read_sections(file)
+        except ValueError as error:
+            parser.error(str(error))
+        if unknown := [name for name in config if name not in sections | set(CircuitCLI.subcommands())]:
+            there = ", ".join(sorted(sections & SECTIONS))
+            parser.error(f"the config {file} has a section {unknown[0]!r} that there is not: there are {there}")
+        if not isinstance(trainer := config.get("trainer", {}), dict):
+            shown = printable(repr(trainer))[:40]
+            parser.error(f"the config {file} has trainer: {shown} in place of options by name")
+        super().__call__(parser, namespace, str(file), option_string)
 
 
 class _BareNames(DefaultHelpFormatter):

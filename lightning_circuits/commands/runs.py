@@ -116,16 +116,20 @@ def _from_wandb(run_id: str) -> list[FoundCurve]:
 
 def name_curves(found: Sequence[FoundCurve]) -> dict[str, Curve]:
     """Curves by the name of their method; where several are of one method, with what tells their places apart."""
-    places = [Path(one.place).with_suffix("").parts for one in found]
-    start = _alike(places)
-    end = _alike([place[start:][::-1] for place in places])
     methods = [one.curve.method for one in found]
     named: dict[str, Curve] = {}
-    for place, one in zip(places, found, strict=True):
-        apart = "/".join(place[start : len(place) - end]) or place[-1]
+    for apart, one in zip(told_apart([Path(one.place) for one in found]), found, strict=True):
         name = one.curve.method if methods.count(one.curve.method) == 1 else f"{one.curve.method} {apart}"
         named[distinct(name, named)] = one.curve
     return named
+
+
+def told_apart(places: Sequence[Path]) -> list[str]:
+    """Of each path what tells it from the others: its parts but for those that all begin or end with."""
+    parts = [place.with_suffix("").parts for place in places]
+    start = _alike(parts)
+    end = _alike([place[start:][::-1] for place in parts])
+    return ["/".join(place[start : len(place) - end]) or place[-1] for place in parts]
 
 
 def _alike(places: Sequence[Sequence[str]]) -> int:

@@ -205,22 +205,26 @@ def transfer(
         split: what the prompts are called in the rows.
         seed: of the random circuits.
         references: by the names of the data, what ablations that need data, such as the mean, are fitted on before
-            each row of the matrix. Default: they are fitted already, and the same for all data.
+            each row of the matrix; the prompts are then gone through twice. Default: they are fitted already, and the
+            same for all data.
         measure: what faithfulness is of (see `evaluate`).
 
     Raises:
         ValueError: no circuit, or no data; a circuit of another layout, one that has no path from the input to the
             logits, or one called like another column; no batches; an unknown ablation or measure; no reference for some
-            data.
+            data, or for one of their prompts.
     """
     require_seed(seed)
     measure = MEASURES.make(measure, "measure")
     made = [ABLATIONS.make(ablation, "ablation") for ablation in ablations]
     if not (circuits and data and made):
         raise ValueError("transfer is of at least one circuit, on the prompts of one task, under one ablation")
-    needy = [ablation for ablation in made if ablation.needs_data and references is not None]
-    if references is not None and needy and (missing := [name for name in data if name not in references]):
-        raise ValueError(f"{needy[0].name} ablation takes means, and there is no reference for the data {missing[0]!r}")
+    if references is not None:
+        if missing := [name for name in data if name not in references]:
+            raise ValueError(f"ablations are to be fitted on a reference for each data, and {missing[0]!r} have none")
+        for name, batches in data.items():
+            for ablation in made:
+                ablation.require_known(references[name] if ablation.needs_data else (), batches)
     columns = _columns(model, circuits, seed)
     shared = [
         SharedPart(a, b, overlap(circuits[a], circuits[b], of, null))
@@ -230,8 +234,9 @@ def transfer(
     ]
     rows = []
     for name, batches in data.items():
-        for ablation in needy:
-            ablation.fit(model, references[name])  # type: ignore[index]  # there are some if any is needy
+        if references is not None:
+            for ablation in made:
+                ablation.fit(model, references[name] if ablation.needs_data else ())
         found = evaluate(model, batches, columns, made, split, seed, controls=False, measure=measure)
         rows += [TransferRow(**vars(row), data=name) for row in found]
     return Transfer(list(circuits), list(data), [ablation.name for ablation in made], rows, shared)

@@ -155,8 +155,19 @@ def test_means_are_of_the_data_of_each_row(
         expected = evaluate(model, loaders[name], circuits, [fitted], controls=False)[2]
         assert found.row(name, "third-name").faithfulness == pytest.approx(expected.faithfulness, rel=1e-5)
     assert found.row("many", "third-name").faithfulness != found.row("few", "third-name").faithfulness
-    with pytest.raises(ValueError, match="mean ablation takes means, and there is no reference for the data 'few'"):
+    with pytest.raises(ValueError, match="a reference for each data, and 'few' have none"):
         transfer(model, circuits, loaders, ["mean"], references={"many": references["many"]})
+
+
+def test_circuits_in_spans_have_controls_in_the_same_spans(model: CircuitModel) -> None:
+    data = IOIDataModule("tiny-ioi", n_train=8, n_val=6, n_test=4, batch_size=6, spans="roles")
+    placed = model.in_spans(["S2", "S2..END", "END"])
+    circuits = {name: Circuit.random(placed.layout, n, seed=n) for name, n in (("a", 400), ("b", 300))}
+    found = transfer(placed, circuits, {"a": data.val_dataloader()})
+    for name, circuit in circuits.items():
+        match = found.row("a", match_of(name))
+        assert match.edges == match.edges_pruned == circuit.prune().n_edges
+    assert found.row("a", "full").faithfulness == 1 and found.row("a", "random").edges == 400
 
 
 def test_every_number_is_plain_json(found: Transfer) -> None:

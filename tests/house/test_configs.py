@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.commands.main import CONFIGS, main
+from lightning_circuits.commands.config_files import CONFIGS
+from lightning_circuits.commands.main import main
 from lightning_circuits.datamodules import IOIDataModule
 
 NAMES = sorted(path.name for path in CONFIGS.glob("*.yaml"))

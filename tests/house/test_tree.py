@@ -14,7 +14,7 @@ LONGEST = 400
 SHELLS = {
     "circuit": {"circuit", "drawing.circuit"},
     "attention": {"evaluation.attention", "drawing.attention"},
-    "transfer": {"evaluation.transfer", "drawing.transfer"},
+    "transfer": {"evaluation.transfer", "drawing.transfer", "commands.transfer"},
     "curve": {"evaluation.curve", "callbacks.curve"},
     "faithfulness": {"evaluation.metrics.faithfulness", "callbacks.faithfulness"},
     "information_flow": {"scoring.information_flow", "search.information_flow"},
