@@ -14,6 +14,7 @@ LONGEST = 400
 SHELLS = {
     "circuit": {"circuit", "drawing.circuit"},
     "attention": {"evaluation.attention", "drawing.attention"},
+    "attention_by_role": {"evaluation.attention_by_role", "drawing.attention_by_role"},
     "transfer": {"evaluation.transfer", "drawing.transfer", "commands.transfer"},
     "curve": {"evaluation.curve", "callbacks.curve"},
     "faithfulness": {"evaluation.metrics.faithfulness", "callbacks.faithfulness"},
