@@ -62,7 +62,7 @@ def run(words: list[str]) -> None:
 def data(example: Example) -> None:
     """JSON has to parse; lines that are prompts are read as such. Of the page's `pairs.jsonl` there are more."""
     from lightning_circuits.datamodules import IOIDataModule
-    from lightning_circuits.datamodules.jsonl import FIELDS, read_pairs
+    from lightning_circuits.datamodules.reading import FIELDS, read_pairs
 
     if not example.parsed.startswith('{"clean"'):
         json.loads(example.parsed)

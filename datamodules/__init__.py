@@ -8,6 +8,7 @@ from lightning_circuits.datamodules.hypernymy import HypernymyDataModule
 from lightning_circuits.datamodules.ioi import IOIDataModule
 from lightning_circuits.datamodules.jsonl import PromptPairDataModule
 from lightning_circuits.datamodules.loader import PairLoader
+from lightning_circuits.datamodules.reading import read_pairs
 from lightning_circuits.datamodules.sequence import SequenceDataModule
 from lightning_circuits.datamodules.subject_verb_agreement import SubjectVerbAgreementDataModule
 from lightning_circuits.datamodules.tasks import TaskDataModule
@@ -26,4 +27,5 @@ __all__ = [
     "SequenceDataModule",
     "SubjectVerbAgreementDataModule",
     "TaskDataModule",
+    "read_pairs",
 ]

@@ -13,27 +13,22 @@ Splits that have no file of their own are cut out of the training file.
 
 from __future__ import annotations
 
-import codecs
-import json
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from lightning_circuits.arguments import require_numbers, shortened
+from lightning_circuits.arguments import require_choice, require_numbers
 from lightning_circuits.datamodules.base import PairDataModule
 from lightning_circuits.datamodules.loader import PaddingSide
 from lightning_circuits.datamodules.misfits import Misfits
+from lightning_circuits.datamodules.reading import PairFormat, read_pairs
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.spans import By
 from lightning_circuits.datamodules.tokenising import PromptPair
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
-FIELDS = ("clean", "corrupt", "answers", "distractors")
-"""What a pair has to have; beside them `spans` and `group`."""
-
 
 class PromptPairDataModule(PairDataModule):
-    """Pairs from JSON Lines files (the format is in the module's docstring).
+    """Pairs from files: JSON Lines (the format is in the module's docstring), or what others publish.
 
     A split without a file is cut out of `train`, by `seed`. Lines with the same clean prompt stay together, so that
     nothing trained on is validated on; for the same reason, a file for validation or test that shares clean prompts
@@ -51,6 +46,7 @@ class PromptPairDataModule(PairDataModule):
         misfits: see `PairDataModule`.
         val_fraction: how much of `train` to cut off where there is no `val`.
         test_fraction: how much of `train` to cut off where there is no `test`.
+        format: of the files: ``jsonl``, ``eap-ig`` or ``mib`` (see `datamodules.reading`).
 
     Raises (when set up, so before any training):
         FileNotFoundError: a file is not there.
@@ -71,8 +67,10 @@ class PromptPairDataModule(PairDataModule):
         seed: int = 0,
         spans: By | None = None,
         misfits: Misfits = "refuse",
+        format: PairFormat = "jsonl",
     ) -> None:
         super().__init__(tokenizer, batch_size, padding_side, seed, spans, misfits)
+        require_choice("format", format, PairFormat)
         require_numbers(val_fraction=val_fraction, test_fraction=test_fraction)
         for name, file in (("train", train), ("val", val), ("test", test)):
             if not isinstance(file, (str, Path)) and (file is not None or name == "train"):
@@ -83,10 +81,12 @@ class PromptPairDataModule(PairDataModule):
                 "together"
             )
         self.files = {"train": train, "val": val, "test": test}
+        self.format: PairFormat = format
         self.fractions = {"val": val_fraction, "test": test_fraction}
 
     def make_splits(self) -> dict[str, list[PromptPair]]:
-        splits = {name: read_pairs(file) for name, file in self.files.items() if file is not None}
+        given = {name: file for name, file in self.files.items() if file is not None}
+        splits = {name: read_pairs(file, self.format, self.tokenizer) for name, file in given.items()}
         for name, pairs in splits.items():
             if not pairs:
                 raise ValueError(f"{self.files[name]} holds no pairs, so the {name} split would be empty")
@@ -121,80 +121,10 @@ class PromptPairDataModule(PairDataModule):
             "data": type(self).__name__,
             "tokenizer": self.tokenizer_name,
             "files": {name: None if file is None else str(file) for name, file in self.files.items()},
+            **({} if self.format == "jsonl" else {"format": self.format}),
             "fractions": dict(self.fractions),
             "answers": self.answers_are,
             "pairs": {name: len(pairs) for name, pairs in self._splits.items()},
             **self.describe_misfits(),
             "seed": self.seed,
         }
-
-
-def read_pairs(file: str | Path) -> list[PromptPair]:
-    """Read a JSON Lines file of pairs; blank lines are passed over, other fields are ignored.
-
-    Raises:
-        FileNotFoundError: the file is not there.
-        ValueError: the file is compressed or not UTF-8; with the line's number: it is not JSON, not an object, or a
-            field is missing, given twice or of another type.
-    """
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is {'a folder and ' if path.is_dir() else ''}no file {path} (JSON Lines, a line per pair with the "
-            f"fields {', '.join(FIELDS)})"
-        )
-    content = path.read_bytes()
-    for start, kind in _OTHER_FILES.items():
-        if content.startswith(start):
-            raise ValueError(f"{path} is {kind}: a file of pairs is JSON Lines, in UTF-8")
-    pairs = []
-    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
-        if line.strip():
-            pairs.append(_parse_pair(line, f"{path}, line {number}"))
-    return pairs
-
-
-_OTHER_FILES = {
-    b"\x1f\x8b": "compressed (gzip)",
-    b"PK\x03\x04": "compressed (zip)",
-    b"\x28\xb5\x2f\xfd": "compressed (zstd)",
-    b"PAR1": "in Parquet",
-    codecs.BOM_UTF16_LE: "in UTF-16",
-    codecs.BOM_UTF16_BE: "in UTF-16",
-}
-
-
-def _parse_pair(line: bytes, where: str) -> PromptPair:
-    try:
-        record = json.loads(line.decode("utf-8"), object_pairs_hook=_each_once)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not UTF-8 (byte {error.start + 1} of the line)") from None
-    except (ValueError, RecursionError) as error:  # a field twice; a number of thousands of digits; lists in lists
-        raise ValueError(f"{where}: no pair: {error}") from None
-    if not isinstance(record, dict):
-        raise ValueError(
-            f"{where}: a pair is a JSON object with the fields {', '.join(FIELDS)}, not {shortened(record)}"
-        )
-    if missing := [field for field in FIELDS if field not in record]:
-        meant = {field: get_close_matches(field, set(record) - set(FIELDS), 1) for field in missing}
-        hints = "".join(f"; is {names[0]!r} meant for {field}?" for field, names in meant.items() if names)
-        raise ValueError(f"{where}: {', '.join(missing)} missing{hints}; a pair has the fields {', '.join(FIELDS)}")
-    for field in FIELDS[2:]:
-        if not isinstance(record[field], list) or not record[field]:
-            raise ValueError(
-                f"{where}: {field} has to be a list of at least one text or token id, not {shortened(record[field])}"
-            )
-    spans = {} if record.get("spans") is None else record["spans"]
-    group = "" if record.get("group") is None else record["group"]
-    answers, distractors = tuple(record["answers"]), tuple(record["distractors"])
-    return PromptPair(record["clean"], record["corrupt"], answers, distractors, where, spans, group)
-
-
-def _each_once(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(fields)
-    if len(record) < len(fields):
-        names = [name for name, _ in fields]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in it twice")
-    return record

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from lightning_circuits import EdgePruning
 from lightning_circuits.callbacks import FaithfulnessValidation
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.datamodules.jsonl import read_pairs
+from lightning_circuits.datamodules import read_pairs
 from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.layout import Layout
 from lightning_circuits.models.loading import load_model
