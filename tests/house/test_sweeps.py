@@ -15,7 +15,8 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
-from lightning_circuits.commands.main import CONFIGS, main
+from lightning_circuits.commands.config_files import CONFIGS
+from lightning_circuits.commands.main import main
 from tests.support.offline_run import OfflineRun
 
 SWEEPS = sorted((CONFIGS / "sweeps").glob("*.yaml"))
