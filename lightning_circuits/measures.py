@@ -41,8 +41,8 @@ class Measure(Protocol):
 
 MEASURES: Registry[Measure] = Registry("measure", Measure, accepts=callable)  # type: ignore[type-abstract]
 """By name; any function of the same arguments will do as a measure too."""
-AnyMeasure: TypeAlias = Callable[..., Any] | str
-"""What `MEASURES.make` takes."""
+AnyMeasure: TypeAlias = str | Callable[..., Any]
+"""What `MEASURES.make` takes. The text comes first: a command line that took it for a function could not save it."""
 DEFAULT = "logit_difference"
 """What is measured where nobody says what, and was in files that do not say it."""
 

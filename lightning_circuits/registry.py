@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 from lightning_circuits.arguments import shortened
@@ -30,7 +31,8 @@ class Registry(Generic[Thing]):
     """Classes of one kind by their names, and functions where these will do.
 
     Each is called by its ``name``, if it says one, else as it is in Python. Names are looked up without regard to case,
-    hyphens and underscores, so ``"eap-ig"`` finds ``EAPIG``.
+    hyphens and underscores, so ``"eap-ig"`` finds ``EAPIG``. What is registered nowhere goes by where it stands, as
+    ``"my_module.margin"``.
 
     Args:
         kind: what they are, for messages: ``"ablation"``.
@@ -83,11 +85,11 @@ class Registry(Generic[Thing]):
             what: the argument that it was given as, for messages.
 
         Raises:
-            ValueError: an unknown name.
+            ValueError: an unknown name; a module that cannot be imported, or has nothing of that name.
             TypeError: something else; a class that has no defaults for its options.
         """
         if isinstance(given, str):
-            given = self[given]
+            given = self._imported(given) if "." in given and given not in self else self[given]
         if isinstance(given, type) and issubclass(given, self.base):
             if needed := _required(given):
                 raise TypeError(f"{given.__name__} needs {', '.join(needed)}: give an object, {given.__name__}(...)")
@@ -98,6 +100,16 @@ class Registry(Generic[Thing]):
             f"{what or self.kind} takes {_article(self.base.__name__)} or a name ({', '.join(self.names())}), "
             f"got {shortened(given)}"
         )
+
+    def _imported(self, path: str) -> Any:
+        module, _, name = path.rpartition(".")
+        try:
+            return getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"unknown {self.kind} {shortened(path)}: {error}; give the module and name of one, or choose one of "
+                f"{', '.join(self.names())}"
+            ) from error
 
 
 def _name(cls: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from lightning_circuits.registry import Registry
@@ -35,6 +37,7 @@ def test_object_class_and_name_are_one_way() -> None:
     assert registry.make(one) is one
     assert [type(registry.make(given)) for given in ("Circle", "circle", circle)] == [circle] * 3
     assert registry.make(print) is print  # what `accepts` takes
+    assert registry.make("math.sqrt") is math.sqrt  # by where it stands
     assert registry.names() == list(registry) == ["Circle", "n-gon"]
     assert "NGON" in registry and "N_gon" in registry and "square" not in registry
 
@@ -71,3 +74,18 @@ def test_what_is_wrong_is_said() -> None:
         registry.make("n-gon")
     with pytest.raises(TypeError, match=r"a registered shape is a subclass of Shape or a function, got <class 'int'>"):
         registry.register(int)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no_such_module.margin", "unknown shape 'no_such_module.margin': No module named 'no_such_module'; give the"),
+        ("math.margin", "module 'math' has no attribute 'margin'"),
+        (".margin", "unknown shape '.margin': "),
+    ],
+)
+def test_a_place_where_nothing_stands_is_said(path: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        shapes().make(path)
+    with pytest.raises(TypeError, match="shape takes a Shape or a name"):
+        shapes().make("math.pi")
