@@ -168,7 +168,8 @@ def by_absolute(curve: Curve, model: str) -> Curve:
 
 def cell(row: CurveRow) -> str:
     agreement = "-" if math.isnan(row.agreement_when_wrong) else f"{row.agreement_when_wrong:.0%}"
-    return f"{row.faithfulness:.2f}, **{row.kl:.2f}**, {row.accuracy:.0%}, {agreement}"
+    f = round(row.faithfulness, 2) + 0.0  # 0.00, not -0.00
+    return f"{f:.2f}, **{row.kl:.2f}**, {row.accuracy:.0%}, {agreement}"
 
 
 if __name__ == "__main__":
