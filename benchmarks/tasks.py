@@ -10,6 +10,7 @@ distractors, after the clean prompt and after the corrupt one. A few pairs of ea
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import results_page
@@ -25,12 +26,16 @@ from lightning_circuits.datamodules import (
     GenderBiasDataModule,
     GreaterThanDataModule,
     HypernymyDataModule,
+    IOIDataModule,
+    SequenceDataModule,
     SubjectVerbAgreementDataModule,
     TaskDataModule,
     country_capital,
     gender_bias,
     greater_than,
     hypernymy,
+    ioi,
+    sequence,
     subject_verb_agreement,
 )
 from lightning_circuits.measures import correct, logit_difference, probability_difference
@@ -41,12 +46,17 @@ PAGE = results_page.ROOT / "docs" / "tasks.md"
 QUICK = {"model": "tiny", "prompts": 4, "train": 4, "examples": 1}
 
 TASKS: dict[str, Callable[..., TaskDataModule]] = {
+    "IOI": IOIDataModule,
+    "IOI, IO once more": partial(IOIDataModule, extra_io=1),
+    "IOI, IO twice more": partial(IOIDataModule, extra_io=2),
+    **{f"sequence of {members}": partial(SequenceDataModule, members=members) for members in sequence.SEQUENCES},
+    "sequence of numerals, +10": partial(SequenceDataModule, step=10),
     "capital": CountryCapitalDataModule,
     "hypernymy": HypernymyDataModule,
     "gender": GenderBiasDataModule,
     "agreement": SubjectVerbAgreementDataModule,
     "greater-than, units": GreaterThanDataModule,
-    "greater-than, tens": lambda *args, **options: GreaterThanDataModule(*args, **options, digit="tens"),
+    "greater-than, tens": partial(GreaterThanDataModule, digit="tens"),
 }
 
 
@@ -117,9 +127,11 @@ def made_tokenizer() -> PreTrainedTokenizerBase:
         *(*gender_bias.HERS, *gender_bias.HIS, "man woman he she"),
         *greater_than.NOUNS,
         *(word for kind, things in hypernymy.KINDS.items() for word in (*kind, things)),
+        *(*ioi.NAMES, *ioi.PLACES, *ioi.OBJECTS, *ioi.CLAUSES),
+        *(text for kind in sequence.SEQUENCES.values() for text in (*kind.members, *kind.carriers)),
         *(word for pair in (*subject_verb_agreement.SUBJECTS, *subject_verb_agreement.VERBS) for word in pair),
     ]
-    modules = (country_capital, gender_bias, greater_than, hypernymy, subject_verb_agreement)
+    modules = (country_capital, gender_bias, greater_than, hypernymy, ioi, subject_verb_agreement)
     texts = [*(template for module in modules for template in module.TEMPLATES), *(f" {word}" for word in words)]
     tokenizer = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)
