@@ -29,6 +29,7 @@ from lightning_circuits.ablation import Ablation
 from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.callbacks.announcing import Measured, announce
 from lightning_circuits.callbacks.exact_ablation import ExactAblationCallback
+from lightning_circuits.callbacks.launched import leave_room
 from lightning_circuits.callbacks.loggers import in_key, log_scalars, log_table
 from lightning_circuits.callbacks.looked_at import circuits_to_look_at, sizes_to_look_at
 from lightning_circuits.callbacks.monitors import monitored, monitored_each_step, refuse_unknown
@@ -135,6 +136,7 @@ class FaithfulnessValidation(ExactAblationCallback):
         if self.measured is not None and trainer.is_global_zero:
             close_progress_bar(trainer, stage)
             console(trainer).print(rows_table(self.rows))
+            leave_room(trainer, _scalars(self.rows))
 
     def logged_keys(self, search: CircuitSearch) -> list[str]:
         """What can be monitored: every number of the circuits, their controls, the full and the empty one."""

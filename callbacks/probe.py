@@ -32,6 +32,7 @@ from lightning_circuits.arguments import require_numbers, require_whole_numbers,
 from lightning_circuits.batch import Batch, unshared
 from lightning_circuits.callbacks.at_rest import at_rest
 from lightning_circuits.callbacks.history import NUMBERS, Probe
+from lightning_circuits.callbacks.launched import leave_room
 from lightning_circuits.callbacks.loggers import in_key, log_scalars
 from lightning_circuits.callbacks.looked_at import size_name
 from lightning_circuits.callbacks.monitors import monitored, refuse_unknown
@@ -181,6 +182,10 @@ class CircuitProbe(pl.Callback):
         probe = by_measure("probe", measure_name(self.measure), "/")
         judged = [f"{probe}/{name}/{number}" for name in ("full", "empty", *sizes) for number in NUMBERS]
         return ["probe/edges_needed", *judged, *(f"probe/{size}/iou_last" for size in sizes)]
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self.history:
+            leave_room(trainer, self.history[-1].scalars())
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": [probe.state_dict() for probe in self.history]}

@@ -321,7 +321,7 @@ class GroupMeanAblation(MeanAblation):
 
     def _groups(self, batch: Batch) -> Tensor:
         """int64 ``[B]``, of which group each prompt is."""
-        groups = batch.get("groups")
+        groups = batch.get("groups") if "group_names" in batch else None
         if groups is None or (groups < 0).any():
             raise ValueError(
                 f"{self.name} ablation: {'the' if groups is None else 'some'} prompts are of no group: give data whose "

@@ -30,7 +30,8 @@ class Spans(TypedDict, total=False):
 class Groups(TypedDict, total=False):
     """Which prompts are made alike, of prompts that say so.
 
-    ``groups``: int64 ``[B]``, of which of the ``group_names`` each prompt is; -1 of none.
+    ``groups``: int64 ``[B]``, of which of the ``group_names`` each prompt is; -1 of none. Without the names, as where a
+    loader of one's own kept the tensors alone, they say nothing.
     """
 
     groups: Tensor
@@ -90,7 +91,7 @@ def require_batch(batch: Any, vocabulary: int) -> None:
             raise TypeError(f"{name} of a batch are {tensor.dtype}, expected whole numbers (int64)")
     if "spans" in batch or "span_names" in batch:
         _require_spans(batch)
-    if "groups" in batch or "group_names" in batch:
+    if "group_names" in batch:
         _require_groups(batch)
     if batch["clean_ids"].device.type == "cpu":
         _require_values(cast(Batch, batch), vocabulary)
@@ -104,8 +105,8 @@ def _require_spans(batch: Mapping[str, Any]) -> None:
 
 
 def _require_groups(batch: Mapping[str, Any]) -> None:
-    if missing := [name for name in ("groups", "group_names") if name not in batch]:
-        raise ValueError(f"a batch lacks {missing[0]}: groups say of which of the group_names each prompt is")
+    if "groups" not in batch:
+        raise ValueError("a batch lacks groups: they say of which of the group_names each prompt is")
     names = batch["group_names"]
     if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"group_names of a batch are a tuple of texts, got {shortened(names)}")

@@ -60,7 +60,6 @@ BROKEN |= {
 }
 GROUPED: dict[str, Any] = {"groups": torch.tensor([1, -1]), "group_names": ("ABBA", "BABA")}
 BROKEN |= {
-    r"a batch lacks group_names": {"groups": GROUPED["groups"]},
     r"a batch lacks groups": {"group_names": ("ABBA", "BABA")},
     r"groups of a batch have the shape \[2, 1\], expected \[2\]": GROUPED | {"groups": torch.zeros(2, 1).long()},
     r"prompt 1 of a batch has groups that are none of its 2 group_names": GROUPED | {"groups": torch.tensor([1, 2])},
@@ -93,6 +92,7 @@ def test_what_keeps_it_is_taken_whatever_else_is_there() -> None:
     require_batch(batch(), 228)
     require_batch(batch(attention_mask=batch()["attention_mask"].bool(), texts=["a", "b"]), 228)
     require_batch(batch(**GROUPED, **WITH_SPANS), 228)
+    require_batch(batch(groups=GROUPED["groups"]), 228)  # numbers alone, which say nothing
     require_batch({name: value.int() for name, value in batch().items()}, 228)
 
 

@@ -88,6 +88,7 @@ def _prompts(batch: Batch) -> Iterator[bytes]:
     """Each prompt of a batch as bytes, without padding."""
     values = {name: each.cpu().numpy() for name, each in sorted(batch.items()) if isinstance(each, torch.Tensor)}
     mask = values.pop("attention_mask").astype(bool)
+    values.pop("groups", None)  # numbered as a loader meets them, which says nothing of a prompt
     values["positions"] = values["positions"] - mask.argmax(1)  # counted from the first token
     for row, real in enumerate(mask):
         said = []

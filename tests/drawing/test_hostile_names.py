@@ -28,12 +28,14 @@ from lightning_circuits.commands.compare import main as compare
 from lightning_circuits.commands.view import main as view
 from lightning_circuits.drawing import tables
 from lightning_circuits.drawing.attention import patterns_figure
+from lightning_circuits.drawing.attention_by_role import attention_by_role_figure
 from lightning_circuits.drawing.circuit import circuit_figure
 from lightning_circuits.drawing.curves import curve_figure, pareto_figure
 from lightning_circuits.drawing.page import page_html
 from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.transfer import matrix_figure, scatter_figure, transfer_markdown
 from lightning_circuits.evaluation.attention import Patterns
+from lightning_circuits.evaluation.attention_by_role import HeadAttention
 from lightning_circuits.evaluation.comparison import comparable, lines_of, pareto_points
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.curve import Curve
@@ -41,6 +43,7 @@ from lightning_circuits.evaluation.hypotheses import HypothesisReport, Hypothesi
 from lightning_circuits.evaluation.stability import Stability
 from lightning_circuits.layout import Layout
 from lightning_circuits.printable import printable
+from tests.support.made_attention import make_head
 from tests.support.made_curves import F, make_curve, make_row
 from tests.support.made_transfer import make_transfer
 
@@ -102,6 +105,7 @@ TABLES: dict[str, Callable[[str], RenderableType]] = {
             torch.ones(3),
         )
     ),
+    "attention_by_role_table": lambda name: tables.attention_by_role_table([head(name)]),
     "transfer_table": lambda name: tables.transfer_table(make_transfer([name, "b"], ablations=[name])),
     "stability_table": lambda name: tables.stability_table([Stability(0.6, 0.1, 0.5, 0.7, 12, 12.0, 0.1)]),
 }
@@ -113,8 +117,13 @@ FIGURES: dict[str, Callable[[str], Figure]] = {
     "matrix_figure": lambda name: matrix_figure(make_transfer([name, "b"], ablations=[name])),
     "scatter_figure": lambda name: scatter_figure(make_transfer([name, "b"], ablations=[name])),
     "circuit_figure": lambda name: circuit_figure(in_spans(name)),
+    "attention_by_role_figure": lambda name: attention_by_role_figure([head(name)]),
     "patterns_figure": lambda name: patterns_figure(patterns(name), SimpleNamespace(decode=lambda ids: name)),
 }
+
+
+def head(name: str) -> HeadAttention:
+    return make_head(name, model=(0.5, 0.4, 0.7), circuit=(4.0, 3.0, 5.0), wrong=name)
 
 
 def circuit(name: str) -> Circuit:

@@ -194,7 +194,8 @@ class Drawn(Attribution):
 def sampled(devices: int) -> DataLoader[Any]:
     """A loader of one's own with a sampler there already. Of 13 rows it repeats one."""
     [everything] = data_of(1, batch_size=13).train_dataloader()
-    rows: Any = [{key: value[i] for key, value in everything.items()} for i in range(13)]
+    tensors = {key: value for key, value in everything.items() if isinstance(value, Tensor)}
+    rows: Any = [{key: value[i] for key, value in tensors.items()} for i in range(13)]
     sampler = DistributedSampler(rows, num_replicas=devices, rank=int(os.environ.get("LOCAL_RANK", 0)))
     return DataLoader(rows, batch_size=4 // devices, sampler=sampler)
 
