@@ -106,7 +106,8 @@ def measured(model: CircuitModel, data: TaskDataModule) -> dict[str, Any]:
 
 def as_cells(row: dict[str, Any]) -> results_page.Row:
     def both(name: str, digits: int) -> str:
-        return " / ".join(f"{row[f'{name}_{prompt}']:.{digits}f}" for prompt in ("clean", "corrupt"))
+        numbers = (round(row[f"{name}_{prompt}"], digits) + 0.0 for prompt in ("clean", "corrupt"))  # 0.0, not -0.0
+        return " / ".join(f"{number:.{digits}f}" for number in numbers)
 
     return {
         "task": row["task"],
