@@ -50,8 +50,8 @@ class PromptPairDataModule(PairDataModule):
 
     Raises (when set up, so before any training):
         FileNotFoundError: a file is not there.
-        ValueError: with file and line: not a pair in JSON, or a pair that cannot be used (see `tokenise`); a split is
-            empty; clean prompts shared between splits.
+        ValueError: with file and line: not a pair in JSON, or a pair that cannot be used (see `tokenising.attempts`); a
+            split is empty; clean prompts shared between splits.
     """
 
     def __init__(

@@ -156,7 +156,8 @@ class SequenceDataModule(TaskDataModule):
         carriers = self.kind.carriers if self.carrier else (None,)
         names = dealt(self.share(split, NAMES, "names"), f"names {split}", self.seed)
         rng = random.Random(f"corrupt {self.seed} {split}")
-        draw = _CorruptMembers(self._lengths(), self.step, rng)
+        # What stands in for a member has as many tokens.
+        draw = _CorruptMembers(list(self.token_counts(self.kind.members, "at").values()), self.step, rng)
         rounds = 1 + FRESH * self.sizes[split] // (len(carriers) * len(self.starts)) if self.carrier else 1
         starts = list(self.starts) if self.carrier else self.share(split, list(self.starts), "starts")
         seen: set[str] = set()
@@ -182,11 +183,6 @@ class SequenceDataModule(TaskDataModule):
 
     def _member(self, place: int) -> int:
         return place % len(self.kind.members)
-
-    def _lengths(self) -> list[int]:
-        """How many tokens each member has: what stands in for another has as many."""
-        before, *after = encode(["at", *(f"at {member}" for member in self.kind.members)], self.tokenizer)
-        return [len(ids) - len(before) for ids in after]
 
     def _pair(
         self, carrier: str | None, names: list[str], shown: list[int], corrupt: list[int], answer: int, where: str

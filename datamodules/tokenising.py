@@ -12,7 +12,7 @@ the prompt and one more. With most tokenizers it therefore begins with a space. 
 that no text leads to, such as "00" after "13" where "1300" is one token.
 
 Whether a pair fits depends on the tokenizer: " Ottawa" is one token for one and three for another. `attempts` says of
-every pair what it is for a tokenizer, or why it is none; `tokenise` refuses the first that is none.
+every pair what it is for a tokenizer, or why it is none; `misfits.fitting` refuses the first that is none, or drops it.
 """
 
 from __future__ import annotations
@@ -117,26 +117,6 @@ class TokenPair:
     where: str = "a pair"
     spans: list[str] = field(default_factory=list)
     group: str = ""
-
-
-def tokenise(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase, spans: bool = False) -> list[TokenPair]:
-    """Tokenise pairs, all of which have to fit.
-
-    Args:
-        pairs: of a split.
-        tokenizer: that of the model.
-        spans: whether to look for the places that pairs name, too.
-
-    Raises:
-        ValueError: of the first pair that cannot be used, what `attempts` gives or raises; a span that is none (see
-            `spans`).
-    """
-    result = []
-    for attempt in attempts(pairs, tokenizer):
-        if isinstance(attempt, Misfit):
-            raise attempt
-        result.append(attempt)
-    return in_spans(result, pairs, tokenizer) if spans else result
 
 
 def in_spans(

@@ -79,7 +79,7 @@ def main(args: Sequence[str]) -> None:
     _require_own_data(circuits, configs)
     model_name = options.model or _recorded_model(circuits)
     data = {name: _data_of(file, model_name) for name, file in configs.items()}
-    model = _load(model_name, circuits, files)
+    model, identity = _load(model_name, circuits, files)
     for module in data.values():
         module.require_fit(model)
     loaders: dict[str, Any] = {name: getattr(module, f"{options.split}_dataloader")() for name, module in data.items()}
@@ -98,9 +98,7 @@ def main(args: Sequence[str]) -> None:
     prompts = {name: hash_of_prompts(loader) for name, loader in loaders.items()}
     said = {
         "model": model_name,
-        "model_hash": fingerprint(model.model),
-        "weights_hash": WeightsHash()(model.model),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        **identity,
         **model.layout.to_dict(),
         "measure": found.measure,
         "split": options.split,
@@ -204,8 +202,9 @@ def _recorded_model(circuits: Mapping[str, Circuit]) -> str:
     return next(iter(models))
 
 
-def _load(name: str, circuits: Mapping[str, Circuit], files: Mapping[str, Path]) -> CircuitModel:
-    """The language model in the dtype that the circuits were found in, on the GPU if there is one.
+def _load(name: str, circuits: Mapping[str, Circuit], files: Mapping[str, Path]) -> tuple[CircuitModel, dict[str, str]]:
+    """The language model in the dtype that the circuits were found in, on the GPU if there is one; and its
+    ``model_hash``, ``weights_hash`` and ``dtype``.
 
     Raises:
         ValueError: circuits of different layouts, or of another model.
@@ -217,8 +216,11 @@ def _load(name: str, circuits: Mapping[str, Circuit], files: Mapping[str, Path])
     dtypes = {str(circuit.metadata.get("dtype")) for circuit in circuits.values()} & set(get_args(DType))
     language_model = load_model(name, dtypes.pop() if len(dtypes) == 1 else "float32")
     model = wrap(language_model.to("cuda" if torch.cuda.is_available() else "cpu"), layout.kv).in_spans(layout.spans)
-    here = {"model_hash": fingerprint(model.model), "dtype": str(model.dtype).removeprefix("torch.")}
-    here["weights_hash"] = WeightsHash()(model.model)
+    here = {
+        "model_hash": fingerprint(model.model),
+        "weights_hash": WeightsHash()(model.model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
     for circuit_name, circuit in circuits.items():
         model.layout.require(circuit.layout, f"the circuit in {files[circuit_name]}")
         same_dtype = circuit.metadata.get("dtype") == here["dtype"]
@@ -228,7 +230,7 @@ def _load(name: str, circuits: Mapping[str, Circuit], files: Mapping[str, Path])
                     f"the circuit in {files[circuit_name]} was found in another model than {name} "
                     f"({kind} {circuit.metadata[kind]}, here {here[kind]}): say --model, or search again"
                 )
-    return model
+    return model, here
 
 
 def _data_of(file: Path, model: str) -> PairDataModule:

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizer, PreTrainedTokenizerBase, PreTraine
 
 from lightning_circuits.datamodules import IOIDataModule, PromptPair
 from lightning_circuits.datamodules.encoding import encode
-from lightning_circuits.datamodules.tokenising import TokenPair, tokenise
+from lightning_circuits.datamodules.misfits import fitting
+from lightning_circuits.datamodules.tokenising import TokenPair
 from lightning_circuits.models.loading import load_tokenizer
 
 WORDS = "<unk> <s> </s> Mary John Anna gave it to 13 00 1300".split()
@@ -85,7 +86,7 @@ def pair(clean: str = "Mary gave it to", corrupt: str = "John gave it to", answe
 
 
 def tokens(tokenizer: Any, **changes: Any) -> TokenPair:
-    return tokenise([pair(**changes)], tokenizer)[0]
+    return fitting([pair(**changes)], tokenizer, "refuse")[1][0]
 
 
 # ---- what a tokenizer puts around a text -----------------------------------------------------------------------------
@@ -145,7 +146,7 @@ def test_a_tokenizer_that_gives_up_is_told_with_the_row() -> None:
     with pytest.raises(ValueError, match=r"No spelling of it is one token here: .* for 'Mary'"):
         tokens(tokenizer, answers=[" Mary Mary"])
     with pytest.raises(ValueError, match=r"^row 7: the tokenizer cannot read 'Zoltan gave it to': WordLevel error"):
-        tokenise([pair(), pair("Zoltan gave it to")], tokenizer)
+        fitting([pair(), pair("Zoltan gave it to")], tokenizer, "refuse")
 
 
 def test_a_token_for_the_unknown_may_be_given_by_its_name() -> None:

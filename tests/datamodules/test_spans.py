@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_circuits.datamodules import IOIDataModule, PromptPairDataModule, spans
+from lightning_circuits.datamodules.misfits import fitting
 from lightning_circuits.datamodules.spans import in_order, names_of_tokens
-from lightning_circuits.datamodules.tokenising import PromptPair, tokenise
+from lightning_circuits.datamodules.tokenising import PromptPair, in_spans
 from lightning_circuits.models.loading import EMBEDDED, load_tokenizer
 
 WORDS = "When Mary and John went to the store , John gave a drink to"
@@ -224,7 +225,9 @@ def spans_of(rows: list[dict[str, Any]]) -> list[list[str]]:
         PromptPair(r["clean"], r["corrupt"], (" Mary",), (" John",), f"pairs.jsonl, line {n + 1}", r["spans"])
         for n, r in enumerate(rows)
     ]
-    return [pair.spans for pair in tokenise(pairs, load_tokenizer(EMBEDDED), spans=True)]
+    tokenizer = load_tokenizer(EMBEDDED)
+    _, tokens, _ = fitting(pairs, tokenizer, "refuse")
+    return [pair.spans for pair in in_spans(tokens, pairs, tokenizer)]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lightning_circuits.datamodules import PromptPair
 from lightning_circuits.datamodules.ioi import NAMES
-from lightning_circuits.datamodules.tokenising import tokenise
+from lightning_circuits.datamodules.misfits import fitting
 from lightning_circuits.models.loading import load_tokenizer
 
 TOKENIZER = load_tokenizer("tiny-ioi")
@@ -20,7 +20,7 @@ def test_tokens_are_those_of_each_text_alone(triples: list[tuple[str, str, str]]
     pairs = [
         PromptPair(f"{a} gave {b} to", f"{c} gave {b} to", (f" {a}", f" {b}"), (f" {c}",), "row") for a, b, c in triples
     ]
-    for pair, tokens in zip(pairs, tokenise(pairs, TOKENIZER), strict=True):
+    for pair, tokens in zip(pairs, fitting(pairs, TOKENIZER, "refuse")[1], strict=True):
         assert TOKENIZER.decode(tokens.clean) == pair.clean
         assert TOKENIZER.decode(tokens.corrupt) == pair.corrupt
         assert [f" {TOKENIZER.decode([token])}" for token in tokens.answers] == list(pair.answers)
