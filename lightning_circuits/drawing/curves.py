@@ -226,7 +226,8 @@ def _from_zero(axes: Axes) -> None:
 
 
 def _count_sizes(axes: Axes, x: Size) -> None:
-    axes.set_xscale("log")
+    # A share of a small model may be no edge at all, which has no place on this axis: "clip" would put it far outside.
+    axes.set_xscale("log", nonpositive="mask")
     label_sizes(axes.xaxis, (lambda share: f"{100 * share:g} %") if x == "share" else "{:,.0f}".format)
 
 

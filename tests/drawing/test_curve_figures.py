@@ -55,6 +55,20 @@ def test_the_axis_names_the_measure_where_it_is_not_the_logit_difference() -> No
     assert faithfulness.get_ylabel() == "faithfulness f\nby kl" and kl.get_ylabel() == "KL from the full model (nats)"
 
 
+def test_a_circuit_of_no_edges_has_no_place_on_the_axis() -> None:
+    """A share of a small model may be none: the rest is drawn as it is without."""
+    some = {0.01: 0.9, 0.1: 1.2, 1.0: 1.0}
+    with_none, without = (
+        curve_figure({"gates": make_curve({"signed": line}, random=False)}, ("faithfulness", "kl"))
+        for line in ({0.0001: 0.0, **some}, some)  # of a thousand edges none
+    )
+    for figure in (with_none, without):
+        figure.draw_without_rendering()
+    for one, other in zip(with_none.axes, without.axes, strict=True):
+        assert one.get_xlim() == other.get_xlim()
+        assert one.get_position().bounds == pytest.approx(other.get_position().bounds)
+
+
 def test_size_may_be_counted_in_edges_and_several_numbers_have_panels() -> None:
     figure = curve_figure({"gates": GATES}, ("faithfulness", "kl", "accuracy"), x="edges")
     assert len(figure.axes) == 6
