@@ -75,6 +75,17 @@ def test_the_faithfulness_measured_at_a_size_is_shown_with_its_interval(shown: P
     assert shown.text("#faithfulness") == "f = 0.81 (0.70 to 0.90)"
 
 
+@pytest.mark.parametrize(("measure", "said"), [("logit_difference", ""), ("kl", "val, by kl")])
+def test_the_measure_is_named_where_it_is_not_the_logit_difference(shown: Page, measure: str, said: str) -> None:
+    points = [row(f"{n}", n, f) | {"measure": measure} for n, f in ((10, 0.25), (100, 0.75))]
+    shown.open(scored(PER_HEAD, 60), curve=points)
+    assert shown.find("#measures").is_displayed() == bool(said)
+    if said:
+        assert said in shown.text("#measures")
+        inside = "const [a, b] = ['measure', 'curve'].map((id) => document.getElementById(id).getBoundingClientRect());"
+        assert shown.run(f"{inside} return a.right <= b.right")
+
+
 @pytest.mark.parametrize("layout", [PER_HEAD, PER_GROUP], ids=["per head", "per group"])
 def test_a_click_on_a_node_leaves_exactly_its_paths(shown: Page, layout: Layout) -> None:
     circuit = scored(layout, 70, seed=2)

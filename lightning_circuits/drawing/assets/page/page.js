@@ -1210,7 +1210,8 @@
   for (const input of document.getElementsByName("view"))
     input.addEventListener("change", () => input.checked && setView(input.value));
   $("curve").hidden = measure === null;
-  $("measures").hidden = groups.size < 2;
+  const named = circuits.some((circuit) => circuit.curve.some((point) => byMeasure(point.measure)));
+  $("measures").hidden = groups.size < 2 && !named;
   for (const name of groups.keys()) element("option", name, $("measure"), { value: name });
   $("measure").addEventListener("change", () => {
     measure = $("measure").value;
