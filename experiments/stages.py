@@ -7,7 +7,7 @@ the same run meanwhile. The options that a run was begun with are kept beside th
     >>> args = options("What the experiment asks.", seeds=2, steps=150)                               # doctest: +SKIP
     >>> run = Run(args)                                                                                # doctest: +SKIP
     >>> circuit = run.circuit("ioi-eap-ig-0", lambda: attributed("ioi", seed=0))                       # doctest: +SKIP
-    >>> run.finish({"rows": rows}, {"Faithfulness": markdown(rows)}, "overlap.md")                             # doctest: +SKIP
+    >>> run.finish({"rows": rows}, {"Faithfulness": markdown(rows)}, "overlap.md")                     # doctest: +SKIP
 """
 
 from __future__ import annotations
