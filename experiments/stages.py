@@ -30,10 +30,14 @@ from lightning_circuits import Circuit
 from lightning_circuits.drawing.style import save
 from lightning_circuits.files.atomic import write_atomically
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # SmolLM2 and the machine's name are theirs
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+# What the scripts of experiments/ take from those of benchmarks/, they take from here: it is found from now on.
+from measuring import quiet_trainer as quiet_trainer
 from results_page import machine
+from results_page import markdown as markdown
 from smollm2 import NAME
+from smollm2 import located as located
 
 QUICK_MODEL = "tiny-ioi"
 PAPERS = Path(__file__).parents[1] / "docs" / "papers"

@@ -16,7 +16,7 @@ of which are given beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,6 +62,7 @@ def smallest_circuit(
     bound: Bound = "lower",
     measure: AnyMeasure = DEFAULT,
     split: str = "val",
+    grid: Sequence[float] = GRID,
 ) -> Smallest:
     """The smallest circuit by a ranking of the edges whose faithfulness clears f.
 
@@ -75,16 +76,21 @@ def smallest_circuit(
         bound: by what.
         measure: faithfulness of what (see `measures`).
         split: what the batches are called in the rows.
+        grid: shares of the edges that are judged first. Of a ranking whose curve is known, two will do, one on either
+            side of where it clears f.
 
     Raises:
-        ValueError: scores that there are none of; f that is not above 0; no circuit clears f, not the whole model
-            either (on these prompts, full and empty model do not differ).
+        ValueError: scores that there are none of; f that is not above 0; no share to begin with, or one outside (0, 1];
+            no circuit clears f, of the default grid not the whole model either (on these prompts, full and empty model
+            do not differ).
     """
     require_choice("bound", bound, Bound)
     require_numbers(f=f)
     if not 0 < f < math.inf:
         raise ValueError(f"f is {f}: it has to be above 0")
     scores, n_edges = scored.scores, scored.layout.n_edges
+    if not grid or not all(0 < share <= 1 for share in grid):
+        raise ValueError(f"grid is {grid}: it has to be shares of the edges, above 0 and up to 1")
     if scores is None:
         raise ValueError("the circuit has no scores to rank edges by: take that of a search, or a file that keeps them")
 
@@ -93,13 +99,14 @@ def smallest_circuit(
         rows = evaluate(model, batches, members, [ablation], split, controls=False, measure=measure)
         return {int(row.circuit): row for row in rows if row.circuit in members}
 
-    rows = judged(sorted({max(round(share * n_edges), 1) for share in GRID}))
+    rows = judged(sorted({max(round(share * n_edges), 1) for share in grid}))
     while True:
         clear = [n for n, row in rows.items() if clears(row, f, bound)]
         if not clear:
-            raise ValueError(
-                f"no circuit has an f of {f}, nor the whole model: here it differs too little from the empty one"
-            )
+            largest = "nor the whole model: here it differs too little from the empty one"
+            if max(rows) < n_edges:
+                largest = f"up to {max(rows):,} edges, the largest of the grid: give it larger ones"
+            raise ValueError(f"no circuit has an f of {f}, {largest}")
         best = min(clear)
         below = max((n for n in rows if n < best), default=0)
         middle = round(math.sqrt(max(below, 1) * best))

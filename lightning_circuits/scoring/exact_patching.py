@@ -34,8 +34,13 @@ from lightning_circuits.models.stock import StockLayers
 from lightning_circuits.objectives import Objective
 
 
-def chunks(layout: Layout, edges_per_batch: int) -> list[Tensor]:
-    """All edges, in parts that are cut together.
+def chunks(layout: Layout, edges_per_batch: int, among: Tensor | None = None) -> list[Tensor]:
+    """All edges, or some, in parts that are cut together.
+
+    Args:
+        layout: of the edges.
+        edges_per_batch: how many are cut together at most.
+        among: bool ``[n_edges]``, those that are wanted, such as the best of a method that costs less. Default: all.
 
     Returns:
         flat positions of edges, int64 ``[at most edges_per_batch]`` each. Within a part all readers are of one kind
@@ -43,14 +48,16 @@ def chunks(layout: Layout, edges_per_batch: int) -> list[Tensor]:
         together.
 
     Raises:
-        ValueError: ``edges_per_batch`` below 1.
+        ValueError: ``edges_per_batch`` below 1; ``among`` of another length.
     """
     if edges_per_batch < 1:
         raise ValueError(f"edges_per_batch is {edges_per_batch}: at least one edge has to be cut at a time")
     layer, kind, _ = _place(layout, layout.edge_reader)
     stage = 4 * (layer + (layout.n_layers + 1) * layout.edge_span) + kind
     order = (stage * layout.n_writers + layout.edge_writer).argsort(stable=True)
-    groups = order.split(stage.bincount().tolist())
+    if among is not None:
+        order = order[layout.check(among).to(order.device)[order]]
+    groups = order.split(stage[order].bincount().tolist())
     return [part for group in groups if len(group) for part in group.split(edges_per_batch)]
 
 

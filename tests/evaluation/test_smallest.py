@@ -62,9 +62,22 @@ def test_the_interval_has_to_clear_f_unless_the_estimate_is_asked_for(monkeypatc
     assert lower.row.faithfulness_low >= 0.5 and lower.row.edges > estimate.row.edges
 
 
+def test_between_two_sizes_of_a_known_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, narrow = (
+        found(lambda n: n / LAYOUT.n_edges, monkeypatch, f=0.5, bound="estimate", **options)
+        for options in ({}, {"grid": (0.4, 0.6)})
+    )
+    assert len(narrow.looked_at) < len(wide.looked_at)
+    assert narrow.looked_at[0].edges == round(0.4 * LAYOUT.n_edges)
+    assert abs(narrow.circuit.n_edges - wide.circuit.n_edges) <= LAYOUT.n_edges / 100
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"grid": ()}, r"grid is \(\): it has to be shares of the edges"),
+        ({"grid": (0.1, 1.5)}, r"grid is \(0.1, 1.5\): it has to be shares of the edges"),
+        ({"f": 2.0, "grid": (0.1,)}, "up to .* edges, the largest of the grid: give it larger ones"),
         ({"f": 0.0}, "f is 0.0: it has to be above 0"),
         ({"f": 2.0}, "no circuit has an f of 2.0, nor the whole model"),
         ({"bound": "upper"}, "bound is one of 'lower', 'estimate'"),

@@ -144,6 +144,26 @@ def test_parts_hold_every_edge_once_and_readers_of_one_kind(
     assert len(parts) <= layout.n_edges / at_most + 4 * n_layers + 1
 
 
+@given(st.integers(1, 3), st.sets(st.integers(0, 200)), st.integers(1, 30))
+def test_parts_of_some_edges_hold_those_and_as_the_parts_of_all(n_layers: int, wanted: set[int], at_most: int) -> None:
+    layout = Layout(n_layers, 2, 8, 1)
+    among = torch.zeros(layout.n_edges, dtype=torch.bool)
+    among[[edge for edge in wanted if edge < layout.n_edges]] = True
+    parts = chunks(layout, at_most, among)
+    whole = chunks(layout, layout.n_edges)
+    assert all(1 <= len(part) <= at_most for part in parts)
+    assert torch.cat([*parts, torch.tensor([], dtype=torch.int64)]).tolist() == [
+        edge for part in whole for edge in part.tolist() if among[edge]
+    ]
+    for part in parts:
+        assert sum(bool(torch.isin(part, of_all).any()) for of_all in whole) == 1
+
+
+def test_edges_of_another_model_are_refused() -> None:
+    with pytest.raises(ValueError, match="edges"):
+        chunks(Layout(2, 2, 8), 7, among=torch.ones(5, dtype=torch.bool))
+
+
 # ---- through a Trainer ---------------------------------------------------------------------------------------------
 
 
