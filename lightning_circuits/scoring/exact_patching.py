@@ -128,10 +128,12 @@ class ExactPatching:
         layer, kind = int(layers[0]), int(kinds[0])
         row = torch.arange(len(positions), device=positions.device)
         if layer == layout.n_layers:
-            return self.model.unembed((self.streams[-1] + self._change(writers, span))[:, row, positions])
-        before_mlp = self.streams[layout.mlp_stream(layer)]
+            x = self.streams[-1] + self._change(writers, span, layout.n_streams - 1)
+            return self.model.unembed(x[:, row, positions])
+        stream = layout.mlp_stream(layer)
+        before_mlp = self.streams[stream]
         if kind == 3:
-            x = before_mlp + self.model.mlp(layer, before_mlp + self._change(writers, span))
+            x = before_mlp + self.model.mlp(layer, before_mlp + self._change(writers, span, stream))
         else:
             x = before_mlp + self._heads(layer, kind, writers, which, span)
             x += self.model.mlp(layer, x)
@@ -140,8 +142,8 @@ class ExactPatching:
             x = self.layers(above, x)
         return self.model.unembed(x.unflatten(0, (len(edges), -1))[:, row, positions])
 
-    def _change(self, writers: Tensor, span: int) -> Tensor:
-        """``[len(writers), B, T, d]``: of what is read in a span when a writer is cut there."""
+    def _change(self, writers: Tensor, span: int, stream: int) -> Tensor:
+        """``[len(writers), B, T, d]``: of what is read of a stream in a span when a writer is cut there."""
         change = self.change[writers]
         return change if self.places.order is None else change * self.places.tokens(span)[..., None]
 
@@ -158,10 +160,11 @@ class ExactPatching:
             ``[n, B, T, d]``.
         """
         model, layout = self.model, self.model.layout
-        stream = self.streams[layout.attention_stream(layer)]
+        number = layout.attention_stream(layer)
+        stream = self.streams[number]
         cut, which = writers.unique_consecutive(return_inverse=True)
         runs = 1 + len(cut)  # the uncut layer first, then one with each of the writers cut from all readers of the kind
-        streams = torch.cat([stream[None], stream + self._change(cut, span)]).flatten(0, 1)
+        streams = torch.cat([stream[None], stream + self._change(cut, span, number)]).flatten(0, 1)
         norm, projected = model.attention_norm(layer), []
         for i, (weight, bias) in enumerate(model.projections(layer)):
             x = norm(streams if i == kind else stream)

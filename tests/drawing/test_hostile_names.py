@@ -32,14 +32,16 @@ from lightning_circuits.drawing.attention_by_role import attention_by_role_figur
 from lightning_circuits.drawing.circuit import circuit_figure
 from lightning_circuits.drawing.curves import curve_figure, pareto_figure
 from lightning_circuits.drawing.page import page_html
+from lightning_circuits.drawing.path_patching import path_patching_figure
 from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.transfer import matrix_figure, scatter_figure, transfer_markdown
 from lightning_circuits.evaluation.attention import Patterns
-from lightning_circuits.evaluation.attention_by_role import HeadAttention
+from lightning_circuits.evaluation.attention_by_role import Estimate, HeadAttention
 from lightning_circuits.evaluation.comparison import comparable, lines_of, pareto_points
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.evaluation.hypotheses import HypothesisReport, HypothesisVerdict
+from lightning_circuits.evaluation.path_patching import PathEffect
 from lightning_circuits.evaluation.stability import Stability
 from lightning_circuits.layout import Layout
 from lightning_circuits.printable import printable
@@ -116,6 +118,9 @@ FIGURES: dict[str, Callable[[str], Figure]] = {
     ),
     "matrix_figure": lambda name: matrix_figure(make_transfer([name, "b"], ablations=[name])),
     "scatter_figure": lambda name: scatter_figure(make_transfer([name, "b"], ablations=[name])),
+    "path_patching_figure": lambda name: path_patching_figure(
+        [PathEffect("a0.h0", "logits", name, Estimate(1.0, 0.5, 1.5), 2.0, name, name, False, name, 8)]
+    ),
     "circuit_figure": lambda name: circuit_figure(in_spans(name)),
     "attention_by_role_figure": lambda name: attention_by_role_figure([head(name)]),
     "patterns_figure": lambda name: patterns_figure(patterns(name), SimpleNamespace(decode=lambda ids: name)),

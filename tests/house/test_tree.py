@@ -15,6 +15,7 @@ SHELLS = {
     "circuit": {"circuit", "drawing.circuit"},
     "attention": {"evaluation.attention", "drawing.attention"},
     "attention_by_role": {"evaluation.attention_by_role", "drawing.attention_by_role"},
+    "path_patching": {"evaluation.path_patching", "drawing.path_patching"},
     "transfer": {"evaluation.transfer", "drawing.transfer", "commands.transfer"},
     "curve": {"evaluation.curve", "callbacks.curve"},
     "faithfulness": {"evaluation.metrics.faithfulness", "callbacks.faithfulness"},
