@@ -95,7 +95,7 @@ def measured(model: CircuitModel, data: TaskDataModule) -> dict[str, Any]:
     for batch in data.val_dataloader():
         for prompt in ("clean", "corrupt"):
             logits = model.run(batch[f"{prompt}_ids"], batch["attention_mask"], batch["positions"])
-            right = correct(logits, batch["answers"], batch["distractors"]).double()
+            right = correct(logits, batch).double()
             found.setdefault(f"accuracy_{prompt}", []).append(right)
             found.setdefault(f"logit_difference_{prompt}", []).append(logit_difference(logits, batch))
             found.setdefault(f"probability_difference_{prompt}", []).append(probability_difference(logits, batch))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from lightning_circuits.datamodules.fitting import require_fit
 from lightning_circuits.datamodules.loader import PaddingSide, PairLoader
 from lightning_circuits.datamodules.misfits import Fitting, Misfits, fitting
 from lightning_circuits.datamodules.spans import By, in_order, one_span_a_token
-from lightning_circuits.datamodules.tokenising import PromptPair, TokenPair, in_spans
+from lightning_circuits.datamodules.tokenising import AnswerTokens, PromptPair, TokenPair, in_spans, longest
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
 from lightning_circuits.namespace import pl
@@ -44,6 +43,8 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
         misfits: what becomes of pairs that do not fit the tokenizer, such as those of which clean and corrupt have
             different numbers of tokens: ``refuse`` the first, or ``drop`` all. How many were dropped is said when the
             data are set up, and stands in `describe`.
+        answer_tokens: how many tokens an answer may have: ``one``, or ``any`` number, which then counts by its joint
+            log-probability (see `measures`). Batches have a row more for each beginning of an answer.
 
     Raises:
         TypeError: an argument of a wrong type.
@@ -58,6 +59,7 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
         seed: int = 0,
         spans: By | None = None,
         misfits: Misfits = "refuse",
+        answer_tokens: AnswerTokens = "one",
     ) -> None:
         super().__init__()
         if not isinstance(tokenizer, (str, Path, PreTrainedTokenizerBase)):
@@ -72,6 +74,7 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
         if spans is not None:
             require_choice("spans", spans, By)
         require_choice("misfits", misfits, Misfits)
+        require_choice("answer_tokens", answer_tokens, AnswerTokens)
         self._tokenizer = tokenizer
         self.tokenizer_name = str(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer.name_or_path
         self.batch_size = batch_size
@@ -79,6 +82,7 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
         self.seed = seed
         self.spans = spans
         self.misfits = misfits
+        self.answer_tokens: AnswerTokens = answer_tokens
         self.fitting: dict[str, Fitting] = {}
         self._splits: dict[str, list[TokenPair]] = {}
         self._span_names: tuple[str, ...] = ()
@@ -120,7 +124,7 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
         texts = [pair for of_split, _ in fitted.values() for pair in of_split]
         placed = iter(self._placed(texts, [pair for _, of_split in fitted.values() for pair in of_split]))
         splits = {name: list(islice(placed, len(tokens))) for name, (_, tokens) in fitted.items()}
-        self._span_names = in_order([pair.spans for pair in splits["train"]])
+        self._span_names = in_order([row.spans for pair in splits["train"] for row in pair.rows])
         self._splits = splits
         if self.misfits == "drop":
             for name, number in self.fitting.items():
@@ -128,7 +132,9 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
 
     def _fitting(self, name: str, pairs: Iterable[PromptPair]) -> tuple[list[PromptPair], list[TokenPair]]:
         wanted = self.wanted(name)
-        texts, tokens, number = fitting(self._checked(name, pairs), self.tokenizer, self.misfits, wanted)
+        texts, tokens, number = fitting(
+            self._checked(name, pairs), self.tokenizer, self.misfits, wanted, self.answer_tokens
+        )
         if not number.drawn:
             raise ValueError(f"the {name} split of {type(self).__name__} is empty: it needs at least one pair")
         if number.kept < (1 if wanted is None else wanted):
@@ -145,7 +151,8 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
             return in_spans(tokens, texts, self.tokenizer)
         if self.spans == "token":
             names = one_span_a_token([len(pair.clean) for pair in tokens], [pair.where for pair in tokens])
-            return [replace(pair, spans=names) for pair in tokens]
+            of_answers = [f"t{len(names) + token}" for token in range(max(map(longest, tokens)))]
+            return [pair.with_spans([*names, *of_answers]) for pair in tokens]
         return tokens
 
     def _checked(self, split: str, pairs: Iterable[PromptPair]) -> Iterator[PromptPair]:
@@ -156,12 +163,14 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
                 )
             yield pair
 
-    def describe_misfits(self) -> dict[str, Any]:
-        """How many pairs of each split were drawn and did not fit, and why, if they are dropped."""
+    def describe_fitting(self) -> dict[str, Any]:
+        """How many pairs of each split were drawn and did not fit, and why, if they are dropped; how many tokens an
+        answer may have, if that is not one."""
+        several = {} if self.answer_tokens == "one" else {"answer_tokens": self.answer_tokens}
         if self.misfits == "refuse":
-            return {}
+            return several
         self.setup()
-        return {"misfits": {name: number.to_dict() for name, number in self.fitting.items()}}
+        return {**several, "misfits": {name: number.to_dict() for name, number in self.fitting.items()}}
 
     def describe_spans(self) -> dict[str, Any]:
         """What pictures of circuits in spans show of the training prompts, in plain JSON values.
@@ -213,5 +222,11 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
         self.setup()
         # Padding is masked. Any id will do that every model has; the tokenizer's may lie beyond its vocabulary.
         return PairLoader(
-            self._splits[split], self.batch_size, 0, self.padding_side, span_names=self._span_names, **order
+            self._splits[split],
+            self.batch_size,
+            0,
+            self.padding_side,
+            span_names=self._span_names,
+            continued=self.answer_tokens == "any",
+            **order,
         )

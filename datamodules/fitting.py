@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lightning_circuits.datamodules.tokenising import TokenPair
+from lightning_circuits.datamodules.tokenising import TokenPair, longest
 from lightning_circuits.models import CircuitModel
 
 
@@ -21,12 +21,14 @@ def require_fit(pairs: Iterable[TokenPair], model: CircuitModel) -> None:
     """
     limit, vocabulary, owner = model.prompt_limit, model.vocabulary, type(model.model).__name__
     for pair in pairs:
-        if limit is not None and len(pair.clean) > limit.tokens:
+        if limit is not None and (tokens := len(pair.clean) + longest(pair)) > limit.tokens:
             raise ValueError(
-                f"{pair.where}: the prompts have {len(pair.clean)} tokens, more than the {limit.tokens} that this "
+                f"{pair.where}: the prompts have {tokens} tokens, more than the {limit.tokens} that this "
                 f"{owner} takes: {limit.reason}"
             )
-        highest = max(max(ids) for ids in (pair.clean, pair.corrupt, pair.answers, pair.distractors) if ids)
+        highest = max(
+            max(ids) for row in pair.rows for ids in (row.clean, row.corrupt, row.answers, row.distractors) if ids
+        )
         if highest >= vocabulary:
             raise ValueError(
                 f"{pair.where}: token {highest} is none of the {vocabulary} that this {owner} knows: give the data the "

@@ -67,7 +67,7 @@ class HypernymyDataModule(TaskDataModule):
     def candidates(self, split: str) -> Iterator[PromptPair]:
         kind_of = {thing: kind for kind, things in KINDS.items() for thing in things.split()}
         tokens = self.token_counts(kind_of, "about")
-        single = self.single_tokens([word for kind in KINDS for word in kind], "and other")
+        single = self.possible_answers([word for kind in KINDS for word in kind], "and other")
 
         def words(thing: str) -> tuple[str, ...]:
             kind = kind_of[thing]

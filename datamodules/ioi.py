@@ -37,7 +37,7 @@ import random
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count, cycle, islice
 from math import comb
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +47,7 @@ from lightning_circuits.datamodules.loader import PaddingSide
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.spans import By
 from lightning_circuits.datamodules.tasks import TaskDataModule, dealt
-from lightning_circuits.datamodules.tokenising import PromptPair
+from lightning_circuits.datamodules.tokenising import AnswerTokens, PromptPair
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
 __all__ = ["CLAUSES", "NAMES", "OBJECTS", "PLACES", "TEMPLATES", "IOIDataModule"]
@@ -110,11 +110,12 @@ MAX_EXTRA = 2
 class IOIDataModule(TaskDataModule):
     """Prompts for indirect object identification, made to measure for a tokenizer.
 
-    Of `NAMES`, those are used that are one token each after a space, found by asking the tokenizer. Every prompt
-    belongs to a triple of names {IO, S, C} that no other prompt in any split has, in any order (C appears only under
-    `third-name`). The same seed gives the same clean prompts under every corruption. Templates and the two orders are
-    used equally often in each split (as far as its size allows); names, places and objects come off shuffled decks,
-    hence equally often. A prompt's group is its order and template.
+    Of `NAMES`, those are used that are one token each after a space, found by asking the tokenizer; if answers may have
+    several, all that it knows, in a prompt names of equally many tokens. Every prompt belongs to a triple of names {IO,
+    S, C} that no other prompt in any split has, in any order (C appears only under `third-name`). The same seed gives
+    the same clean prompts under every corruption. Templates and the two orders are used equally often in each split (as
+    far as its size allows); names, places and objects come off shuffled decks, hence equally often. A prompt's group is
+    its order and template.
 
     Args:
         tokenizer: a tokenizer, or the name of one for `load_tokenizer`.
@@ -131,6 +132,7 @@ class IOIDataModule(TaskDataModule):
         extra_io: so many clauses name IO once more: 0, 1 ("DoubleIO") or 2 ("TripleIO").
         order: of the two people: `io-first` (ABBA), `s-first` (BABA), or `both`, half of each.
         spans: see `PairDataModule`. The places of a prompt are IO, S1, S1+1, IO2 and IO3 in the clauses, S2 and END.
+        answer_tokens: see `PairDataModule`.
 
     Raises:
         ValueError: unknown corruption or order, more extra clauses than 2; a split without prompts; held-out templates
@@ -152,8 +154,11 @@ class IOIDataModule(TaskDataModule):
         padding_side: PaddingSide = "right",
         seed: int = 0,
         spans: By | None = None,
+        answer_tokens: AnswerTokens = "one",
     ) -> None:
-        super().__init__(tokenizer, n_train, n_val, n_test, batch_size, padding_side, seed, spans, misfits="refuse")
+        super().__init__(
+            tokenizer, n_train, n_val, n_test, batch_size, padding_side, seed, spans, "refuse", answer_tokens
+        )
         require_whole_numbers(held_out_templates=held_out_templates, extra_io=extra_io)
         require_choice("corruption", corruption, Corruption)
         require_choice("order", order, Order)
@@ -213,28 +218,33 @@ class IOIDataModule(TaskDataModule):
         total = sum(self.sizes.values())
         # A prompt draws one triple; under `abc` one more for the three mentions, and one more for the clauses.
         each = 1 if self.corruption != "abc" else 2 if not self.extra_io else 3
-        deck = _TripleDeck(self._single_token_names(each * total, each), self.seed)
-        drawn: list[tuple[str, ...]] = [deck.draw() for _ in range(total)]
+        # Those of a prompt stand in each other's places, so they have equally many tokens.
+        decks = [_TripleDeck(names, self.seed) for names in self._names_alike(each * total, each)]
+        of_prompts = [deck for deck, _ in zip(cycle(decks), range(total), strict=False)]
+        drawn: list[tuple[str, ...]] = [deck.draw() for deck in of_prompts]
         # All others after them, so that the clean prompts are the same under every corruption.
         for _ in range(each - 1):
-            drawn = [names + deck.draw(avoid=names) for names in drawn]
+            drawn = [names + deck.draw(avoid=names) for names, deck in zip(drawn, of_prompts, strict=True)]
         names = iter(drawn)
         wanted = 3 * min(each, 2) + self.extra_io * (each == 3)
         return {split: [row[:wanted] for row in islice(names, size)] for split, size in self.sizes.items()}
 
-    def _single_token_names(self, triples: int, each: int) -> list[str]:
-        """The names that are one known token in the place of an answer; enough of them for so many triples, of which
-        each prompt takes some that share no name."""
-        names = self.single_tokens(NAMES, "gave it to")
+    def _names_alike(self, triples: int, each: int) -> list[list[str]]:
+        """The names that may be answers, apart by their number of tokens; enough of each for as many triples as all
+        together need, of which each prompt takes some that share no name."""
+        counts = self.token_counts(NAMES, "gave it to")
+        usable = self.possible_answers(NAMES, "gave it to")
         needed = next(n for n in count(3 * each) if comb(n, 3) >= triples)
-        if len(names) < needed:
-            raise ValueError(
-                f"{len(names)} of {len(NAMES)} names are a single token for the tokenizer {self.tokenizer_name!r}, but "
-                f"{sum(self.sizes.values())} prompts with the corruption {self.corruption!r} need {triples} different "
-                f"triples of names, so at least {needed} names: ask for fewer prompts, or take "
-                "PromptPairDataModule with names that fit"
-            )
-        return names
+        kinds = [[name for name in usable if counts[name] == n] for n in sorted({counts[name] for name in usable})]
+        if enough := [names for names in kinds if len(names) >= needed]:
+            return enough
+        asked = "a single token" if self.answer_tokens == "one" else "as many tokens as others"
+        raise ValueError(
+            f"{max(map(len, kinds), default=0)} of {len(NAMES)} names are {asked} for the tokenizer "
+            f"{self.tokenizer_name!r}, but {sum(self.sizes.values())} prompts with the corruption {self.corruption!r} "
+            f"need {triples} different triples of names, so at least {needed} names: ask for fewer prompts, or take "
+            "PromptPairDataModule with names that fit"
+        )
 
 
 class _Clauses(tuple[str, ...]):

@@ -23,7 +23,7 @@ from lightning_circuits.datamodules.misfits import Misfits
 from lightning_circuits.datamodules.reading import PairFormat, read_pairs
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.spans import By
-from lightning_circuits.datamodules.tokenising import PromptPair
+from lightning_circuits.datamodules.tokenising import AnswerTokens, PromptPair
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
 
@@ -44,6 +44,7 @@ class PromptPairDataModule(PairDataModule):
         seed: decides the splits and the order of training.
         spans: see `PairDataModule`.
         misfits: see `PairDataModule`.
+        answer_tokens: see `PairDataModule`.
         val_fraction: how much of `train` to cut off where there is no `val`.
         test_fraction: how much of `train` to cut off where there is no `test`.
         format: of the files: ``jsonl``, ``eap-ig`` or ``mib`` (see `datamodules.reading`).
@@ -68,8 +69,9 @@ class PromptPairDataModule(PairDataModule):
         spans: By | None = None,
         misfits: Misfits = "refuse",
         format: PairFormat = "jsonl",
+        answer_tokens: AnswerTokens = "one",
     ) -> None:
-        super().__init__(tokenizer, batch_size, padding_side, seed, spans, misfits)
+        super().__init__(tokenizer, batch_size, padding_side, seed, spans, misfits, answer_tokens)
         require_choice("format", format, PairFormat)
         require_numbers(val_fraction=val_fraction, test_fraction=test_fraction)
         for name, file in (("train", train), ("val", val), ("test", test)):
@@ -125,6 +127,6 @@ class PromptPairDataModule(PairDataModule):
             "fractions": dict(self.fractions),
             "answers": self.answers_are,
             "pairs": {name: len(pairs) for name, pairs in self._splits.items()},
-            **self.describe_misfits(),
+            **self.describe_fitting(),
             "seed": self.seed,
         }

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_circuits.batch import Batch, Groups, Spans
+from lightning_circuits.batch import Batch, Continuations, Groups, Spans
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.spans import in_order
 from lightning_circuits.datamodules.tokenising import TokenPair
@@ -31,13 +31,14 @@ class PairLoader:
 
     Args:
         pairs: the split.
-        batch_size: rows per batch (the last one of an epoch may be smaller).
+        batch_size: pairs per batch (the last one of an epoch may be smaller).
         pad_id: what fills up short rows (masked, so any valid id will do).
         padding_side: `right` or `left`.
         seed: of the order; None keeps the order of `pairs`, every epoch.
         replicas: number of processes (see `batch.SharedLoader`).
         rank: which of them this is.
         span_names: names of spans that other pairs have, in their order; of these pairs, none need have them.
+        continued: whether batches say which rows read on in an answer (`batch.Continuations`), even if none does.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class PairLoader:
         replicas: int = 1,
         rank: int = 0,
         span_names: Sequence[str] = (),
+        continued: bool = False,
     ) -> None:
         self.pairs = pairs
         self.batch_size = batch_size
@@ -61,7 +63,10 @@ class PairLoader:
         self.epoch = 0
         self._seen = (0, 0)  # epoch, and batches handed out in it
         self._resume_after: tuple[int, int] | None = None
-        self.span_names = tuple(dict.fromkeys([*span_names, *in_order([pair.spans for pair in pairs])]))
+        self.span_names = tuple(
+            dict.fromkeys([*span_names, *in_order([row.spans for pair in pairs for row in pair.rows])])
+        )
+        self.continued = continued or any(pair.continued for pair in pairs)
         self.group_names = tuple(sorted({pair.group for pair in pairs} - {""}))
 
     #: Lightning calls `loader.sampler.set_epoch`, and asks evaluation loaders for `batch_sampler`.
@@ -117,7 +122,8 @@ class PairLoader:
         share = -(-len(order) // self.replicas)
         return [order[row % len(order)] for row in range(self.rank, share * self.replicas, self.replicas)]
 
-    def _collate(self, pairs: Sequence[TokenPair]) -> Batch:
+    def _collate(self, prompts: Sequence[TokenPair]) -> Batch:
+        pairs = [row for prompt in prompts for row in prompt.rows]
         lengths = [len(pair.clean) for pair in pairs]
         longest = max(lengths)
 
@@ -137,10 +143,14 @@ class PairLoader:
                 "groups": torch.tensor([of.get(pair.group, -1) for pair in pairs]),
                 "group_names": self.group_names,
             }
+        continuations: Continuations = {}
+        if self.continued:
+            continuations = {"continues": torch.tensor([pair.back for pair in pairs])}
         width = max(len(words) for pair in pairs for words in (pair.answers, pair.distractors))
         return {
             **spans,
             **groups,
+            **continuations,
             "clean_ids": padded([pair.clean for pair in pairs], longest, self.pad_id, left),
             "corrupt_ids": padded([pair.corrupt for pair in pairs], longest, self.pad_id, left),
             "attention_mask": padded([[1] * length for length in lengths], longest, 0, left),

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Literal
 
-from lightning_circuits.datamodules.tokenising import Misfit, PromptPair, TokenPair, attempts
+from lightning_circuits.datamodules.tokenising import AnswerTokens, Misfit, PromptPair, TokenPair, attempts
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
 Misfits = Literal["refuse", "drop"]
@@ -45,7 +45,11 @@ class Fitting:
 
 
 def fitting(
-    pairs: Iterable[PromptPair], tokenizer: PreTrainedTokenizerBase, misfits: Misfits, wanted: int | None = None
+    pairs: Iterable[PromptPair],
+    tokenizer: PreTrainedTokenizerBase,
+    misfits: Misfits,
+    wanted: int | None = None,
+    answer_tokens: AnswerTokens = "one",
 ) -> tuple[list[PromptPair], list[TokenPair], Fitting]:
     """The pairs that fit a tokenizer, as texts and as tokens, and how many did not.
 
@@ -54,6 +58,7 @@ def fitting(
         tokenizer: that of the model.
         misfits: ``refuse`` or ``drop``.
         wanted: so many pairs and no more; None for all that there are.
+        answer_tokens: how many tokens an answer may have.
 
     Raises:
         ValueError: with ``refuse``, the first pair that does not fit (see `tokenising.attempts`); with either, a pair
@@ -64,7 +69,7 @@ def fitting(
     counts: Counter[str] = Counter()
     source = iter(pairs)
     while (wanted is None or len(tokens) < wanted) and (some := list(islice(source, AT_A_TIME))):
-        for pair, attempt in zip(some, attempts(some, tokenizer), strict=True):
+        for pair, attempt in zip(some, attempts(some, tokenizer, answer_tokens), strict=True):
             if len(tokens) == wanted:
                 break
             counts["drawn"] += 1

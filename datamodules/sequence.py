@@ -15,7 +15,8 @@ none ends with the clean prompt's last member or its answer, and nothing but the
 
 Some tokenizers spell a number digit by digit, and the space before it by itself. What answer and distractor have in
 common at their beginning then belongs to the prompt ("... left in 1" -> "5" rather than "4"), and what is asked for is
-the first token in which they differ.
+the first token in which they differ. With ``answer_tokens="any"`` whole numerals are asked for, and words of several
+tokens: ``members=["uno", "dos", "tres", ...]``.
 
 The task is that of "Towards Interpretable Sequence Continuation" (Lan et al. 2023), whose corrupt prompts hold the
 sequence in part; the texts are our own.
@@ -36,7 +37,7 @@ from lightning_circuits.datamodules.loader import PaddingSide
 from lightning_circuits.datamodules.misfits import Misfits
 from lightning_circuits.datamodules.spans import By
 from lightning_circuits.datamodules.tasks import TaskDataModule, dealt, sweep
-from lightning_circuits.datamodules.tokenising import Answer, PromptPair
+from lightning_circuits.datamodules.tokenising import Answer, AnswerTokens, PromptPair
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
 __all__ = ["SEQUENCES", "SequenceDataModule"]
@@ -112,6 +113,7 @@ class SequenceDataModule(TaskDataModule):
         seed: decides every prompt, and the order of training.
         spans: see `PairDataModule`. The places of a prompt are M1, M2, ... and END.
         misfits: see `PairDataModule`.
+        answer_tokens: see `PairDataModule`.
 
     Raises:
         TypeError: members that are no list of texts.
@@ -135,8 +137,11 @@ class SequenceDataModule(TaskDataModule):
         seed: int = 0,
         spans: By | None = None,
         misfits: Misfits = "drop",
+        answer_tokens: AnswerTokens = "one",
     ) -> None:
-        super().__init__(tokenizer, n_train, n_val, n_test, batch_size, padding_side, seed, spans, misfits)
+        super().__init__(
+            tokenizer, n_train, n_val, n_test, batch_size, padding_side, seed, spans, misfits, answer_tokens
+        )
         require_whole_numbers(step=step, shown=shown)
         require_flags(carrier=carrier, cyclic=cyclic)
         for name, value in (("step", step), ("shown", shown)):
@@ -199,8 +204,11 @@ class SequenceDataModule(TaskDataModule):
     def _asked(self, prompt: str, right: str, wrong: str) -> tuple[str, Answer, Answer]:
         """What a prompt goes on with before answer and distractor differ, and both of them from there.
 
-        Only numerals go on digit by digit; of a word in several pieces the pair is a misfit.
+        Only numerals go on digit by digit; of a word in several pieces the pair is a misfit, where answers have to be
+        one token.
         """
+        if self.answer_tokens == "any":
+            return "", right, wrong
         before, right_ids, wrong_ids = encode([prompt, prompt + right, prompt + wrong], self.tokenizer)
         n = _shared(right_ids, wrong_ids)
         if right.strip().isdigit() and n < min(len(right_ids), len(wrong_ids)) and len(right_ids) > len(before) + 1:

@@ -136,6 +136,11 @@ def _with_gaps(names: Sequence[str | None]) -> list[str]:
     return [name or f"{a}..{b}" for name, a, b in zip(names, left, reversed(right), strict=True)]
 
 
+def behind(names: Sequence[str]) -> str:
+    """The span of what follows a prompt, of which the tokens are in those of ``names``."""
+    return names[-1] if names[-1].endswith("..") else f"{names[-1]}.."
+
+
 def in_order(spans: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """The names of all spans, by how far on in the prompts they stand.
 

@@ -76,7 +76,7 @@ class SubjectVerbAgreementDataModule(TaskDataModule):
 
     def candidates(self, split: str) -> Iterator[PromptPair]:
         tokens = self.token_counts([noun for pair in SUBJECTS for noun in pair], "the")
-        single = self.single_tokens([verb for pair in VERBS for verb in pair], "the man never")
+        single = self.possible_answers([verb for pair in VERBS for verb in pair], "the man never")
         lexicon = [pair for pair in VERBS if all(verb in single for verb in pair)]
         if not lexicon:
             raise ValueError(

@@ -30,7 +30,7 @@ from lightning_circuits.datamodules.loader import PaddingSide
 from lightning_circuits.datamodules.misfits import Misfits
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.spans import By
-from lightning_circuits.datamodules.tokenising import PromptPair
+from lightning_circuits.datamodules.tokenising import AnswerTokens, PromptPair
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
 Item = TypeVar("Item")
@@ -50,6 +50,7 @@ class TaskDataModule(PairDataModule):
         seed: decides every prompt, and the order of training.
         spans: see `PairDataModule`.
         misfits: see `PairDataModule`.
+        answer_tokens: see `PairDataModule`.
 
     Raises:
         ValueError: a split without prompts. When set up: fewer pairs fit the tokenizer than are asked for (says how
@@ -67,8 +68,9 @@ class TaskDataModule(PairDataModule):
         seed: int = 0,
         spans: By | None = None,
         misfits: Misfits = "drop",
+        answer_tokens: AnswerTokens = "one",
     ) -> None:
-        super().__init__(tokenizer, batch_size, padding_side, seed, spans, misfits)
+        super().__init__(tokenizer, batch_size, padding_side, seed, spans, misfits, answer_tokens)
         require_whole_numbers(n_train=n_train, n_val=n_val, n_test=n_test)
         self.sizes = {"train": n_train, "val": n_val, "test": n_test}
         for split, size in self.sizes.items():
@@ -93,7 +95,7 @@ class TaskDataModule(PairDataModule):
             "tokenizer": self.tokenizer_name,
             **self.describe_task(),
             "pairs": dict(self.sizes),
-            **self.describe_misfits(),
+            **self.describe_fitting(),
             "seed": self.seed,
         }
 
@@ -130,9 +132,11 @@ class TaskDataModule(PairDataModule):
             for word, ids in zip(words, after, strict=True)
         }
 
-    def single_tokens(self, words: Sequence[str], prompt: str) -> list[str]:
-        """Those of some words that are one known token where they follow a prompt, after a space."""
-        return [word for word, tokens in self.token_counts(words, prompt).items() if tokens == 1]
+    def possible_answers(self, words: Sequence[str], prompt: str) -> list[str]:
+        """Those of some words that may be answers where they follow a prompt, after a space: of one known token, or of
+        any number."""
+        counts = self.token_counts(words, prompt)
+        return [word for word, tokens in counts.items() if tokens == 1 or (tokens and self.answer_tokens == "any")]
 
 
 def filled(template: str, **words: str) -> tuple[str, dict[str, tuple[int, int]]]:

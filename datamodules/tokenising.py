@@ -9,7 +9,9 @@ Prompts are tokenised with the tokenizer's own defaults: where it adds a beginni
 does, GPT-2 and SmolLM2 do not), the prompts have one; nothing is added beyond that. What it closes a text with is left
 out (see `encoding.encode`). An answer is one token *in its place*: the tokens of prompt + answer have to be those of
 the prompt and one more. With most tokenizers it therefore begins with a space. Or it is a token's id: there are answers
-that no text leads to, such as "00" after "13" where "1300" is one token.
+that no text leads to, such as "00" after "13" where "1300" is one token. Where it is said that answers may have any
+number of tokens, they are the prompt's and those of the answer, and a pair gets a row more for each beginning of an
+answer (see `lightning_circuits.batch`).
 
 Whether a pair fits depends on the tokenizer: " Ottawa" is one token for one and three for another. `attempts` says of
 every pair what it is for a tokenizer, or why it is none; `misfits.fitting` refuses the first that is none, or drops it.
@@ -23,17 +25,21 @@ from numbers import Integral
 from typing import Literal, TypeAlias
 
 from lightning_circuits.arguments import shortened
+from lightning_circuits.batch import NO_TOKEN
 from lightning_circuits.datamodules.encoding import encode, letters_left_out, unknown_words
-from lightning_circuits.datamodules.spans import Places, require_name, spans_of_tokens
+from lightning_circuits.datamodules.spans import Places, behind, require_name, spans_of_tokens
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 from lightning_circuits.pages import see_page
 
-Answer: TypeAlias = str | int
-"""A text that is one token in its place, or the id of a token."""
+Answer: TypeAlias = str | int | Sequence[int]
+"""A text that is one token in its place, or more if they may be; or the id of a token, or the ids of some."""
+
+AnswerTokens = Literal["one", "any"]
+"""How many tokens an answer may have."""
 
 Kind = Literal["misaligned", "several-token", "unknown"]
-"""Of a pair that does not fit: clean and corrupt do not line up, or are the same; an answer is not one token; the
-tokenizer does not know a word."""
+"""Of a pair that does not fit: clean and corrupt do not line up, or are the same; the tokens of an answer are not one,
+or cannot be told from the prompt's or another's; the tokenizer does not know a word."""
 
 
 class Misfit(ValueError):
@@ -75,8 +81,8 @@ class PromptPair:
                     f"{self.where}: {name} has to be a list of at least one text or token id, not {shortened(words)}"
                 )
             for word in words:
-                if isinstance(word, bool) or not isinstance(word, Integral):
-                    _require_text(self.where, f"each of {name}", word, "a text or the id of a token")
+                if not _is_whole(word) and not (isinstance(word, (tuple, list)) and word and all(map(_is_whole, word))):
+                    _require_text(self.where, f"each of {name}", word, "a text, the id of a token or a list of ids")
         if not isinstance(self.group, str):
             raise ValueError(f"{self.where}: group has to be a text, not {shortened(self.group)}")
         if not isinstance(self.spans, Mapping):
@@ -84,12 +90,16 @@ class PromptPair:
         for name, place in self.spans.items():
             require_name(name, self.where)
             ends = place if isinstance(place, (tuple, list)) else ()
-            whole = [end for end in ends if isinstance(end, Integral) and not isinstance(end, bool)]
-            if place is not None and not len(whole) == len(ends) == 2:
+            if place is not None and not (len(ends) == 2 and all(map(_is_whole, ends))):
                 raise ValueError(
                     f"{self.where}: the span {name} has to be two characters, where it begins and behind which it "
                     f"ends, not {shortened(place)}"
                 )
+
+
+def _is_whole(value: object) -> bool:
+    """Whether it is a whole number."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _require_text(where: str, what: str, given: object, wanted: str = "a text") -> None:
@@ -107,7 +117,11 @@ def _require_text(where: str, what: str, given: object, wanted: str = "a text") 
 class TokenPair:
     """A `PromptPair` as token ids: `clean` and `corrupt` are equally long, and differ.
 
-    ``spans``: the name of the span of every token; empty of pairs that name no place. ``group``: that of the pair.
+    ``answers``, ``distractors``: the token of each; of several, the first. ``spans``: the name of the span of every
+    token; empty of pairs that name no place. ``group``: that of the pair. ``continued``: of answers of several tokens,
+    the pair behind each beginning of one, the shorter of two before the longer; their ``answers`` and ``distractors``
+    are the tokens that follow there, -100 of a candidate that begins otherwise. ``back``: of such a pair, how many
+    before it stands the one that is a token shorter; the prompt's own stands before the first.
     """
 
     clean: list[int]
@@ -117,12 +131,27 @@ class TokenPair:
     where: str = "a pair"
     spans: list[str] = field(default_factory=list)
     group: str = ""
+    continued: list[TokenPair] = field(default_factory=list)
+    back: int = 0
+
+    @property
+    def rows(self) -> list[TokenPair]:
+        """The prompts by themselves, then those with the beginnings of answers."""
+        return [self, *self.continued]
+
+    def with_spans(self, names: Sequence[str]) -> TokenPair:
+        """The same, and in which span each token is: ``names`` of those of the longest row."""
+        continued = [replace(row, spans=list(names[: len(row.clean)])) for row in self.continued]
+        return replace(self, spans=list(names[: len(self.clean)]), continued=continued)
 
 
 def in_spans(
     tokens: Sequence[TokenPair], pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase
 ) -> list[TokenPair]:
-    """Tokenised pairs with the span of every token, by the places that the pairs name (see `spans_of_tokens`)."""
+    """Tokenised pairs with the span of every token, by the places that the pairs name (see `spans_of_tokens`).
+
+    The tokens of an answer are in that behind the last place.
+    """
     names = spans_of_tokens(
         [pair.spans for pair in pairs],
         [pair.clean for pair in pairs],
@@ -130,15 +159,21 @@ def in_spans(
         [len(pair.clean) for pair in tokens],
         tokenizer,
     )
-    return [replace(pair, spans=of_tokens) for pair, of_tokens in zip(tokens, names, strict=True)]
+    return [
+        pair.with_spans([*of_tokens, *[behind(of_tokens)] * longest(pair)] if of_tokens else [])
+        for pair, of_tokens in zip(tokens, names, strict=True)
+    ]
 
 
-def attempts(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) -> list[TokenPair | Misfit]:
+def attempts(
+    pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase, answer_tokens: AnswerTokens = "one"
+) -> list[TokenPair | Misfit]:
     """Of every pair its tokens, or why it has none that could be used: an error that names `pair.where`, the texts and
     their tokens.
 
     A pair does not fit if clean and corrupt have different numbers of tokens, or the same tokens, or words that the
-    tokenizer does not know; if an answer or distractor is not exactly one known token.
+    tokenizer does not know; if an answer or distractor is not exactly one known token, or, where there may be ``any``
+    number, does not leave those of the prompt as they are, or begins with another.
 
     Raises:
         ValueError: what no tokenizer would mend: a token that is an answer and a distractor, or is given twice; the id
@@ -158,17 +193,17 @@ def attempts(pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase) ->
         try:
             _require_alignment(pair, clean_ids, corrupt_ids, left_out, tokenizer)
             ids = [
-                _single_token(pair, word, clean_ids, tokens, tokenizer)
+                _tokens_of_text(pair, word, clean_ids, tokens, tokenizer, answer_tokens)
                 if isinstance(word, str)
-                else _known_id(pair, word, vocabulary)
+                else _known_ids(pair, word, vocabulary, answer_tokens)
                 for word, tokens in zip(_words(pair), with_words, strict=True)
             ]
+            answers, distractors = ids[: len(pair.answers)], ids[len(pair.answers) :]
+            _require_distinct(pair, answers, distractors, tokenizer)
         except Misfit as misfit:
             result.append(misfit)
             continue
-        answers, distractors = ids[: len(pair.answers)], ids[len(pair.answers) :]
-        _require_distinct(pair, answers, distractors, tokenizer)
-        result.append(TokenPair(clean_ids, corrupt_ids, answers, distractors, pair.where, group=pair.group))
+        result.append(_with_continuations(pair, clean_ids, corrupt_ids, answers, distractors))
     return result
 
 
@@ -200,17 +235,62 @@ def _require_alignment(
 
 
 def _require_distinct(
-    pair: PromptPair, answers: list[int], distractors: list[int], tokenizer: PreTrainedTokenizerBase
+    pair: PromptPair,
+    answers: Sequence[tuple[int, ...]],
+    distractors: Sequence[tuple[int, ...]],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    for role, tokens in (("answers", answers), ("distractors", distractors)):
-        if twice := sorted({token for token in tokens if tokens.count(token) > 1}):
-            shared = tokenizer.convert_ids_to_tokens(twice)
-            raise ValueError(f"{pair.where}: {shared} is given twice in {role}, and would count twice")
-    if both := set(answers) & set(distractors):
-        shared = tokenizer.convert_ids_to_tokens(sorted(both))
+    def shown(tokens: tuple[int, ...]) -> list[str]:
+        return tokenizer.convert_ids_to_tokens(list(tokens))
+
+    for role, words in (("answers", answers), ("distractors", distractors)):
+        if twice := next((word for word in words if words.count(word) > 1), None):
+            raise ValueError(f"{pair.where}: {shown(twice)} is given twice in {role}, and would count twice")
+    if both := next((word for word in answers if word in distractors), None):
         raise ValueError(
-            f"{pair.where}: {shared} is given as an answer and as a distractor; it can be only one of them"
+            f"{pair.where}: {shown(both)} is given as an answer and as a distractor; it can be only one of them"
         )
+    begun = {word[:n]: word for word in (*answers, *distractors) for n in range(1, len(word))}
+    if word := next((word for word in (*answers, *distractors) if word in begun), None):
+        raise Misfit(
+            "several-token",
+            f"{pair.where}: {shown(begun[word])} begins with {shown(word)}, and who says the one has said the other: "
+            "end both with what tells them apart, such as a full stop",
+        )
+
+
+def _with_continuations(
+    pair: PromptPair,
+    clean: list[int],
+    corrupt: list[int],
+    answers: Sequence[tuple[int, ...]],
+    distractors: Sequence[tuple[int, ...]],
+) -> TokenPair:
+    """The pair behind every beginning of an answer or distractor, that of no token first."""
+    beginnings = list(dict.fromkeys(word[:n] for word in (*answers, *distractors) for n in range(len(word))))
+
+    def behind_it(beginning: tuple[int, ...], words: Sequence[tuple[int, ...]]) -> list[int]:
+        n = len(beginning)
+        return [word[n] if n < len(word) and word[:n] == beginning else NO_TOKEN for word in words]
+
+    own, *continued = (
+        TokenPair(
+            [*clean, *beginning],
+            [*corrupt, *beginning],
+            behind_it(beginning, answers),
+            behind_it(beginning, distractors),
+            pair.where,
+            group=pair.group,
+            back=number - beginnings.index(beginning[:-1]),
+        )
+        for number, beginning in enumerate(beginnings)
+    )
+    return replace(own, continued=continued)
+
+
+def longest(pair: TokenPair) -> int:
+    """How many tokens the longest row of a pair has beyond the prompt's."""
+    return max(len(row.clean) for row in pair.rows) - len(pair.clean)
 
 
 def _words(pair: PromptPair) -> list[Answer]:
@@ -238,31 +318,48 @@ def _spelled_out(pair: PromptPair, clean: list[int], corrupt: list[int], tokeniz
     )
 
 
-def _known_id(pair: PromptPair, token: int, vocabulary: int) -> int:
-    if not 0 <= token < vocabulary:
-        raise ValueError(
-            f"{pair.where}: {token} is the id of no token: this tokenizer's are from 0 to {vocabulary - 1}. (A number "
-            "among answers or distractors is an id; as a text it stands in quotation marks)"
-        )
-    return int(token)
+def _known_ids(
+    pair: PromptPair, word: int | Sequence[int], vocabulary: int, answer_tokens: AnswerTokens
+) -> tuple[int, ...]:
+    ids = tuple(map(int, word if isinstance(word, Sequence) else [word]))
+    for token in ids:
+        if not 0 <= token < vocabulary:
+            raise ValueError(
+                f"{pair.where}: {token} is the id of no token: this tokenizer's are from 0 to {vocabulary - 1}. (A "
+                "number among answers or distractors is an id; as a text it stands in quotation marks)"
+            )
+    if answer_tokens == "one" and len(ids) > 1:
+        raise Misfit("several-token", f"{pair.where}: {list(ids)} are {len(ids)} tokens. {ANY_NUMBER}")
+    return ids
 
 
-def _single_token(
-    pair: PromptPair, word: str, prompt: list[int], continued: list[int], tokenizer: PreTrainedTokenizerBase
-) -> int:
-    """The one token that `word` adds to the prompt."""
+ANY_NUMBER = "Answers may have several tokens if it is said so: answer_tokens='any'"
+
+
+def _tokens_of_text(
+    pair: PromptPair,
+    word: str,
+    prompt: list[int],
+    continued: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+    answer_tokens: AnswerTokens,
+) -> tuple[int, ...]:
+    """The tokens that `word` adds to the prompt."""
     role = "answer" if word in pair.answers else "distractor"
-    if continued[:-1] != prompt:
+    added = continued[len(prompt) :] if continued[: len(prompt)] == prompt else []
+    if not added or (answer_tokens == "one" and len(added) > 1):
         alone = tokenizer.convert_ids_to_tokens(tokenizer(word, add_special_tokens=False)["input_ids"])
+        wanted = "exactly one token" if answer_tokens == "one" else "tokens"
         raise Misfit(
             "several-token",
-            f"{pair.where}: the {role} {word!r} has to add exactly one token to the prompt, but by itself it is "
+            f"{pair.where}: the {role} {word!r} has to add {wanted} to the prompt, but by itself it is "
             f"{alone}, and prompt and {role} together are {tokenizer.convert_ids_to_tokens(continued)}. "
-            f"{_way_out(pair, word, prompt, continued, tokenizer)} {see_page('own-task', 'Pairs that do not align')}",
+            f"{_way_out(pair, word, prompt, continued, tokenizer)}. {ANY_NUMBER + ' ' if added else ''}"
+            f"{see_page('own-task', 'Pairs that do not align')}",
         )
-    if continued[-1] == tokenizer.unk_token_id and word.strip() != tokenizer.unk_token:
+    if tokenizer.unk_token_id in added and word.strip() != tokenizer.unk_token:
         raise Misfit("unknown", f"{pair.where}: the {role} {word!r} is not in the tokenizer's vocabulary")
-    return continued[-1]
+    return tuple(added)
 
 
 def _way_out(

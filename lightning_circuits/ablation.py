@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_circuits.arguments import called, options_of, require_choice, shortened
-from lightning_circuits.batch import Batch, PromptSource, on_device
+from lightning_circuits.batch import Batch, PromptSource, n_prompts, on_device, over_prompts, own_tokens
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.base import position_ids
@@ -98,14 +98,16 @@ class Ablation:
         return real & differs.cumsum(-1).bool()
 
     def live_tokens(self, places: Places, batch: Batch) -> Tensor:
-        """int64 ``[n_spans, B]``: at how many tokens of each prompt an edge of each span may be cut to some effect.
+        """int64 ``[n_spans, n_prompts]``: at how many tokens of each prompt an edge of each span may be cut to some
+        effect, those of answers of several tokens among them.
 
         Args:
             places: of the batch.
             batch: the prompts.
         """
-        live = self.live(batch)
-        return torch.stack([(places.tokens(span) & live).sum(-1) for span in range(len(places.slices))])
+        live = self.live(batch) & own_tokens(batch)
+        of_rows = torch.stack([(places.tokens(span) & live).sum(-1) for span in range(len(places.slices))])
+        return over_prompts(of_rows.T, batch).T
 
     def places(self, layout: Layout, batch: Batch) -> Places:
         """Where the tokens of a batch stand for gates of a layout under this ablation.
@@ -222,14 +224,14 @@ class MeanAblation(Ablation):
             ids = batch["clean_ids"] if self.prompts == "clean" else batch["corrupt_ids"]
             stack = model.new_stack(ids.shape)
             model.run(ids, batch["attention_mask"], batch["positions"], writers=stack)
-            real = batch["attention_mask"].bool()
+            real = own_tokens(batch)
             self.meet(batch)
             more = self.n_slots - len(counts)  # such as those of a prompt longer than all before
             sums, counts = F.pad(sums, (0, 0, 0, more)), F.pad(counts, (0, more))
             slots = self.slots(batch)[real]
             sums.index_add_(1, slots, stack[:, real].double())
             counts.index_add_(0, slots, counts.new_ones(len(slots)))
-            prompts += len(ids)
+            prompts += n_prompts(batch)
         if not prompts:
             raise ValueError(f"{self.name} ablation: the loader for the means has no batch")
         self.means = (sums / counts[:, None]).to(model.dtype)

@@ -2,6 +2,18 @@
 
 Clean and corrupt prompts of a pair are equally long, so one mask and one position serve both. Padding may stand on
 either side and changes no result.
+
+Answers of several tokens are read by teacher forcing, a row for each beginning of one. Of a prompt with the answer
+"veinte y uno" and the distractor "veinte y dos", the rows are
+
+| row | read behind            | answer   | distractor | continues                       |
+|-----|------------------------|----------|------------|---------------------------------|
+| 0   | the prompt             | " veinte"| " veinte"  | 0: a prompt of its own          |
+| 1   | the prompt " veinte"   | " y"     | " y"       | 1: the row one before, by a token |
+| 2   | the prompt " veinte y" | " uno"   | " dos"     | 1                               |
+
+so every row is still a pair of prompts and one place where logits are read, for the model and for every circuit; only
+who makes numbers of prompts (`measures`) puts the rows of each together.
 """
 
 from __future__ import annotations
@@ -38,11 +50,23 @@ class Groups(TypedDict, total=False):
     group_names: tuple[str, ...]
 
 
-class Batch(Spans, Groups):
+class Continuations(TypedDict, total=False):
+    """Which rows read on in an answer of several tokens, of prompts that may have such answers.
+
+    ``continues``: int64 ``[B]``, how many rows before it stands the row that a row continues by one token, that at its
+    position; 0 of a row that is a prompt of its own. ``answers`` and ``distractors`` then have a column for each
+    candidate: the token by which it goes on at a row, -100 where it does not come by.
+    """
+
+    continues: Tensor
+
+
+class Batch(Spans, Groups, Continuations):
     """B pairs of prompts, padded to T tokens, with at most K answers each; all int64.
 
     ``clean_ids``, ``corrupt_ids``, ``attention_mask``: ``[B, T]``. ``positions``: ``[B]``, the column at which the
-    answer is read. ``answers``, ``distractors``: token ids ``[B, K]``, padded with -100.
+    answer is read. ``answers``, ``distractors``: token ids ``[B, K]``, padded with -100. With `Continuations`, B counts
+    rows, and `n_prompts` the prompts.
     """
 
     clean_ids: Tensor
@@ -93,6 +117,8 @@ def require_batch(batch: Any, vocabulary: int) -> None:
         _require_spans(batch)
     if "group_names" in batch:
         _require_groups(batch)
+    if "continues" in batch:
+        _require_continuations(batch)
     if batch["clean_ids"].device.type == "cpu":
         _require_values(cast(Batch, batch), vocabulary)
 
@@ -115,17 +141,40 @@ def _require_groups(batch: Mapping[str, Any]) -> None:
     _require_ids(batch["groups"], "groups", batch["clean_ids"].shape[:1], "group_names", len(names))
 
 
+def _require_continuations(batch: Mapping[str, Any]) -> None:
+    continues, lengths = batch["continues"], batch["attention_mask"].sum(-1)
+    _require_whole(continues, "continues", lengths.shape)
+    if continues.device.type != "cpu":
+        return
+    rows = torch.arange(len(continues))
+    first = rows.where(continues == 0, 0).cummax(0).values  # of the prompt that each row belongs to
+    parents = rows - continues
+    if (stray := (continues < 0) | (parents < first) | (continues[:1] != 0).any()).any():
+        raise ValueError(f"row {int(stray.nonzero()[0])} of a batch continues none of the rows of its own prompt")
+    if (wrong := (continues > 0) & (lengths != lengths[parents] + 1)).any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"row {row} of a batch continues row {int(parents[row])} by one token, and they have {int(lengths[row])} "
+            f"and {int(lengths[parents[row]])}"
+        )
+
+
 def _require_ids(ids: Any, what: str, shape: torch.Size, names: str, number: int) -> None:
     """Whole numbers of this shape, each the place of one of so many names, or -1."""
+    _require_whole(ids, what, shape)
+    if ids.device.type == "cpu" and (outside := (ids < -1) | (ids >= number)).any():
+        row = int(outside.nonzero()[0, 0])
+        raise ValueError(f"prompt {row} of a batch has {what} that are none of its {number} {names}, and not -1 (none)")
+
+
+def _require_whole(ids: Any, what: str, shape: torch.Size) -> None:
+    """A tensor of whole numbers of this shape."""
     if not isinstance(ids, Tensor):
         raise TypeError(f"{what} of a batch have to be a tensor, got {shortened(ids)}")
     if ids.shape != shape:
         raise ValueError(f"{what} of a batch have the shape {list(ids.shape)}, expected {list(shape)}")
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise TypeError(f"{what} of a batch are {ids.dtype}, expected whole numbers (int64)")
-    if ids.device.type == "cpu" and (outside := (ids < -1) | (ids >= number)).any():
-        row = int(outside.nonzero()[0, 0])
-        raise ValueError(f"prompt {row} of a batch has {what} that are none of its {number} {names}, and not -1 (none)")
 
 
 def _require_values(batch: Batch, vocabulary: int) -> None:
@@ -154,13 +203,51 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
     return _each(batch, lambda tensor: tensor.to(device))
 
 
-def first_rows(batch: Batch, n: int) -> Batch:
+def n_prompts(batch: Batch) -> int:
+    """How many prompts there are: the rows that continue none."""
+    return len(batch["clean_ids"]) if "continues" not in batch else int((batch["continues"] == 0).sum())
+
+
+def prompts_of_rows(batch: Batch) -> Tensor:
+    """int64 ``[B]``: of which prompt each row of a batch with continuations is, counted from 0."""
+    return (batch["continues"] == 0).cumsum(0) - 1
+
+
+def over_prompts(values: Tensor, batch: Batch) -> Tensor:
+    """``[B, ...]`` to ``[n_prompts, ...]``: the sum over the rows of each prompt."""
+    if "continues" not in batch:
+        return values
+    return values.new_zeros(n_prompts(batch), *values.shape[1:]).index_add(0, prompts_of_rows(batch), values)
+
+
+def first_prompts(batch: Batch, n: int) -> Batch:
     """The first n prompts."""
-    return _each(batch, lambda tensor: tensor[:n])
+    rows = n if "continues" not in batch else int((prompts_of_rows(batch) < n).sum())
+    return _each(batch, lambda tensor: tensor[:rows])
+
+
+def prompts_alone(batch: Batch) -> Batch:
+    """The prompts, without the rows that read on in their answers."""
+    if "continues" not in batch:
+        return batch
+    own = batch["continues"] == 0
+    alone = _each(batch, lambda tensor: tensor[own])
+    del alone["continues"]
+    return alone
+
+
+def own_tokens(batch: Batch) -> Tensor:
+    """bool ``[B, T]``: the tokens of all prompts and their answers, each once: of a row that continues another, the one
+    by which it does."""
+    real = batch["attention_mask"].bool()
+    if "continues" not in batch:
+        return real
+    last = torch.arange(real.shape[1], device=real.device) == batch["positions"][:, None]
+    return real & (last | (batch["continues"] == 0)[:, None])
 
 
 def repeated(batch: Batch, times: int) -> Batch:
-    """All prompts, then all again: every tensor ``[B, ...]`` becomes ``[times * B, ...]``."""
+    """All rows, then all again: every tensor ``[B, ...]`` becomes ``[times * B, ...]``."""
     return _each(batch, lambda tensor: torch.cat([tensor] * times))
 
 

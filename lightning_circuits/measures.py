@@ -12,6 +12,13 @@ objectives make large (`objectives`) and so what attribution attributes. Each ha
 
 A function of your own will do wherever a name does; registered (`@MEASURES.register`), its name does, too.
 
+**Answers of several tokens** count by their joint log-probability, by teacher forcing: the sum over an answer's tokens
+of the log-probability of each behind the prompt and the tokens before it. It takes the place of the logit (of two
+single tokens, both have the same difference), and B then counts rows, of which a prompt has several
+(`batch.Continuations`): a measure takes the logits of all rows and gives a number for each prompt, and
+`candidate_values` does most of it. KL is that of what the two say for as long as they say one of the candidates: the
+sum over a prompt's rows of the KL at each, times the probability that the full model comes there.
+
     >>> logits = torch.tensor([[2.0, 0.5, 0.0]])
     >>> batch = {"answers": torch.tensor([[0]]), "distractors": torch.tensor([[1]])}
     >>> logit_difference(logits, batch), probability_difference(logits, batch)
@@ -26,7 +33,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from lightning_circuits.batch import Batch
+from lightning_circuits.batch import Batch, n_prompts, over_prompts
 from lightning_circuits.registry import Registry
 
 Reduction = Literal["sum", "mean"]
@@ -34,7 +41,7 @@ Reduction = Literal["sum", "mean"]
 
 @runtime_checkable
 class Measure(Protocol):
-    """``(logits [B, V], batch, full_logits [B, V]) -> [B]``, in a dtype of floating-point numbers."""
+    """``(logits [B, V], batch, full_logits [B, V]) -> [n_prompts]``, in a dtype of floating-point numbers."""
 
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor, /) -> Tensor: ...
 
@@ -49,7 +56,8 @@ DEFAULT = "logit_difference"
 
 @MEASURES.register
 def logit_difference(logits: Tensor, batch: Batch, full_logits: Tensor | None = None) -> Tensor:
-    """Mean logit of the answers minus mean logit of the distractors, ``[B]``.
+    """Mean logit of the answers minus mean logit of the distractors, ``[n_prompts]``; of answers of several tokens, the
+    same of joint log-probabilities.
 
     Args:
         logits: ``[B, V]``.
@@ -57,14 +65,19 @@ def logit_difference(logits: Tensor, batch: Batch, full_logits: Tensor | None = 
             without distractors counts them as 0, so the difference is the answers' mean.
         full_logits: not asked for.
     """
-    return _mean_logit(logits, batch["answers"]) - _mean_logit(logits, batch["distractors"])
+
+    def mean(tokens: Tensor) -> Tensor:
+        found, there = candidate_values(logits, tokens, batch)
+        return found.sum(-1) / there.sum(-1).clamp(min=1)
+
+    return mean(batch["answers"]) - mean(batch["distractors"])
 
 
 @MEASURES.register
 def probability_difference(
     logits: Tensor, batch: Batch, full_logits: Tensor | None = None, reduction: Reduction = "sum"
 ) -> Tensor:
-    """The probability of the answers minus that of the distractors, each a set of tokens, ``[B]`` in -1 to 1.
+    """The probability of the answers minus that of the distractors, each a set, ``[n_prompts]`` in -1 to 1.
 
     The greater-than task asks it of the years above and below the one in the prompt (Hanna et al. 2023).
 
@@ -74,22 +87,26 @@ def probability_difference(
         full_logits: not asked for.
         reduction: of a set's probabilities: their ``sum``, or their ``mean``.
     """
-    probabilities = log_softmax(logits).exp()
+    log_probabilities = log_softmax(logits)
 
     def of(tokens: Tensor) -> Tensor:
-        total = logits_at(probabilities, tokens, 0.0).sum(-1)
-        return total / (tokens >= 0).sum(-1).clamp(min=1) if reduction == "mean" else total
+        found, there = candidate_values(log_probabilities, tokens, batch)
+        total = found.exp().masked_fill(~there, 0.0).sum(-1)
+        return total / there.sum(-1).clamp(min=1) if reduction == "mean" else total
 
     return of(batch["answers"]) - of(batch["distractors"])
 
 
 @MEASURES.register
 def kl(logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
-    """KL(full model || circuit) in nats, ``[B]``: `kl_divergence` as a measure, 0 for the full model.
+    """KL(full model || circuit) in nats, ``[n_prompts]``: `kl_divergence` as a measure, 0 for the full model.
 
     So f = 1 - KL(circuit) / KL(empty). Attribution at the clean prompt finds no gradient in it: there it is smallest.
     """
-    return kl_divergence(logits, full_logits)
+    at_rows = kl_divergence(logits, full_logits)
+    if "continues" not in batch:
+        return at_rows
+    return over_prompts(_reached(full_logits, batch) * at_rows, batch)
 
 
 def kl_divergence(logits: Tensor, full_logits: Tensor) -> Tensor:
@@ -98,14 +115,24 @@ def kl_divergence(logits: Tensor, full_logits: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def correct(logits: Tensor, answers: Tensor, distractors: Tensor) -> Tensor:
-    """bool ``[B]``: the best answer stands above the best distractor.
+def correct(logits: Tensor, batch: Batch) -> Tensor:
+    """bool ``[n_prompts]``: the best answer stands above the best distractor.
 
-    Where a prompt has no distractors, its answer must be the first of the whole vocabulary.
+    Where a prompt has no distractors, its answer must be the first of the whole vocabulary, token by token.
+
+    Args:
+        logits: ``[B, V]``.
+        batch: of which ``answers`` and ``distractors`` are asked for, token ids ``[B, K]`` padded with -100.
     """
-    best = logits_at(logits, answers, float("-inf")).amax(-1)
-    rival = logits_at(logits, distractors, float("-inf")).amax(-1)
-    return torch.where((distractors >= 0).any(-1), best > rival, best == logits.amax(-1))
+    (right, is_right), (wrong, is_wrong) = (
+        candidate_values(logits, batch[name], batch) for name in ("answers", "distractors")
+    )
+    best, rival = (
+        each.masked_fill(~there, float("-inf")).amax(-1) for each, there in ((right, is_right), (wrong, is_wrong))
+    )
+    passed_over = (logits_at(logits, batch["answers"], float("inf")) < logits.amax(-1, keepdim=True)).int()
+    said = is_right & (over_prompts(passed_over, batch) == 0)
+    return torch.where(is_wrong.any(-1), best > rival, said.any(-1))
 
 
 # ---- whose -----------------------------------------------------------------------------------------------------------
@@ -131,19 +158,31 @@ def by_measure(what: str, name: str, joint: str = " by ") -> str:
 
 
 def values(measure: Measure, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
-    """What a measure says of each prompt, ``[B]``.
+    """What a measure says of each prompt, ``[n_prompts]``.
 
     Raises:
         ValueError: it says something else than one number for each prompt.
     """
     found = measure(logits, batch, full_logits)
-    if not isinstance(found, Tensor) or found.shape != logits.shape[:1] or not found.is_floating_point():
+    if not isinstance(found, Tensor) or found.shape != expected_shape(logits, batch) or not found.is_floating_point():
         got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else repr(found)
-        raise ValueError(
-            f"the measure {measure_name(measure)} has to give one number for each of the {len(logits)} prompts of the "
-            f"batch, a float tensor [{len(logits)}], and gave {got}: leave out its mean or sum over prompts"
-        )
+        raise ValueError(f"the measure {measure_name(measure)} {one_for_each_prompt(logits, batch)}, and gave {got}")
     return found
+
+
+def expected_shape(logits: Tensor, batch: Batch) -> tuple[int]:
+    """Of a number for each prompt, ``[n_prompts]``, where logits are ``[B, V]``."""
+    return (n_prompts(batch),) if "continues" in batch else (len(logits),)
+
+
+def one_for_each_prompt(logits: Tensor, batch: Batch) -> str:
+    """What a measure or objective of logits ``[B, V]`` has to give, and how to mend one that does not, in words."""
+    (n,) = expected_shape(logits, batch)
+    of_rows = f", whose answers of several tokens are read in {len(logits)} rows: see measures.candidate_values"
+    return (
+        f"has to give one number for each of the {n} prompts of the batch, a float tensor [{n}] without its mean or "
+        f"sum over prompts{of_rows if 'continues' in batch else ''}"
+    )
 
 
 # ---- logits ----------------------------------------------------------------------------------------------------------
@@ -151,7 +190,7 @@ def values(measure: Measure, logits: Tensor, batch: Batch, full_logits: Tensor) 
 
 def log_softmax(logits: Tensor) -> Tensor:
     """Log-probabilities ``[..., V]`` of logits of the same shape, in float32 at least."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    return _wide(logits).log_softmax(-1)
 
 
 def logits_at(logits: Tensor, tokens: Tensor, padding: float) -> Tensor:
@@ -159,6 +198,36 @@ def logits_at(logits: Tensor, tokens: Tensor, padding: float) -> Tensor:
     return logits.gather(-1, tokens.clamp(min=0)).masked_fill(tokens < 0, padding)
 
 
-def _mean_logit(logits: Tensor, tokens: Tensor) -> Tensor:
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return logits_at(wide, tokens, 0.0).sum(-1) / (tokens >= 0).sum(-1).clamp(min=1)
+def candidate_values(logits: Tensor, tokens: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What answers or distractors come to: the logit of each, or the joint log-probability where a batch has rows that
+    continue others.
+
+    Args:
+        logits: ``[B, V]``.
+        tokens: ``[B, K]``, the batch's ``answers`` or ``distractors``, padded with -100.
+        batch: of which ``continues`` is asked for, if it has it.
+
+    Returns:
+        float32 at least ``[n_prompts, K]``, 0 where a prompt has no such candidate; and bool of that shape, whether it
+        has.
+    """
+    if "continues" not in batch:
+        return logits_at(_wide(logits), tokens, 0.0), tokens >= 0
+    there = over_prompts((tokens >= 0).int(), batch) > 0
+    return over_prompts(logits_at(log_softmax(logits), tokens, 0.0), batch), there
+
+
+def _reached(logits: Tensor, batch: Batch) -> Tensor:
+    """The probability of coming from each row's prompt to the row, ``[B]``; 1 of the prompts themselves."""
+    rows = torch.arange(len(logits), device=logits.device)
+    before = rows - batch["continues"]
+    by = batch["clean_ids"][rows, batch["positions"]]
+    total = log_softmax(logits)[before, by].masked_fill(batch["continues"] == 0, 0.0)
+    while (before[before] != before).any():  # each time twice as far back
+        total, before = total + total[before], before[before]
+    return total.exp()
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """In float32 at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,8 +1,9 @@
 """What training minimises, as a loss per prompt.
 
-Objectives are callables ``(logits, batch, full_logits) -> loss [B]`` where smaller is better and ``full_logits`` are
-the full model's on the clean prompt. Most are a measure (`measures`) made large, or KL made small, and go by the
-measure's name too: ``objective="probability_difference"`` and ``measure="probability_difference"`` are one function.
+Objectives are callables ``(logits, batch, full_logits) -> loss [n_prompts]`` where smaller is better, and
+``full_logits`` are the full model's on the clean prompt. Most are a measure (`measures`) made large, or KL made small,
+and go by the measure's name too: ``objective="probability_difference"`` and ``measure="probability_difference"`` are
+one function.
 
 `KL` asks a circuit to say what the model says, which is what faithfulness means. `LogitDifference` asks for the right
 answer, and is happiest with a circuit that answers more surely than the model does: it overshoots.
@@ -28,11 +29,12 @@ from lightning_circuits.measures import (
     MEASURES,
     AnyMeasure,
     Reduction,
+    candidate_values,
+    expected_shape,
     kl,
-    kl_divergence,
     log_softmax,
     logit_difference,
-    logits_at,
+    one_for_each_prompt,
     probability_difference,
     values,
 )
@@ -56,19 +58,16 @@ AnyObjective: TypeAlias = Objective | Callable[..., Any] | str
 
 
 def losses(objective: Objective, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
-    """What an objective says of each prompt, ``[B]``.
+    """What an objective says of each prompt, ``[n_prompts]``.
 
     Raises:
         ValueError: it says something else than one number for each prompt, or nothing that can be differentiated.
     """
     loss = objective(logits, batch, full_logits)
     name = getattr(objective, "__name__", type(objective).__name__)
-    if not isinstance(loss, Tensor) or loss.shape != logits.shape[:1]:
+    if not isinstance(loss, Tensor) or loss.shape != expected_shape(logits, batch):
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-        raise ValueError(
-            f"the objective {name} has to give one loss for each of the {len(logits)} prompts of the batch, a tensor "
-            f"[{len(logits)}], and gave {got}: leave out its mean or sum over prompts"
-        )
+        raise ValueError(f"the objective {name} {one_for_each_prompt(logits, batch)}, and gave {got}")
     if logits.requires_grad and not loss.requires_grad:
         raise ValueError(f"the objective {name} cannot be differentiated: its loss has no gradient to the logits")
     return loss
@@ -152,7 +151,7 @@ class MatchLogitDifference(Objective):
 
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
         here, full = (logit_difference(each, batch, full_logits) for each in (logits, full_logits))
-        return kl_divergence(logits, full_logits) + self.weight * (here - full).abs()
+        return kl(logits, batch, full_logits) + self.weight * (here - full).abs()
 
 
 @OBJECTIVES.register
@@ -160,4 +159,5 @@ class CrossEntropy(Objective):
     """Minus the log of the probability of the answers, taken together, in nats."""
 
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
-        return -logits_at(log_softmax(logits), batch["answers"], float("-inf")).logsumexp(-1)
+        found, there = candidate_values(log_softmax(logits), batch["answers"], batch)
+        return -found.masked_fill(~there, float("-inf")).logsumexp(-1)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lightning_circuits import EAP, EdgePruning
 from lightning_circuits.ablation import ZeroAblation
-from lightning_circuits.batch import FIELDS, copied, first_rows, on_device, repeated, require_batch
+from lightning_circuits.batch import FIELDS, copied, first_prompts, on_device, repeated, require_batch
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.models import wrap
 from lightning_circuits.models.loading import load_model
@@ -100,9 +100,9 @@ def test_prompts_keep_their_groups_and_spans_wherever_they_go() -> None:
     whole: Any = batch(**GROUPED, **WITH_SPANS)
     twice = repeated(copied(on_device(whole, torch.device("cpu"))), 2)
     assert twice["groups"].tolist() == [1, -1, 1, -1] and twice["group_names"] == ("ABBA", "BABA")
-    assert first_rows(twice, 3)["groups"].tolist() == [1, -1, 1] and first_rows(twice, 3)["spans"].shape == (3, 3)
+    assert first_prompts(twice, 3)["groups"].tolist() == [1, -1, 1] and first_prompts(twice, 3)["spans"].shape == (3, 3)
     require_batch(twice, 228)
-    require_batch(first_rows(twice, 3), 228)
+    require_batch(first_prompts(twice, 3), 228)
 
 
 @pytest.mark.parametrize("name", FIELDS)

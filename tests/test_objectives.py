@@ -141,7 +141,7 @@ def test_the_gradient_of_probability_difference_is_that_of_finite_differences(
 
 @given(batches())
 def test_correct_compares_the_best_answer_with_the_best_rival(case: dict[str, Any]) -> None:
-    found = correct(case["logits"], **case["tensors"])
+    found = correct(case["logits"], case["tensors"])
     assert found.dtype == torch.bool
     answers, distractors = case["lists"]
     for i, row in enumerate(case["logits"].tolist()):
@@ -155,12 +155,14 @@ def test_correct_by_hand() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0, 9.0]] * 4)
     answers = torch.tensor([[1, -100], [2, -100], [3, -100], [0, 1]])
     distractors = torch.tensor([[2, 0], [1, -100], [-100, -100], [-100, -100]])
-    assert correct(logits, answers, distractors).tolist() == [True, False, True, False]
+    batch: Any = {"answers": answers, "distractors": distractors}
+    assert correct(logits, batch).tolist() == [True, False, True, False]
 
 
 def test_a_tie_is_not_correct() -> None:
     logits = torch.tensor([[1.0, 1.0]])
-    assert correct(logits, torch.tensor([[0]]), torch.tensor([[1]])).tolist() == [False]
+    batch: Any = {"answers": torch.tensor([[0]]), "distractors": torch.tensor([[1]])}
+    assert correct(logits, batch).tolist() == [False]
 
 
 @pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])

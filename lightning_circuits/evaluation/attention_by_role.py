@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation, InterchangeAblation
-from lightning_circuits.batch import Batch
+from lightning_circuits.batch import Batch, prompts_alone
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.attention import attention_in, chosen_heads
 from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
@@ -259,7 +259,7 @@ def _attention(
     parts: list[Tensor] = []
     n = 0
     for batch in batches:
-        batch = model.receive(batch)
+        batch = prompts_alone(model.receive(batch))
         looking, *looked_at = (_tokens_in(batch, name, n).cpu() for name in (query, *roles))
         keys = torch.stack(looked_at).double()  # [n_roles, B, T]
         n += len(looking)

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_circuits.batch import Batch
+from lightning_circuits.batch import Batch, n_prompts
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.selection import top_n
 
@@ -148,7 +148,7 @@ def scores_per_batch(attribute: Callable[[Batch], tuple[Tensor, Tensor]], batche
         if edges.ndim != 1 or (sums and edges.shape != sums[0].shape):
             raise ValueError(f"batch {len(sums)}: expected a flat vector of scores, got shape {tuple(edges.shape)}")
         sums.append(edges.detach().float().cpu())
-        examples.append(len(batch["clean_ids"]))
+        examples.append(n_prompts(batch))
     if not sums:
         raise ValueError("no batches to attribute; a loader can be gone through again, an iterator cannot")
     return BatchScores(torch.stack(sums), torch.tensor(examples))

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
-from lightning_circuits.batch import Batch, repeated
+from lightning_circuits.batch import Batch, n_prompts, repeated
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.base import project
@@ -98,9 +98,9 @@ class ExactPatching:
         with self.layers.listen():
             self.full_logits = model.run(ids, mask, positions, writers=self.change, subtract=True, streams=self.streams)
         self.full_loss = objective(self.full_logits, batch, self.full_logits)
-        if self.full_loss.shape != positions.shape:
+        if self.full_loss.shape != (n := n_prompts(batch),):
             raise ValueError(
-                f"the objective gives a tensor of shape {tuple(self.full_loss.shape)} for {len(positions)} prompts: it "
+                f"the objective gives a tensor of shape {tuple(self.full_loss.shape)} for {n} prompts: it "
                 "has to be a loss for each prompt, not their mean"
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_circuits.batch import Batch
+from lightning_circuits.batch import Batch, prompts_alone
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.places import Places
 from lightning_circuits.scoring.descent import new_streams
@@ -16,12 +16,14 @@ def information_flow_scores(model: CircuitModel, batch: Batch) -> Tensor:
     """L1 proximity of writers to what readers read: ``[n_edges]``, means over a prompt's tokens, summed over prompts.
 
     At every token a reader's importances sum to 1 over its writers, unless none is near. Readers of one layer's
-    attention see the same stream and the same writers, and get the same scores.
+    attention see the same stream and the same writers, and get the same scores. Answers are not looked at: where they
+    have several tokens, the prompts alone are run.
 
     Args:
         model: the frozen model.
         batch: its ``clean_ids``, ``attention_mask`` and ``positions``, and ``spans`` for a layout in spans.
     """
+    batch = prompts_alone(batch)
     layout, mask = model.layout, batch["attention_mask"]
     writers, streams = model.new_stack(mask.shape), new_streams(model, *mask.shape)
     model.run(batch["clean_ids"], mask, batch["positions"], writers=writers, streams=streams)

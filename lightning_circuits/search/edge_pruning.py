@@ -125,7 +125,8 @@ class EdgePruning(CircuitSearch):
             skip_closed=self.gate.closed_for_good(progress),
             places=self.ablation.places(self.layout, batch),
         )
-        objective = self._mean(losses(self.objective, logits, batch, full_logits), batch_idx)
+        loss = losses(self.objective, logits, batch, full_logits)
+        objective = self._mean(loss, batch_idx)
         if not objective.isfinite():
             raise FloatingPointError(
                 f"the objective is {objective.item()} at step {self.global_step} (batch {batch_idx} of epoch "
@@ -136,9 +137,7 @@ class EdgePruning(CircuitSearch):
         report = {"objective": objective.detach(), **self.gate.report()}
         if penalty is not None:
             report["penalty"] = penalty.detach()
-        self.log_dict(
-            {f"train/{name}": value for name, value in report.items()}, prog_bar=True, batch_size=len(full_logits)
-        )
+        self.log_dict({f"train/{name}": value for name, value in report.items()}, prog_bar=True, batch_size=len(loss))
         return objective if penalty is None else objective + penalty
 
     def on_train_start(self) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from lightning_circuits.arguments import hash_of_numbers
-from lightning_circuits.batch import Batch
+from lightning_circuits.batch import NO_TOKEN, Batch
 from lightning_circuits.namespace import pl
 
 
@@ -85,20 +85,25 @@ def hash_of_prompts(batches: Iterable[Batch]) -> tuple[int, str]:
 
 
 def _prompts(batch: Batch) -> Iterator[bytes]:
-    """Each prompt of a batch as bytes, without padding."""
+    """Each prompt of a batch as bytes, without padding; with the rows that read on in its answers, if it has any."""
     values = {name: each.cpu().numpy() for name, each in sorted(batch.items()) if isinstance(each, torch.Tensor)}
     mask = values.pop("attention_mask").astype(bool)
     values.pop("groups", None)  # numbered as a loader meets them, which says nothing of a prompt
     values["positions"] = values["positions"] - mask.argmax(1)  # counted from the first token
+    said: list[str] = []
     for row, real in enumerate(mask):
-        said = []
+        if said and ("continues" not in values or values["continues"][row] == 0):
+            yield "\n".join(said).encode()
+            said = []
         for name, value in values.items():
             of_row = value[row]
             if value.shape[:2] == mask.shape and name not in ("answers", "distractors"):
                 of_row = of_row[real]
             elif name in ("answers", "distractors"):
-                of_row = of_row[of_row >= 0]
+                # Which candidates come by at a row, but not how many there are in other prompts.
+                of_row = np.trim_zeros(of_row - NO_TOKEN, "b") if "continues" in values else of_row[of_row >= 0]
             said.append(f"{name} {of_row.tolist()}")
+    if said:
         yield "\n".join(said).encode()
 
 

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_circuits.arguments import require_flags
-from lightning_circuits.batch import Batch, first_rows
+from lightning_circuits.batch import Batch, first_prompts, n_prompts
 from lightning_circuits.layout import KV
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import DType
@@ -179,9 +179,9 @@ class Attribution(CircuitSearch):
         """
         batch = self.circuit_model.receive(batch)
         more = [torch.zeros_like(sums, requires_grad=False) for sums in self._sums()]
-        rows = len(batch["clean_ids"])
+        rows = n_prompts(batch)
         if new := self._share.new_rows(int(self.rows) // self._share.replicas, rows):
-            edges, writers = self.attribute(first_rows(batch, new))
+            edges, writers = self.attribute(first_prompts(batch, new))
             more[0] += self.layout.check(edges.detach())
             if writers is not None:
                 more[1] += writers.detach()

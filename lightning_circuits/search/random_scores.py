@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.arguments import require_seed
-from lightning_circuits.batch import Batch
+from lightning_circuits.batch import Batch, n_prompts
 from lightning_circuits.layout import KV
 from lightning_circuits.models.loading import DType
 from lightning_circuits.search.base import METHODS, LanguageModel
@@ -43,7 +43,7 @@ class RandomScores(Attribution):
     def attribute(self, batch: Batch) -> tuple[Tensor, None]:
         generator = torch.Generator().manual_seed(self.seed)
         scores = torch.rand(self.layout.n_edges, generator=generator, dtype=torch.float64)
-        return scores.to(self.circuit_model.device) * len(batch["clean_ids"]), None
+        return scores.to(self.circuit_model.device) * n_prompts(batch), None
 
     def _describe_options(self) -> dict[str, Any]:
         return {key: said for key, said in super()._describe_options().items() if key not in ("ablation", "objective")}

@@ -16,7 +16,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.arguments import UNKNOWN
-from lightning_circuits.batch import Batch, SharedLoader, unshared
+from lightning_circuits.batch import Batch, SharedLoader, n_prompts, own_tokens, unshared
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.namespace import pl
@@ -74,9 +74,10 @@ def live_tokens(loader: Iterable[Batch], ablation: Ablation) -> dict[str, float]
         for batch in loader:
             names = ("", *batch.get("span_names", ()))
             spans = batch["spans"] if len(names) > 1 else torch.full_like(batch["clean_ids"], -1)
-            numbers = torch.bincount(spans[ablation.live(batch)] + 1, minlength=len(names))
+            live = ablation.live(batch) & own_tokens(batch)
+            numbers = torch.bincount(spans[live] + 1, minlength=len(names))
             found.update(dict(zip(names, numbers.tolist(), strict=True)))
-            prompts += len(spans)
+            prompts += n_prompts(batch)
     return {name: number / prompts for name, number in found.items()}
 
 

@@ -110,10 +110,20 @@ BAD_LINES = {
     # Token ids.
     json.dumps(record(answers=[10**6])): ["1000000 is the id of no token: this tokenizer's are from 0 to 227"],
     json.dumps(record(distractors=[-100])): ["-100 is the id of no token"],
-    json.dumps(record(distractors=[True])): ["each of distractors has to be a text or the id of a token, not True"],
-    json.dumps(record(answers=[7.0])): ["each of answers has to be a text or the id of a token, not 7.0"],
-    json.dumps(record(answers=[float("nan")])): ["each of answers has to be a text or the id of a token, not nan"],
-    json.dumps(record(answers=[[7]])): ["each of answers has to be a text or the id of a token, not [7]"],
+    json.dumps(record(distractors=[True])): [
+        "each of distractors has to be a text, the id of a token or a list of ids, not True"
+    ],
+    json.dumps(record(answers=[7.0])): [
+        "each of answers has to be a text, the id of a token or a list of ids, not 7.0"
+    ],
+    json.dumps(record(answers=[float("nan")])): [
+        "each of answers has to be a text, the id of a token or a list of ids, not nan"
+    ],
+    json.dumps(record(answers=[[]])): ["each of answers has to be a text, the id of a token or a list of ids, not []"],
+    json.dumps(record(answers=[[7, True]])): ["a list of ids, not [7, True]"],
+    json.dumps(record(answers=[[7, 10**6]])): ["1000000 is the id of no token"],
+    json.dumps(record(answers=[[7, 8]])): ["[7, 8] are 2 tokens. Answers may have several", "answer_tokens='any'"],
+    json.dumps(record(answers=[" Mary and"])): ["' Mary and' has to add exactly one token", "answer_tokens='any'"],
     json.dumps(record(answers=[None])): ["not None"],
     json.dumps(record(answers={"a": 7})): ["answers has to be a list"],
     json.dumps(record(answers=7)): ["answers has to be a list of at least one text or token id, not 7"],

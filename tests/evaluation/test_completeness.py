@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.ablation import ABLATIONS
-from lightning_circuits.batch import first_rows
+from lightning_circuits.batch import first_prompts
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation import completeness as module
@@ -157,7 +157,7 @@ def test_random_sets_are_even_over_all_subsets() -> None:
 def test_knockouts_are_those_of_the_oracle(model: CircuitModel, data: IOIDataModule, circuit: Circuit) -> None:
     """One head out of the circuit and out of the model: its output is the corrupt prompt's, everywhere."""
     node = circuit_parts(circuit, "nodes")[1]
-    batch = first_rows(next(iter(data.val_dataloader())), 2)
+    batch = first_prompts(next(iter(data.val_dataloader())), 2)
     [found] = measure_knockouts(model, [batch], circuit, [[node]], INTERCHANGE)
     names = model.layout.edge_names(range(model.layout.n_edges))
     of_model = {name: float(not name.startswith(f"{node}->")) for name in names}

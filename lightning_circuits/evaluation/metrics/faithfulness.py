@@ -39,7 +39,16 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_circuits.batch import Batch
 from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
 from lightning_circuits.evaluation.metrics.ratio import beside_the_model
-from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, correct, kl_divergence, logit_difference, values
+from lightning_circuits.measures import (
+    DEFAULT,
+    MEASURES,
+    AnyMeasure,
+    candidate_values,
+    correct,
+    kl,
+    logit_difference,
+    values,
+)
 
 RESOLUTION = 1e-4
 """Means of a measure this close count as equal: between two ways of computing one model in float32, that is rounding of
@@ -108,20 +117,21 @@ class CircuitFaithfulness(Metric):
             circuit_logits: ``[B, V]`` at the answer position, of the circuit.
             full_logits: the same of the full model.
             empty_logits: the same of the empty circuit under the same ablation.
-            batch: the prompts; ``answers`` and ``distractors``, token ids ``[B, K]`` padded with -100, and whatever
-                else the measure asks for.
+            batch: the prompts; ``answers`` and ``distractors``, token ids ``[B, K]`` padded with -100, ``continues`` of
+                answers of several tokens, and whatever else the measure asks for.
         """
-        answers, distractors = batch["answers"], batch["distractors"]
-        right, full_right = (correct(logits, answers, distractors) for logits in (circuit_logits, full_logits))
-        same_token = circuit_logits.argmax(-1) == full_logits.argmax(-1)
+        right, full_right = (correct(logits, batch) for logits in (circuit_logits, full_logits))
+        own = batch["continues"] == 0 if "continues" in batch else slice(None)
+        same_token = circuit_logits[own].argmax(-1) == full_logits[own].argmax(-1)
+        _, rivals = candidate_values(full_logits, batch["distractors"], batch)
         of_prompts = {
             "circuit": values(self.measure, circuit_logits, batch, full_logits),
             "full": values(self.measure, full_logits, batch, full_logits),
             "empty": values(self.measure, empty_logits, batch, full_logits),
-            "kl": kl_divergence(circuit_logits, full_logits),
+            "kl": kl(circuit_logits, batch, full_logits),
             "right": right,
             "full_right": full_right,
-            "agrees": torch.where((distractors >= 0).any(-1), right == full_right, same_token),
+            "agrees": torch.where(rivals.any(-1), right == full_right, same_token),
             "logit_difference": logit_difference(circuit_logits, batch),
         }
         for name in PER_PROMPT:
