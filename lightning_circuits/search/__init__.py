@@ -9,6 +9,7 @@ from lightning_circuits.search.eap_ig import EAPIG as EAPIG
 from lightning_circuits.search.eap_ig_activations import EAPIGActivations as EAPIGActivations
 from lightning_circuits.search.edge_pruning import EdgePruning as EdgePruning
 from lightning_circuits.search.information_flow import InformationFlowRoutes as InformationFlowRoutes
+from lightning_circuits.search.node_pruning import NodePruning as NodePruning
 from lightning_circuits.search.one_pass import Attribution as Attribution
 from lightning_circuits.search.plug_in import from_lightning_module as from_lightning_module
 from lightning_circuits.search.random_scores import RandomScores as RandomScores

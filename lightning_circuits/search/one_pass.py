@@ -39,12 +39,13 @@ from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import DType
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import AnyObjective
-from lightning_circuits.search.base import CircuitSearch, LanguageModel
+from lightning_circuits.search.base import LanguageModel
 from lightning_circuits.search.record import count_faults
-from lightning_circuits.search.splits import Share, Training, share_of
+from lightning_circuits.search.splits import Share, share_of
+from lightning_circuits.search.without_training import WithoutTraining
 
 
-class Attribution(CircuitSearch):
+class Attribution(WithoutTraining):
     """One pass over the training prompts; subclasses say `attribute`.
 
     `Trainer.fit` ends by itself after the pass, whatever its ``max_steps`` and ``max_epochs``; to take fewer prompts
@@ -211,24 +212,6 @@ class Attribution(CircuitSearch):
         if not hasattr(self, "circuit_model"):
             raise ValueError(f"{type(self).__name__} has no language model: only as a warm start it may be left out")
         super().setup(stage)
-        if "mixed" in str(self.trainer.precision):
-            raise ValueError(
-                f"precision={self.trainer.precision!r} rounds and scales gradients behind a method's back: give the "
-                f"language model a dtype instead, {type(self).__name__}(dtype=...)"
-            )
-
-    @property
-    def trainer(self) -> pl.Trainer:
-        return super().trainer
-
-    @trainer.setter
-    def trainer(self, trainer: pl.Trainer | None) -> None:
-        # The first that a module sees of its Trainer, which is about to warn whoever gave no max_epochs of a thousand.
-        if trainer is not None and trainer.state.fn == "fit":
-            loop = trainer.fit_loop
-            self._limits = loop.min_epochs, loop.max_epochs, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps
-            loop.max_epochs = 1 if loop.max_epochs is None else loop.max_epochs
-        pl.LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -240,14 +223,6 @@ class Attribution(CircuitSearch):
         super().on_fit_start()
         if self.trainer.ckpt_path is None:
             self._forget()
-        # One pass: scores are means over prompts, each counted once. The Trainer may be used again for something else.
-        loop = self.trainer.fit_loop
-        loop.min_epochs, loop.max_epochs = 0, 1
-        loop.epoch_loop.min_steps, loop.epoch_loop.max_steps = None, -1
-
-    def on_fit_end(self) -> None:
-        loop = self.trainer.fit_loop
-        loop.min_epochs, loop.max_epochs, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps = self._limits
 
     def on_train_start(self) -> None:
         loader = self.trainer.train_dataloader
@@ -259,11 +234,6 @@ class Attribution(CircuitSearch):
                 "resume with a loader that has state_dict() and load_state_dict() (those of "
                 "lightning_circuits.datamodules have them)"
             )
-
-    def _run_settings(self, training: Training) -> dict[str, Any]:
-        # Of the others nothing depends on them: one pass, one prompt after the other, in full precision.
-        apply = ("processes", "batch_size", "order_seed", "limit_train_batches", "overfit_batches")
-        return {name: value for name, value in super()._run_settings(training).items() if name in apply}
 
     def _faults(self, checkpoint: dict[str, Any]) -> list[str]:
         state, least = checkpoint.get("state_dict"), 1 if checkpoint.get("global_step") else 0

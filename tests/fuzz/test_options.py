@@ -18,7 +18,7 @@ from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.gates import GATES, SizeRange, TargetSparsity
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.objectives import OBJECTIVES
-from lightning_circuits.search import METHODS, InformationFlowRoutes, RandomScores
+from lightning_circuits.search import METHODS, InformationFlowRoutes, NodePruning, RandomScores
 from tests.support.mutations import NESTED, NUMBERS, WORDS, read_or_refused
 
 VALUES = st.sampled_from(
@@ -39,17 +39,21 @@ MODEL = load_model("tiny-ioi")
 NEEDED: dict[str, Any] = {"CircuitProbe": {"data": IOIDataModule("tiny-ioi", n_train=2, n_val=2, n_test=2)}}
 REGISTERED = [registry[name] for registry in (GATES, ABLATIONS, OBJECTIVES) for name in registry]
 CLASSES = [*REGISTERED, *(getattr(callbacks, name) for name in callbacks.__all__), SizeRange, TargetSparsity]
-SETTLED = (InformationFlowRoutes, RandomScores)
-"""Searches that take fewer options than their base classes."""
+SETTLED = {
+    InformationFlowRoutes: {"ablation", "objective", "absolute"},
+    NodePruning: {"objective", "spans"},
+    RandomScores: {"ablation", "objective", "absolute"},
+}
+"""Searches that take fewer options than their base classes, and which they leave out."""
 SEARCHES = [METHODS[name] for name in METHODS if name != "SavedCircuit"]
 
 
 def parameters(kind: type) -> list[str]:
     """The names of all that a class is made with, of its base classes' too."""
-    every = (inspect.signature(cls).parameters.values() for cls in kind.__mro__[:3] if "__init__" in vars(cls))
+    every = (inspect.signature(cls).parameters.values() for cls in kind.__mro__[:4] if "__init__" in vars(cls))
     kinds = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    settled = {"ablation", "objective", "absolute"} if kind in SETTLED else set()
-    return sorted({one.name for several in every for one in several if one.kind in kinds} - {"self", "model"} - settled)
+    settled = {"self", "model", *SETTLED.get(kind, ())}
+    return sorted({one.name for several in every for one in several if one.kind in kinds} - settled)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CLASSES if parameters(kind)])

@@ -1,0 +1,108 @@
+"""Nodes removed from the model: every edge that leaves them is cut.
+
+What a node writes is then its reference wherever it is read. So all readers of a layer still see one stream, and there
+is no product of gates and writers: a plain forward does, in which a removed head or MLP is not run and its reference
+added in its place. It equals exact ablation (`evaluation.exact`) of the circuit without the edges that leave the nodes,
+for a fraction of its cost.
+
+Removing one more node changes nothing below its layer. The streams that enter the layers are kept, and a set of nodes
+is run from the lowest layer up in which it differs from the one that was settled on:
+
+    >>> run = NodeAblation(model, batch, ablation)                                     # doctest: +SKIP
+    >>> logits = run.logits(removed)        # runs the layers from the lowest of them up    # doctest: +SKIP
+    >>> run.settle()                        # they stay removed: the next are run from there    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_circuits.ablation import Ablation
+from lightning_circuits.batch import Batch
+from lightning_circuits.models import CircuitModel
+from lightning_circuits.models.base import project
+
+
+class NodeAblation:
+    """A batch of prompts on which nodes can be removed, one set of them after the other.
+
+    It holds the reference of every writer at every token, ``[n_writers, B, T, d]``.
+
+    Args:
+        model: the frozen model, of edges without spans.
+        batch: on the model's device.
+        ablation: what is in the place of what a removed node writes; a mean ablation already fitted.
+
+    Attributes:
+        full_logits: ``[B, V]``, of the stock model on the clean prompts.
+        removed: bool ``[n_writers]``, the set that was settled on; at first, none.
+
+    Raises:
+        ValueError: the model's edges are told apart by spans.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: CircuitModel, batch: Batch, ablation: Ablation) -> None:
+        model.layout.require_plain("the removal of nodes")
+        self.model, self.batch = model, batch
+        self.context = model.context(batch["attention_mask"])
+        self.full_logits, corrupt = model.run_pair(batch)
+        self.reference = ablation.reference(batch, corrupt)
+        stream, positions = model.embed(batch["clean_ids"]), model.position_embedding(self.context)
+        self.removed = torch.zeros(model.layout.n_writers, dtype=torch.bool)
+        self._streams = [stream if positions is None else stream + positions]  # one into each layer, and the last
+        self._tried = self.removed, self._above(0, self.removed)
+        self.settle()
+
+    @torch.no_grad()
+    def logits(self, removed: Tensor) -> Tensor:
+        """``[B, V]``: what the model puts out without some nodes.
+
+        Args:
+            removed: bool ``[n_writers]``, on the CPU; the input stays.
+
+        Raises:
+            ValueError: the input is among them: there would be nothing that the model reads.
+        """
+        if removed[0]:
+            raise ValueError("the input cannot be removed: without it the model reads no prompt")
+        changed = (removed != self.removed).nonzero()[:, 0].tolist()
+        first = (changed[0] - 1) // (self.model.layout.n_heads + 1) if changed else self.model.layout.n_layers
+        streams = self._above(first, removed)
+        self._tried = removed.clone(), streams
+        positions = self.batch["positions"]
+        return self.model.unembed(streams[-1][torch.arange(len(positions), device=positions.device), positions])
+
+    def settle(self) -> None:
+        """Keep the nodes removed that were so in the last run: others are run from there."""
+        self.removed, self._streams = self._tried
+
+    def _above(self, first: int, removed: Tensor) -> list[Tensor]:
+        """The streams ``[B, T, d]`` into each layer and out of the last, those above ``first`` run anew."""
+        streams = self._streams[: first + 1]
+        for layer in range(first, self.model.layout.n_layers):
+            streams.append(self._layer(layer, streams[-1], removed))
+        return streams
+
+    def _layer(self, layer: int, stream: Tensor, removed: Tensor) -> Tensor:
+        """``[B, T, d]`` into a layer to ``[B, T, d]`` out of it."""
+        model = self.model
+        heads, mlp = model.layout.own_writers(layer)
+        gone, bias = removed[heads], model.output_bias(layer)
+        written = self.reference[heads][gone].sum(0)
+        if not gone.all():
+            written += self._heads(layer, stream, ~gone)
+        stream = stream + written if bias is None else stream + written + bias
+        return stream + (self.reference[mlp] if removed[mlp] else model.mlp(layer, stream))
+
+    def _heads(self, layer: int, stream: Tensor, kept: Tensor) -> Tensor:
+        """``[B, T, d]``: what those heads of a layer write that are kept, bool ``[n_heads]``."""
+        model, x = self.model, self.model.attention_norm(layer)(stream)
+        q, k, v = (
+            projected if bias is None else projected + bias[:, None, None]
+            for weight, bias in model.projections(layer)
+            for projected in [project(x.expand(len(weight), *x.shape), weight)]
+        )
+        z = model.mix(layer, q, k, v, self.context)
+        return torch.einsum("hbtk,hkd->btd", z[kept], model.output_weight(layer)[kept])
