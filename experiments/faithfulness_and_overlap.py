@@ -262,17 +262,16 @@ def best(scored: Circuit, share: float) -> Circuit:
 
 
 def crossed(run: Run, method: str, tasks: Sequence[Task]) -> Transfer:
-    """The circuits of a method on each other's tasks."""
+    """The circuits of a method on each other's tasks: a stage for the prompts of each."""
+    circuits = {task.name: task.circuit(method) for task in tasks}
 
-    def found() -> Any:
-        circuits = {task.name: task.circuit(method) for task in tasks}
-        data = {task.name: task.test for task in tasks}
-        return transfer(tasks[0].model, circuits, data, [INTERCHANGE], "test").to_dict()
+    def on(task: Task) -> Any:
+        return transfer(task.model, circuits, {task.name: task.test}, [INTERCHANGE], "test").to_dict()
 
-    kept = run.data(f"transfer-{method}", found)
-    rows = [from_json(TransferRow, row) for row in kept["rows"]]
-    shared = [SharedPart(each["a"], each["b"], from_json(Overlap, each)) for each in kept["shared"]]
-    return Transfer(kept["circuits"], kept["data"], kept["ablations"], rows, shared)
+    kept = [run.data(f"transfer-{method}-{task.name}", partial(on, task)) for task in tasks]
+    rows = [from_json(TransferRow, row) for of_task in kept for row in of_task["rows"]]
+    shared = [SharedPart(each["a"], each["b"], from_json(Overlap, each)) for each in kept[0]["shared"]]
+    return Transfer(list(circuits), list(circuits), kept[0]["ablations"], rows, shared)
 
 
 def report(run: Run, args: argparse.Namespace, tasks: dict[Task, list[str]], aside: Sequence[Task]) -> None:

@@ -158,9 +158,9 @@ def write_page(page: Path, folder: Path, tables: Mapping[str, str]) -> None:
     def table(at: re.Match[str]) -> str:
         if at[2] not in tables:
             raise ValueError(f"{page} asks for the table {at[2]!r}; the run has {', '.join(map(repr, tables))}")
-        return f"{at[1]}{tables[at[2]].strip()}{at[3]}"
+        return f"{at[1]}\n\n{tables[at[2]].strip()}\n\n{at[3]}"
 
-    marked = r"(<!-- table: (.+?) -->\n\n).*?(\n\n<!-- end of table -->)"
+    marked = r"(<!-- table: (.+?) -->).*?(<!-- end of table -->)"
     text = re.sub(marked, table, page.read_text(), flags=re.DOTALL)
     page.write_text(text)
     for name in re.findall(r"\(([\w-]+\.png)\)", text):

@@ -1,0 +1,70 @@
+"""A page of docs/papers: an experiment puts its tables and figures where the page asks for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+PAGE = """# A paper
+
+<!-- table: Empty -->
+
+<!-- end of table -->
+
+words
+
+<!-- table: Full -->
+
+| a |
+|---|
+| 1 |
+
+measured then
+
+<!-- end of table -->
+
+![a curve](curve.png), ![elsewhere](../elsewhere.png)
+"""
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    import stages
+
+    return stages
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "curve.png").write_bytes(b"picture")
+    path = tmp_path / "docs" / "page.md"
+    path.write_text(PAGE)
+    return path
+
+
+def test_each_table_stands_between_its_own_markers_however_often_it_is_written(
+    stages: ModuleType, page: Path, tmp_path: Path
+) -> None:
+    tables = {
+        "Empty": "| e |\n|---|\n| 2 |\n\nmeasured now",
+        "Full": "| f |\n|---|\n| \\1 |\n",
+        "Not asked for": "none",
+    }
+    for _ in range(2):
+        stages.write_page(page, tmp_path, tables)
+        text = page.read_text()
+        assert "<!-- table: Empty -->\n\n| e |\n|---|\n| 2 |\n\nmeasured now\n\n<!-- end of table -->\n\nwords" in text
+        assert "<!-- table: Full -->\n\n| f |\n|---|\n| \\1 |\n\n<!-- end of table -->\n\n![a curve]" in text
+        assert "measured then" not in text and "none" not in text
+    assert (page.parent / "curve.png").read_bytes() == b"picture"
+
+
+def test_a_table_that_the_run_does_not_have_is_named(stages: ModuleType, page: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"asks for the table 'Full'; the run has 'Empty'"):
+        stages.write_page(page, tmp_path, {"Empty": "| e |"})
+    assert page.read_text() == PAGE
