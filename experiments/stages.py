@@ -64,7 +64,7 @@ def options(description: str | None, quick: Mapping[str, Any], **defaults: Any) 
     if args.quick:
         if args.write:
             parser.error("figures of --quick mean nothing: not to be written into the docs")
-        parser.set_defaults(model=QUICK_MODEL, output=Path(f"{output}-quick"), **quick)
+        parser.set_defaults(**{"model": QUICK_MODEL, "output": Path(f"{output}-quick"), **quick})
         args = parser.parse_args()
     torch.set_num_threads(args.threads)
     return args
