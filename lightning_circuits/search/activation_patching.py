@@ -24,7 +24,8 @@ from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.batch import Batch
 from lightning_circuits.namespace import pl
 from lightning_circuits.scoring.exact_patching import ExactPatching, chunks
-from lightning_circuits.search.base import METHODS, LanguageModel
+from lightning_circuits.search.base import METHODS
+from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.search.record import count_faults
 

@@ -14,7 +14,8 @@ from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.batch import Batch
 from lightning_circuits.scoring.gradients import gradient_scores
 from lightning_circuits.scoring.paths import Rule, integral
-from lightning_circuits.search.base import METHODS, LanguageModel
+from lightning_circuits.search.base import METHODS
+from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.one_pass import Attribution
 
 

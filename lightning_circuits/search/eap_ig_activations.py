@@ -13,7 +13,8 @@ from torch import Tensor
 from lightning_circuits.arguments import require_flags, require_whole_numbers
 from lightning_circuits.batch import Batch
 from lightning_circuits.scoring.one_component import one_component_scores
-from lightning_circuits.search.base import METHODS, LanguageModel
+from lightning_circuits.search.base import METHODS
+from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.one_pass import Attribution
 
 

@@ -27,7 +27,8 @@ from lightning_circuits.batch import Batch
 from lightning_circuits.gates import GATES, Gate
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.objectives import losses
-from lightning_circuits.search.base import METHODS, CircuitSearch, LanguageModel
+from lightning_circuits.search.base import METHODS, CircuitSearch
+from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.search.record import adam_faults, count_faults
 from lightning_circuits.search.splits import Share, share_of, whole_split

@@ -19,7 +19,8 @@ from lightning_circuits.batch import Batch
 from lightning_circuits.layout import KV
 from lightning_circuits.models.loading import DType
 from lightning_circuits.scoring.information_flow import information_flow_scores
-from lightning_circuits.search.base import METHODS, LanguageModel
+from lightning_circuits.search.base import METHODS
+from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.one_pass import Attribution
 
 

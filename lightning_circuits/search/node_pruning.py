@@ -43,7 +43,8 @@ from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, measure_n
 from lightning_circuits.models.loading import DType
 from lightning_circuits.nodes import reader_nodes
 from lightning_circuits.scoring.node_ablation import NodeAblation
-from lightning_circuits.search.base import METHODS, LanguageModel
+from lightning_circuits.search.base import METHODS
+from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.identity import undisturbed
 from lightning_circuits.search.record import count_faults
 from lightning_circuits.search.splits import whole_split

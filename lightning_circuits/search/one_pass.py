@@ -39,7 +39,7 @@ from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import DType
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import AnyObjective
-from lightning_circuits.search.base import LanguageModel
+from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.record import count_faults
 from lightning_circuits.search.splits import Share, share_of
 from lightning_circuits.search.without_training import WithoutTraining

@@ -11,7 +11,8 @@ from lightning_circuits.arguments import require_seed
 from lightning_circuits.batch import Batch, n_prompts
 from lightning_circuits.layout import KV
 from lightning_circuits.models.loading import DType
-from lightning_circuits.search.base import METHODS, LanguageModel
+from lightning_circuits.search.base import METHODS
+from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.one_pass import Attribution
 
 

@@ -17,7 +17,8 @@ from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit, scores_are
 from lightning_circuits.layout import KV
 from lightning_circuits.models.loading import DType
-from lightning_circuits.search.base import METHODS, CircuitSearch, LanguageModel
+from lightning_circuits.search.base import METHODS, CircuitSearch
+from lightning_circuits.search.frozen_model import LanguageModel
 
 
 @METHODS.register

@@ -126,10 +126,9 @@ class Training:
             batch_size, seed = (getattr(loader, name, UNKNOWN) for name in ("batch_size", "seed"))
             return cls(prompts, batch_size, seed, goes_on=hasattr(loader, "load_state_dict"))
 
-    def describe(self, trainer: pl.Trainer, layout: Layout, live_tokens: dict[str, float]) -> dict[str, Any]:
-        """What a search says, after the run too, of what the Trainer had it find edges of this layout on."""
-        of_spans = describe_spans(layout, live_tokens, trainer)
-        return {"prompts": self.prompts, "data": describe_data(trainer), **of_spans}
+    def describe(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """What a search says, after the run too, of what the Trainer had it trained on."""
+        return {"prompts": self.prompts, "data": describe_data(trainer)}
 
 
 def describe_data(trainer: pl.Trainer) -> dict[str, Any] | None:

@@ -12,8 +12,7 @@ from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.datamodules import IOIDataModule, PairDataModule, PromptPairDataModule
 from lightning_circuits.gates import GATES, SPARSITIES, SizeRange
 from lightning_circuits.objectives import OBJECTIVES
-from lightning_circuits.search import CircuitSearch
-from lightning_circuits.search import base as search_base
+from lightning_circuits.search import CircuitSearch, frozen_model
 
 WRONG = [object(), ["zero"], {"a": 1}, "no such thing", 3.5, -7]
 """For each argument some of these are wrong. Left out below are those that fit, or are merely out of range."""
@@ -51,7 +50,7 @@ def test_a_wrong_type_is_an_error_that_names_the_argument(cls: type, monkeypatch
     def load(*args: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(search_base, "load_model", load)
+    monkeypatch.setattr(frozen_model, "load_model", load)
     needed = {"model": MODEL} if issubclass(cls, CircuitSearch) else {}
     needed |= {"path": "circuit.json"} if cls is SavedCircuit else {}
     needed |= {"tokenizer": MODEL} if issubclass(cls, PairDataModule) else {}

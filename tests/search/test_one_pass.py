@@ -330,7 +330,7 @@ def test_attribute_then_learn_in_a_config(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("sys.argv", ["lightning-circuits"])
     loaded: list[str] = []
     monkeypatch.setattr(
-        "lightning_circuits.search.base.load_model", lambda *args: loaded.append(args[0]) or load_model(*args)
+        "lightning_circuits.search.frozen_model.load_model", lambda *args: loaded.append(args[0]) or load_model(*args)
     )
     (tmp_path / "warm.yaml").write_text(
         "model:\n  class_path: EdgePruning\n  init_args:\n    model: tiny-ioi\n    warm_start:\n"
