@@ -281,6 +281,36 @@ class PromptSource:
         return self.describe()
 
 
+class TextBatch(TypedDict):
+    """B lines of ordinary text, padded on the right to T tokens.
+
+    ``input_ids``, ``attention_mask``: int64 ``[B, T]``.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+class TextSource:
+    """Where ordinary text comes from, for whoever asks a model to go on speaking: `datamodules.TextLines` is one."""
+
+    def describe(self) -> dict[str, Any]:
+        """What the text is, in plain JSON values."""
+        raise NotImplementedError
+
+    def batch(self, number: int) -> TextBatch:
+        """Lines to train on, without end: the same for a number, every time."""
+        raise NotImplementedError
+
+    def held_out(self, split: str) -> Iterable[TextBatch]:
+        """The lines of ``val`` or ``test``, each once."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """How records tell it from another (see `arguments.as_data`)."""
+        return self.describe()
+
+
 @runtime_checkable
 class SharedLoader(Protocol):
     """A loader that shares its prompts out among processes by itself, as `datamodules.PairLoader` does for training.

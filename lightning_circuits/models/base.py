@@ -129,6 +129,14 @@ class CircuitModel:
         )[0]
         return self.head(hidden[torch.arange(len(hidden), device=hidden.device), positions])
 
+    def token_logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The same at every token, ``[B, T, V]``."""
+        positions = position_ids(attention_mask)
+        hidden = self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
+        )
+        return self.head(hidden[0])
+
     def head(self, x: Tensor) -> Tensor:
         """``[..., d]``, normed, to logits ``[..., V]``."""
         return self.model.lm_head(x)

@@ -63,6 +63,7 @@ HOUSE = {
     "selection": Room(3, {"layout"}),
     "scoring": Room(4, {"layout"}),
     "evaluation": Room(4, {"layout"}),
+    "weights": Room(4),
     "search": Room(5, {"layout", "namespace"}),
     "drawing": Room(5, {"layout"}),
     "callbacks": Room(6, {"layout", "namespace", "wandb"}),

@@ -1,0 +1,145 @@
+"""Weight pruning as a search: what it leaves of the model, what it keeps, how it goes on, what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_circuits.batch import TextBatch, TextSource
+from lightning_circuits.datamodules import IOIDataModule
+from lightning_circuits.models.loading import load_model
+from lightning_circuits.namespace import pl
+from lightning_circuits.search.identity import WeightsHash
+from lightning_circuits.search.weight_pruning import WeightPruning
+from lightning_circuits.weights.judging import judge
+from tests.support.training import quiet_trainer
+
+
+class Babble(TextSource):
+    """Random tokens, in sentences of eight."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def describe(self) -> dict[str, Any]:
+        return {"text": "babble", "seed": self.seed}
+
+    def batch(self, number: int) -> TextBatch:
+        generator = torch.Generator().manual_seed(self.seed * 1000 + number)
+        ids = torch.randint(5, 220, (3, 8), generator=generator)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def held_out(self, split: str) -> list[TextBatch]:
+        return [self.batch(999)]
+
+
+def data(**options: Any) -> IOIDataModule:
+    return IOIDataModule("tiny-ioi", **{"n_train": 24, "n_val": 16, "n_test": 8, "batch_size": 8, **options})
+
+
+def search(**options: Any) -> WeightPruning:
+    return WeightPruning("tiny-ioi", Babble(), **options)
+
+
+def fitted(steps: int = 4, callbacks: Any = (), resume: Path | None = None, **options: Any) -> WeightPruning:
+    found = search(**options)
+    trainer = quiet_trainer(*callbacks, max_steps=steps, max_epochs=-1, enable_checkpointing=bool(callbacks))
+    trainer.fit(found, data(), ckpt_path=resume)
+    return found
+
+
+def test_the_model_is_what_it_was_and_the_circuit_as_dense_as_asked() -> None:
+    before = WeightsHash()(load_model("tiny-ioi"))
+    found = fitted(density=0.3)
+    assert WeightsHash()(found.model) == before
+    assert not any(parameter.requires_grad for parameter in found.model.parameters())
+    circuit = found.circuit()
+    assert circuit.n_weights == round(0.3 * found.space.n_weights)
+    assert found.circuit(0.1).n_weights == round(0.1 * found.space.n_weights)
+    nested = zip(circuit.masks(), found.circuit(0.1).masks(), strict=True)
+    assert all(bool((small & ~large).sum() == 0) for (_, large), (_, small) in nested)
+    said = circuit.metadata
+    assert (said["method"], said["density"], said["step"]) == ("WeightPruning", 0.3, 4)
+    assert said["text"]["text"] == "babble" and said["weights_hash"] == before
+
+
+@pytest.mark.slow
+def test_training_keeps_what_it_is_asked_for() -> None:
+    """Better than where it begins, on held-out prompts and on text, and much better than largest or random weights."""
+    found = search(density=0.4)
+    module = data(n_train=64, n_val=64, batch_size=16)
+    quiet_trainer(max_steps=1).fit(found, module)
+    untrained = found.circuit()
+    found = search(density=0.4)
+    quiet_trainer(max_steps=60, max_epochs=-1).fit(found, module)
+    circuit = found.circuit()
+    others = {"untrained": untrained, "random": circuit.random(0), "magnitude": circuit.magnitude(found.circuit_model)}
+    rows = judge(
+        found.circuit_model, {"trained": circuit, **others}, module.val_dataloader(), found.text.held_out("val")
+    )
+    by = {row.circuit: row for row in rows}
+    assert by["trained"].answer_nll < min(by[name].answer_nll for name in others)
+    assert abs(by["trained"].text_nll - by["full"].text_nll) < abs(by["random"].text_nll - by["full"].text_nll)
+
+
+def test_two_runs_are_the_same() -> None:
+    assert fitted(seed=1).circuit() == fitted(seed=1).circuit()
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_logits(tmp_path: Path) -> None:
+    def keep() -> list[pl.Callback]:
+        return [pl.callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1)]
+
+    whole = fitted(6, keep())
+    resumed = fitted(6, keep(), resume=tmp_path / "step=2.ckpt")
+    assert all(torch.equal(a, b) for a, b in zip(whole.logits.parameters(), resumed.logits.parameters(), strict=True))
+    size = (tmp_path / "step=2.ckpt").stat().st_size
+    assert size < 2 * whole.space.n_weights + 100_000  # two bytes a logit, and none of the model
+
+
+def test_a_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:
+    fitted(2, [pl.callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2)])
+    with pytest.raises(ValueError, match=r"it is of another model or search: density 0\.5 there, 0\.4 here"):
+        fitted(4, resume=tmp_path / "step=2.ckpt", density=0.4)
+    with pytest.raises(ValueError, match="it is of another model or search: "):
+        fitted(4, resume=tmp_path / "step=2.ckpt", kinds=["mlp"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"density": 0.0}, ValueError, "density is 0.0: the share of the weights to keep lies between 0 and 1"),
+        ({"density": 1.0}, ValueError, "density is 1.0"),
+        ({"density": "half"}, TypeError, "density"),
+        ({"lr": 0}, ValueError, "lr has to be positive"),
+        ({"text_weight": -1}, ValueError, "text_weight has to be positive"),
+        ({"text": None}, ValueError, "ordinary text is missing"),
+        (
+            {"text": ["a line"]},
+            TypeError,
+            r"text takes a source of text, such as TextLines\(tokenizer\), got \['a line'\]",
+        ),
+        ({"kinds": ["head"]}, ValueError, "kinds is a list of some of attention, mlp, norm"),
+        ({"layers": [7]}, ValueError, "layers has 7"),
+        ({"objective": "nothing"}, ValueError, "nothing"),
+    ],
+)
+def test_what_cannot_be_searched(options: dict[str, Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        WeightPruning("tiny-ioi", **{"text": Babble(), **options})
+
+
+def test_a_density_of_a_circuit_lies_above_0() -> None:
+    with pytest.raises(ValueError, match=r"density is 1\.5"):
+        search().circuit(1.5)
+
+
+def test_a_loss_that_is_no_number_stops_the_run() -> None:
+    def broken(logits: torch.Tensor, batch: Any, full_logits: torch.Tensor) -> torch.Tensor:
+        return logits[:, 0] * torch.nan
+
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 0"):
+        fitted(2, objective=broken)

@@ -1,0 +1,105 @@
+"""Weights kept above a threshold: the model's outputs, and the gradient that logits get, written out another way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_circuits.models import CircuitModel, wrap
+from lightning_circuits.search.identity import WeightsHash
+from lightning_circuits.weights.space import WeightSpace
+from lightning_circuits.weights.start import input_sizes, start_logits
+from lightning_circuits.weights.straight_through import threshold_of, with_kept
+from lightning_circuits.weights.weight_circuit import WeightCircuit
+from tests.support.oracle import FAMILIES, VOCABULARY, tiny_model
+
+IDS = torch.randint(0, VOCABULARY, (3, 6), generator=torch.Generator().manual_seed(1))
+MASK = torch.ones_like(IDS)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: Any) -> CircuitModel:
+    return wrap(tiny_model(request.param, torch.float64))
+
+
+def drawn(space: WeightSpace) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return {tensor.name: torch.randn(tensor.shape, generator=generator) for tensor in space.tensors}
+
+
+def test_the_model_is_that_of_the_circuit(model: CircuitModel) -> None:
+    space, before = WeightSpace.of(model), WeightsHash()(model.model)
+    logits = drawn(space)
+    circuit = WeightCircuit.of(space, {name: each >= 0.1 for name, each in logits.items()})
+    found = with_kept(model.model, logits, 0.1, lambda: model.token_logits(IDS, MASK))
+    assert WeightsHash()(model.model) == before
+    with circuit.applied(model):
+        expected = model.model(input_ids=IDS, attention_mask=MASK, use_cache=False).logits
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-8)
+
+
+def test_the_gradient_is_the_weight_times_that_of_the_kept_weight(model: CircuitModel) -> None:
+    space = WeightSpace.of(model)
+    logits = {name: each.requires_grad_() for name, each in drawn(space).items()}
+    loss = with_kept(model.model, logits, 0.0, lambda: model.token_logits(IDS, MASK).square().mean())
+    found = dict(zip(logits, torch.autograd.grad(loss, list(logits.values())), strict=True))
+
+    # The same by PyTorch itself, at the weights of the circuit; then times the weight that the model has.
+    own = {name: each.detach().clone() for name, each in space.parameters(model.model).items()}
+    circuit = WeightCircuit.of(space, {name: each.detach() >= 0 for name, each in logits.items()})
+    with circuit.applied(model):
+        parameters = space.parameters(model.model)
+        for parameter in parameters.values():
+            parameter.requires_grad_()
+        outputs = model.model(input_ids=IDS, attention_mask=MASK, use_cache=False).logits
+        gradients = torch.autograd.grad(outputs.square().mean(), list(parameters.values()))
+        for parameter in parameters.values():
+            parameter.requires_grad_(False)
+    for name, gradient in zip(parameters, gradients, strict=True):
+        torch.testing.assert_close(found[name], (gradient * own[name]).float(), atol=1e-9, rtol=1e-5)
+
+
+@pytest.mark.parametrize("density", [0.05, 0.35, 0.5, 0.9])
+def test_the_threshold_leaves_the_share_asked_for(density: float) -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = {"a": torch.randn(3_000_000, generator=generator), "b": 2 + torch.randn(1000, 10, generator=generator)}
+    found = threshold_of(logits, density, torch.Generator().manual_seed(5))
+    kept = sum(int((each >= found).sum()) for each in logits.values()) / 3_010_000
+    assert kept == pytest.approx(density, abs=0.002)
+    few = {"a": torch.arange(20.0)}
+    assert int((few["a"] >= threshold_of(few, 0.25, generator)).sum()) in (5, 6)
+
+
+def test_the_start_keeps_of_every_output_what_puts_out_most(model: CircuitModel) -> None:
+    space, density = WeightSpace.of(model), 0.5
+    sizes = input_sizes(model, space, lambda: model.token_logits(IDS, MASK))
+    logits = start_logits(model, space, sizes, density)
+    parameters, seen = space.parameters(model.model), {}
+
+    def note(name: str) -> Any:
+        def look(module: Any, args: Any, output: Any) -> None:
+            seen[name] = args[0].flatten(0, -2)
+
+        return look
+
+    modules = dict(model.model.named_modules())
+    hooks = [modules[name.rpartition(".")[0]].register_forward_hook(note(name)) for name in sizes]
+    model.model(input_ids=IDS, attention_mask=MASK, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    for tensor in space.tensors:
+        chosen = logits[tensor.name] > 0
+        if len(tensor.shape) == 1:
+            assert chosen.all()
+            continue
+        module = modules[tensor.name.rpartition(".")[0]]
+        matrix = parameters[tensor.name].data
+        by_output = matrix.T if type(module).__name__ == "Conv1D" else matrix  # [out, in]
+        mask = chosen.T if type(module).__name__ == "Conv1D" else chosen
+        for weights, kept in zip(by_output, mask, strict=True):
+            # What an input puts out by itself, over all tokens: the norm of w x.
+            worth = [float((w * x).norm()) for w, x in zip(weights, seen[tensor.name].T, strict=True)]
+            best = sorted(range(len(worth)), key=worth.__getitem__)[-int(kept.sum()) :]
+            assert int(kept.sum()) == len(worth) // 2 and set(kept.nonzero()[:, 0].tolist()) == set(best)
