@@ -12,6 +12,7 @@ from lightning_circuits.datamodules.reading import read_pairs
 from lightning_circuits.datamodules.sequence import SequenceDataModule
 from lightning_circuits.datamodules.subject_verb_agreement import SubjectVerbAgreementDataModule
 from lightning_circuits.datamodules.tasks import TaskDataModule
+from lightning_circuits.datamodules.text import TextLines
 from lightning_circuits.datamodules.tokenising import PromptPair
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "SequenceDataModule",
     "SubjectVerbAgreementDataModule",
     "TaskDataModule",
+    "TextLines",
     "read_pairs",
 ]

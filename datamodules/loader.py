@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,8 +16,11 @@ from lightning_circuits.datamodules.tokenising import TokenPair
 
 PaddingSide = Literal["right", "left"]
 
+Row = TypeVar("Row")
+OfRows = TypeVar("OfRows")
 
-class PairLoader:
+
+class OrderedLoader(ABC, Generic[Row, OfRows]):
     """Batches of one split, shuffled by (seed, epoch) alone; a run killed inside an epoch can go on where it was.
 
     Lightning takes any iterable for a loader, and this is deliberately not a `torch.utils.data.DataLoader`, which draws
@@ -29,17 +33,109 @@ class PairLoader:
       the same pairs as one process with a batch `replicas` times as large. All get equally many; where the split does
       not divide evenly, the order's first rows are used once more.
 
+    A subclass says what batches are made of rows.
+
+    Args:
+        rows: the split.
+        batch_size: rows per batch (the last one of an epoch may be smaller).
+        seed: of the order; None keeps the order of `rows`, every epoch.
+        replicas: number of processes (see `batch.SharedLoader`).
+        rank: which of them this is.
+    """
+
+    #: What rows are called, in checkpoints and errors.
+    things: ClassVar[str]
+
+    def __init__(
+        self, rows: Sequence[Row], batch_size: int, seed: int | None = None, replicas: int = 1, rank: int = 0
+    ) -> None:
+        self.rows = rows
+        self.batch_size = batch_size
+        self.seed = seed
+        self.replicas = replicas
+        self.rank = rank
+        self.epoch = 0
+        self._seen = (0, 0)  # epoch, and batches handed out in it
+        self._resume_after: tuple[int, int] | None = None
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Row]) -> OfRows:
+        """The batch of some rows."""
+
+    #: Lightning calls `loader.sampler.set_epoch`, and asks evaluation loaders for `batch_sampler`.
+    batch_sampler = None
+
+    @property
+    def sampler(self) -> OrderedLoader[Row, OfRows]:
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        rows = -(-len(self.rows) // self.replicas)
+        return -(-rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[OfRows]:
+        epoch, first = self.epoch, 0
+        if self._resume_after is not None:
+            if self._resume_after[0] == epoch:
+                first = self._resume_after[1]
+            self._resume_after = None
+        rows = self._rows(epoch)
+        for batch in range(first, len(self)):
+            self._seen = (epoch, batch + 1)
+            yield self.collate(rows[batch * self.batch_size : (batch + 1) * self.batch_size])
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the current epoch is, and what decides the order: plain numbers, the same on every rank."""
+        return {"epoch": self._seen[0], "batches": self._seen[1], "order": self._order_key()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin the next iteration of the epoch in `state` where it stood.
+
+        Raises:
+            ValueError: the epoch had begun, not ended, and this loader would go on in another order.
+        """
+        then = -(-state["order"][self.things] // state["order"]["global batch"])  # batches of an epoch
+        if 0 < state["batches"] < max(then, len(self)) and state["order"] != self._order_key():
+            changed = [f"{k}: {v} then, {self._order_key()[k]} now" for k, v in state["order"].items()]
+            raise ValueError(
+                "the checkpoint was written in the middle of an epoch over other data, or in another order "
+                f"({'; '.join(changed)}): resume with the same settings, or from the end of an epoch"
+            )
+        self._seen = self._resume_after = (state["epoch"], state["batches"])
+
+    def _order_key(self) -> dict[str, Any]:
+        return {self.things: len(self.rows), "seed": self.seed, "global batch": self.batch_size * self.replicas}
+
+    def _rows(self, epoch: int) -> list[Row]:
+        """This rank's share of the epoch, in order."""
+        order = list(self.rows) if self.seed is None else shuffled(self.rows, "order", self.seed, epoch)
+        share = -(-len(order) // self.replicas)
+        return [order[row % len(order)] for row in range(self.rank, share * self.replicas, self.replicas)]
+
+
+def padded(rows: list[list[int]], width: int, fill: int, left: bool) -> Tensor:
+    """Rows of numbers of several lengths, `[rows, width]`: filled up on the left or on the right."""
+    gaps = [[fill] * (width - len(row)) for row in rows]
+    return torch.tensor([gap + row if left else row + gap for gap, row in zip(gaps, rows, strict=True)])
+
+
+class PairLoader(OrderedLoader[TokenPair, Batch]):
+    """Pairs as batches, in the order and with the resuming of `OrderedLoader`.
+
     Args:
         pairs: the split.
         batch_size: pairs per batch (the last one of an epoch may be smaller).
         pad_id: what fills up short rows (masked, so any valid id will do).
         padding_side: `right` or `left`.
-        seed: of the order; None keeps the order of `pairs`, every epoch.
-        replicas: number of processes (see `batch.SharedLoader`).
-        rank: which of them this is.
+        seed, replicas, rank: see `OrderedLoader`.
         span_names: names of spans that other pairs have, in their order; of these pairs, none need have them.
         continued: whether batches say which rows read on in an answer (`batch.Continuations`), even if none does.
     """
+
+    things = "pairs"
 
     def __init__(
         self,
@@ -53,84 +149,20 @@ class PairLoader:
         span_names: Sequence[str] = (),
         continued: bool = False,
     ) -> None:
+        super().__init__(pairs, batch_size, seed, replicas, rank)
         self.pairs = pairs
-        self.batch_size = batch_size
         self.pad_id = pad_id
         self.padding_side = padding_side
-        self.seed = seed
-        self.replicas = replicas
-        self.rank = rank
-        self.epoch = 0
-        self._seen = (0, 0)  # epoch, and batches handed out in it
-        self._resume_after: tuple[int, int] | None = None
         self.span_names = tuple(
             dict.fromkeys([*span_names, *in_order([row.spans for pair in pairs for row in pair.rows])])
         )
         self.continued = continued or any(pair.continued for pair in pairs)
         self.group_names = tuple(sorted({pair.group for pair in pairs} - {""}))
 
-    #: Lightning calls `loader.sampler.set_epoch`, and asks evaluation loaders for `batch_sampler`.
-    batch_sampler = None
-
-    @property
-    def sampler(self) -> PairLoader:
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        rows = -(-len(self.pairs) // self.replicas)
-        return -(-rows // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        epoch, first = self.epoch, 0
-        if self._resume_after is not None:
-            if self._resume_after[0] == epoch:
-                first = self._resume_after[1]
-            self._resume_after = None
-        rows = self._rows(epoch)
-        for batch in range(first, len(self)):
-            self._seen = (epoch, batch + 1)
-            yield self._collate(rows[batch * self.batch_size : (batch + 1) * self.batch_size])
-
-    def state_dict(self) -> dict[str, Any]:
-        """How far the current epoch is, and what decides the order: plain numbers, the same on every rank."""
-        return {"epoch": self._seen[0], "batches": self._seen[1], "order": self._order_key()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin the next iteration of the epoch in `state` where it stood.
-
-        Raises:
-            ValueError: the epoch had begun, not ended, and this loader would go on in another order.
-        """
-        then = -(-state["order"]["pairs"] // state["order"]["global batch"])  # batches of an epoch
-        if 0 < state["batches"] < max(then, len(self)) and state["order"] != self._order_key():
-            changed = [f"{k}: {v} then, {self._order_key()[k]} now" for k, v in state["order"].items()]
-            raise ValueError(
-                "the checkpoint was written in the middle of an epoch over other data, or in another order "
-                f"({'; '.join(changed)}): resume with the same settings, or from the end of an epoch"
-            )
-        self._seen = self._resume_after = (state["epoch"], state["batches"])
-
-    def _order_key(self) -> dict[str, Any]:
-        return {"pairs": len(self.pairs), "seed": self.seed, "global batch": self.batch_size * self.replicas}
-
-    def _rows(self, epoch: int) -> list[TokenPair]:
-        """This rank's share of the epoch, in order."""
-        order = list(self.pairs) if self.seed is None else shuffled(self.pairs, "order", self.seed, epoch)
-        share = -(-len(order) // self.replicas)
-        return [order[row % len(order)] for row in range(self.rank, share * self.replicas, self.replicas)]
-
-    def _collate(self, prompts: Sequence[TokenPair]) -> Batch:
-        pairs = [row for prompt in prompts for row in prompt.rows]
+    def collate(self, rows: Sequence[TokenPair]) -> Batch:
+        pairs = [row for prompt in rows for row in prompt.rows]
         lengths = [len(pair.clean) for pair in pairs]
         longest = max(lengths)
-
-        def padded(rows: list[list[int]], width: int, fill: int, left: bool) -> Tensor:
-            gaps = [[fill] * (width - len(row)) for row in rows]
-            return torch.tensor([gap + row if left else row + gap for gap, row in zip(gaps, rows, strict=True)])
-
         left = self.padding_side == "left"
         spans: Spans = {}
         if self.span_names:

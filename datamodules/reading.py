@@ -18,6 +18,7 @@ import codecs
 import csv
 import io
 import json
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -51,29 +52,47 @@ def read_pairs(
     """
     require_choice("format", format, PairFormat)
     path = Path(file).expanduser()
-    content = _content_of(path, format)
     if format == "eap-ig":
-        return _rows_of_eap_ig(content, path, tokenizer)
-    pairs = []
+        return _rows_of_eap_ig(content_of(path, "CSV, a row per pair", "pairs"), path, tokenizer)
+    if format == "mib":
+        read = [pair_of_mib(record, where) for where, record in json_lines(path, "pair")]
+        return [pair for pair in read if pair is not None]
+    return [_pair_of_ours(record, where) for where, record in json_lines(path, "pair", FIELDS)]
+
+
+def json_lines(path: Path, thing: str, fields: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSON Lines file, and where in it each stands; blank lines are passed over.
+
+    Args:
+        path: of the file.
+        thing: what a line holds, for errors: ``pair``.
+        fields: what each has to have; for files of others, which say it another way, none.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        ValueError: the file is compressed or not UTF-8; with the line's number: it is not JSON, not an object, or a
+            field is missing or given twice.
+    """
+    with_fields = f" with the fields {', '.join(fields)}" if fields else ""
+    content = content_of(path, f"JSON Lines, a line per {thing}{with_fields}", f"{thing}s")
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
-            record = _json_object(line, where)
-            pair = pair_of_mib(record, where) if format == "mib" else _pair_of_ours(record, where)
-            pairs += [] if pair is None else [pair]
-    return pairs
+            record = _json_object(line, where, thing)
+            _require_fields(record, where, thing, fields)
+            yield where, record
 
 
-def _content_of(path: Path, format: PairFormat) -> bytes:
-    """What is in a file, without a byte-order mark."""
-    kind = "CSV, a row per pair" if format == "eap-ig" else "JSON Lines, a line per pair"
+def content_of(path: Path, kind: str, things: str) -> bytes:
+    """What is in a file, without a byte-order mark; FileNotFoundError or ValueError, which say what ``kind`` of file
+    holds such ``things``, if it is not there or another.
+    """
     if not path.is_file():
-        fields = f" with the fields {', '.join(FIELDS)}" if format == "jsonl" else ""
-        raise FileNotFoundError(f"there is {'a folder and ' if path.is_dir() else ''}no file {path} ({kind}{fields})")
+        raise FileNotFoundError(f"there is {'a folder and ' if path.is_dir() else ''}no file {path} ({kind})")
     content = path.read_bytes()
     for start, other in _OTHER_FILES.items():
         if content.startswith(start):
-            raise ValueError(f"{path} is {other}: a file of pairs is {kind.partition(',')[0]}, in UTF-8")
+            raise ValueError(f"{path} is {other}: a file of {things} is {kind.partition(',')[0]}, in UTF-8")
     return content.removeprefix(codecs.BOM_UTF8)
 
 
@@ -102,7 +121,7 @@ def _rows_of_eap_ig(content: bytes, path: Path, tokenizer: PreTrainedTokenizerBa
     return pairs
 
 
-def _json_object(line: bytes, where: str) -> dict[str, Any]:
+def _json_object(line: bytes, where: str, thing: str) -> dict[str, Any]:
     try:
         record = json.loads(line.decode("utf-8"), object_pairs_hook=_each_once)
     except json.JSONDecodeError as error:
@@ -110,17 +129,20 @@ def _json_object(line: bytes, where: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: not UTF-8 (byte {error.start + 1} of the line)") from None
     except (ValueError, RecursionError) as error:  # a field twice; a number of thousands of digits; lists in lists
-        raise ValueError(f"{where}: no pair: {error}") from None
+        raise ValueError(f"{where}: no {thing}: {error}") from None
     if not isinstance(record, dict):
-        raise ValueError(f"{where}: a pair is a JSON object with fields by name, not {shortened(record)}")
+        raise ValueError(f"{where}: a {thing} is a JSON object with fields by name, not {shortened(record)}")
     return record
 
 
-def _pair_of_ours(record: dict[str, Any], where: str) -> PromptPair:
-    if missing := [field for field in FIELDS if field not in record]:
-        meant = {field: get_close_matches(field, set(record) - set(FIELDS), 1) for field in missing}
+def _require_fields(record: dict[str, Any], where: str, thing: str, fields: Sequence[str]) -> None:
+    if missing := [field for field in fields if field not in record]:
+        meant = {field: get_close_matches(field, set(record) - set(fields), 1) for field in missing}
         hints = "".join(f"; is {names[0]!r} meant for {field}?" for field, names in meant.items() if names)
-        raise ValueError(f"{where}: {', '.join(missing)} missing{hints}; a pair has the fields {', '.join(FIELDS)}")
+        raise ValueError(f"{where}: {', '.join(missing)} missing{hints}; a {thing} has the fields {', '.join(fields)}")
+
+
+def _pair_of_ours(record: dict[str, Any], where: str) -> PromptPair:
     for field in FIELDS[2:]:
         if not isinstance(record[field], list) or not record[field]:
             raise ValueError(
