@@ -12,6 +12,7 @@ from lightning_circuits.datamodules import (
     gender_bias,
     greater_than,
     hypernymy,
+    known_facts,
     subject_verb_agreement,
 )
 
@@ -20,11 +21,13 @@ TEMPLATES = [
     for module in (country_capital, gender_bias, greater_than, hypernymy, subject_verb_agreement)
     for template in module.TEMPLATES
 ]
+TEMPLATES += [text for of in known_facts.RELATIONS.values() for text in (of.prompt, *of.paraphrases)]
 WORDS = [
     *(name for names in country_capital.CAPITALS for name in names),
     *(*gender_bias.HERS, *gender_bias.HIS, "man", "woman", "he", "she"),
     *greater_than.NOUNS,
     *(word for kind, things in hypernymy.KINDS.items() for word in (*kind, *things.split())),
+    *(word for of in known_facts.RELATIONS.values() for true, some in of.subjects.items() for word in (true, *some)),
     *(word for pair in (*subject_verb_agreement.SUBJECTS, *subject_verb_agreement.VERBS) for word in pair),
 ]
 CUTS = {
