@@ -10,21 +10,21 @@ instructions, a line each, written for it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypedDict
-
-from torch import Tensor
+from typing import Any, Literal
 
 from lightning_circuits.arguments import require_choice, require_seed, require_whole_numbers, shortened
+from lightning_circuits.batch import TextBatch, TextSource
 from lightning_circuits.datamodules.encoding import encode, unknown_words
 from lightning_circuits.datamodules.loader import OrderedLoader, padded
 from lightning_circuits.datamodules.reading import content_of
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
 
-__all__ = ["TextBatch", "TextLines", "TextLoader"]
+__all__ = ["TextLines", "TextLoader"]
 
 Split = Literal["train", "val", "test"]
 
@@ -32,13 +32,6 @@ OURS = Path(__file__).parent / "assets" / "ordinary_text.txt"
 
 HELD_OUT = 0.2
 """How much of the lines validation has, and the test as much again."""
-
-
-class TextBatch(TypedDict):
-    """Lines of text as tokens, filled up on the right: `input_ids` and `attention_mask`, int64 `[B, T]`."""
-
-    input_ids: Tensor
-    attention_mask: Tensor
 
 
 class TextLoader(OrderedLoader[list[int], TextBatch]):
@@ -62,7 +55,7 @@ class TextLoader(OrderedLoader[list[int], TextBatch]):
         return self.collate(self._rows(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size])
 
 
-class TextLines:
+class TextLines(TextSource):
     """Lines of text, dealt out to three splits, and each split in batches.
 
     Args:
@@ -107,6 +100,7 @@ class TextLines:
                 f"max_tokens is {max_tokens}: it has to be at least 2, a token and the one that follows it"
             )
         self._tokenizer = tokenizer
+        self.tokenizer_name = str(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer.name_or_path
         self.lines = lines
         self.max_tokens = max_tokens
         self.batch_size = batch_size
@@ -124,6 +118,36 @@ class TextLines:
         require_choice("split", split, Split)
         rows = [self._tokens[line] for line in self.splits[split]]
         return TextLoader(rows, self.batch_size, self.seed if split == "train" else None)
+
+    @property
+    def called(self) -> str:
+        """The name of the file, or that they are lines of no file."""
+        given = OURS.name if self.lines is None else self.lines
+        return str(given) if isinstance(given, (str, Path)) else "lines"
+
+    def batch(self, number: int) -> TextBatch:
+        """The lines to train on in a step, counted from 0, epoch after epoch."""
+        return self._train.at(number)
+
+    def held_out(self, split: str) -> TextLoader:
+        """The lines of ``val`` or ``test``, each once."""
+        require_choice("split", split, Literal["val", "test"])
+        return self.loader(split)  # type: ignore[arg-type]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "text": self.called,
+            "hash": hashlib.sha256("\n".join(self._numbered).encode()).hexdigest()[:16],
+            "lines": {split: len(lines) for split, lines in self.splits.items()},
+            "tokenizer": self.tokenizer_name,
+            "max_tokens": self.max_tokens,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def _train(self) -> TextLoader:
+        return self.loader("train")
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

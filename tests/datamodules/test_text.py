@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import json
 from itertools import chain, islice
 from pathlib import Path
 
 import pytest
 import torch
 
+from lightning_circuits.batch import TextSource
 from lightning_circuits.datamodules import TextLines, text
 from lightning_circuits.models.loading import load_tokenizer
 from tests.support.task_tokenizers import tokenizer_of
@@ -88,7 +90,22 @@ def test_a_step_has_the_batch_that_epoch_after_epoch_comes_to() -> None:
     for epoch in range(3):
         loader.set_epoch(epoch)
         in_turn += rows(loader)
-    assert rows(map(loader.at, range(15))) == in_turn
+    assert rows(map(loader.at, range(15))) == rows(map(TextLines(LETTERS, SOME).batch, range(15))) == in_turn
+
+
+def test_it_is_a_source_of_text_for_searches_and_says_which() -> None:
+    source = TextLines(LETTERS, SOME)
+    assert isinstance(source, TextSource)
+    for split in ("val", "test"):
+        assert rows(source.held_out(split)) == rows(source.loader(split))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="split is one of 'val', 'test', got 'train'"):
+        source.held_out("train")
+    said = source.describe()
+    assert said["lines"] == {"train": 18, "val": 6, "test": 6} and said["text"] == "lines"
+    assert said == TextLines(LETTERS, SOME).describe() == json.loads(json.dumps(said))
+    others = [TextLines(LETTERS, SOME[:-1]), TextLines(LETTERS, [*SOME[:-1], "b"]), TextLines(LETTERS, SOME, seed=1)]
+    assert all(other.describe() != said for other in others)
+    assert TextLines(LETTERS).describe()["text"] == "ordinary_text.txt"
 
 
 def test_what_cannot_be_read_is_one_error(tmp_path: Path) -> None:
