@@ -172,7 +172,15 @@ class FactsDataModule(TaskDataModule):
     Args:
         tokenizer: a tokenizer, or the name of one for `load_tokenizer`.
         facts: a file of facts of one's own (the format is in the module's docstring). Default: the listed ones.
-        n_train, n_val, n_test, batch_size, padding_side, seed, spans, misfits, answer_tokens: see `TaskDataModule`.
+        n_train: facts to train on.
+        n_val: facts for validation.
+        n_test: facts for the test.
+        batch_size: pairs per step and process.
+        padding_side: `right` or `left`. Results do not depend on it.
+        seed: decides the splits, the new objects and the order of training.
+        spans: see `PairDataModule`.
+        misfits: see `PairDataModule`.
+        answer_tokens: see `PairDataModule`.
 
     Raises (when set up, so before any training):
         FileNotFoundError: the file is not there.

@@ -130,7 +130,9 @@ class PairLoader(OrderedLoader[TokenPair, Batch]):
         batch_size: pairs per batch (the last one of an epoch may be smaller).
         pad_id: what fills up short rows (masked, so any valid id will do).
         padding_side: `right` or `left`.
-        seed, replicas, rank: see `OrderedLoader`.
+        seed: of the order; None keeps the order of `pairs`, every epoch.
+        replicas: number of processes (see `batch.SharedLoader`).
+        rank: which of them this is.
         span_names: names of spans that other pairs have, in their order; of these pairs, none need have them.
         continued: whether batches say which rows read on in an answer (`batch.Continuations`), even if none does.
     """
