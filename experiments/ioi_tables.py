@@ -159,20 +159,19 @@ def places_of(of_ablation: Mapping[str, Sequence[float]]) -> list[str]:
     return [*swept[:1], "S2", *swept[1:]] if swept else []
 
 
-def sides_table(rows: Sequence[tuple[str, str, HeadAttention]]) -> str:
-    """The heads that change sides between model and circuit, of (method, variant, head)."""
+def sides_table(rows: Sequence[tuple[str, HeadAttention]]) -> str:
+    """The heads that change sides between model and circuit, of (method, head); those that turn to S2 first."""
     table = [
         {
-            "prompts": variant,
             "circuit": method,
             "head": row.head,
             "END to": f"{row.right} / {row.wrong}",
             "ratio in the model": said(row.model_ratio),
             "in the circuit": said(row.circuit_ratio),
             f"circuit / model, {row.right}": said(row.faithfulness_right),
-            "circuit / model, IO": said(row.faithfulness_wrong),
+            f"circuit / model, {row.wrong}": said(row.faithfulness_wrong),
         }
-        for method, variant, row in rows
+        for method, row in sorted(rows, key=lambda each: (each[0], each[1].model_ratio.value > 1))
         if row.changes_sides
     ]
     return markdown(table) if table else "No head changes sides."

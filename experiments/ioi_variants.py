@@ -33,7 +33,7 @@ from ioi_tables import (
     sides_table,
 )
 from ioi_toy import ToyIOI
-from stages import Run, command, located, machine, options, quiet_trainer
+from stages import Run, command, located, machine, markdown, options, quiet_trainer
 
 from lightning_circuits import EAP, EAPIG, CircuitSearch, EdgePruning
 from lightning_circuits.ablation import Ablation, GroupMeanAblation, InterchangeAblation, MeanAblation, ZeroAblation
@@ -65,8 +65,6 @@ SIZES = SizeRange(0.002, 0.1)
 """Shares of the edges in places that edge pruning trains for."""
 F = 0.85
 """What the lower end of f's interval has to reach on the validation prompts, for the smallest such circuit."""
-GRID = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)
-"""Shares of the edges in places at which it is sought first."""
 
 SHARED: tuple[ComparedBy, ...] = ("edges-in-any-span", "nodes")
 NULLS: tuple[Null, ...] = ("size", "layer")
@@ -99,13 +97,14 @@ def main() -> None:
     methods = METHODS if args.steps else METHODS[1:]
     both = [(method, variant) for method in methods for variant in VARIANTS]
     measured = {(method, variant): lab.measured(method, variant) for method, variant in both}
-    attention = [(method, variant, head_of(row)) for method, variant in both for row in lab.attention(method, variant)]
+    attention = [(method, head_of(row)) for method in methods for row in lab.attention(method)]
     overlaps = lab.overlaps()
     for method in methods:
-        rows = [row for circuit, variant, row in attention if circuit == method and variant != "Base"]
+        rows = [row for circuit, row in attention if circuit == method]
         run.figure(f"ioi-variants-attention-{method.replace(' ', '-')}", attention_by_role_figure(rows))
     run.figure("ioi-variants-restoration", restoration_figure(measured))
     tables = {
+        "Circuits of Base": lab.sizes(methods),
         "Model and circuit": faithfulness_table(measured, ["both"], ABLATIONS),
         "By order": faithfulness_table(measured, ORDERS, ["mean-group"]),
         "Heads that see repetition": heads_table(
@@ -115,15 +114,22 @@ def main() -> None:
         "Heads that change sides": sides_table(attention),
         "From scratch": overlap_table(overlaps),
     }
-    about = lab.about(methods)
+    about = lab.about()
     results = {
         "about": about,
         "heads": lab.heads(),
         "logit differences": {f"{method}, {variant}": values for (method, variant), values in measured.items()},
-        "attention": [{"circuit": m, "prompts": v, **row.to_dict()} for m, v, row in attention],
+        "attention": [{"circuit": method, **row.to_dict()} for method, row in attention],
         "overlap": overlaps,
     }
-    run.finish(results, {name: f"{table}\n\n{about}" for name, table in tables.items()}, "ioi-variants.md")
+    labels = {
+        "Heads that see repetition": f"On {2 * (args.prompts // 2)} validation prompts of Base, in the model.",
+        "Restoration": "Mean ablation by group and position.",
+        "Heads that change sides": "DoubleIO, mean ablation by group and position.",
+        "From scratch": "Both circuits found by EAP-IG, with as many edges in places.",
+    }
+    tables = {name: f"{table}\n\n{labels.get(name, '')} {about}" for name, table in tables.items()}
+    run.finish(results, tables, "ioi-variants.md")
 
 
 class Lab:
@@ -206,7 +212,7 @@ class Lab:
             scored = self.found(method, "Base")
             model, ablation = self.model.in_spans(scored.layout.spans), self.fitted("mean-group", "Base")
             held_out = self.held_out("Base", "val")
-            return smallest_circuit(scored, model, held_out, ablation, f=F, grid=GRID).circuit
+            return smallest_circuit(scored, model, held_out, ablation, f=F).circuit
 
         return self.run.circuit(f"circuit-{method.replace(' ', '-')}", smallest)
 
@@ -267,19 +273,15 @@ class Lab:
 
         return self.run.data(f"measured-{method.replace(' ', '-')}-{variant}", measure)
 
-    def attention(self, method: str, variant: str) -> list[dict[str, Any]]:
-        """Where heads look from END, in the model and in the circuit of Base: to S2, and to IO or its new mentions."""
+    def attention(self, method: str) -> list[dict[str, Any]]:
+        """Where heads look from END on DoubleIO, to S2 or to IO2, in the model and in the circuit of Base."""
+        variant = "DoubleIO"
 
         def look() -> list[dict[str, Any]]:
-            prompts = self.held_out(variant)
             circuit = carried(self.base(method), self.own(variant).layout)
-            mentions = ["IO2", "IO3"][: VARIANTS[variant]] or ["IO"]
-            ablation = self.fitted("mean-group", variant)
-            rows = (
-                attention_by_role(self.model, prompts, circuit, "S2", io, ablation=ablation, split="test")
-                for io in mentions
-            )
-            return [row.to_dict() for row in chain.from_iterable(rows)]
+            prompts, ablation = self.held_out(variant), self.fitted("mean-group", variant)
+            rows = attention_by_role(self.model, prompts, circuit, "S2", "IO2", ablation=ablation, split="test")
+            return [row.to_dict() for row in rows]
 
         return self.run.data(f"attention-{method.replace(' ', '-')}-{variant}", look)
 
@@ -287,30 +289,49 @@ class Lab:
 
     def overlaps(self) -> list[dict[str, Any]]:
         """Of each variant's own circuit with that of Base, both by EAP-IG: edges in any place, and nodes."""
-        return [
-            {"variant": variant, **overlap(self.base("EAP-IG"), self.own(variant), of, null).to_dict()}
-            for variant in VARIANTS
-            if variant != "Base"
-            for of in SHARED
-            for null in NULLS
-        ]
 
-    def about(self, methods: Sequence[str]) -> str:
+        def compare() -> list[dict[str, Any]]:
+            base = self.base("EAP-IG")
+            return [
+                {"variant": variant, **overlap(base, self.own(variant), of, null).to_dict()}
+                for variant in VARIANTS
+                if variant != "Base"
+                for of in SHARED
+                for null in NULLS
+            ]
+
+        return self.run.data("overlap", compare)
+
+    def about(self) -> str:
         """What all tables are of."""
         args = self.args
-        sizes = "; ".join(
-            f"{method}: {circuit.n_edges:,} of {circuit.layout.n_edges:,} edges in places, {circuit.prune().n_edges:,} "
-            "after pruning"
-            for method in methods
-            for circuit in [self.base(method)]
-        )
-        name = "a toy with weights set by hand" if args.model == TOY else args.model
+        name = "A toy with weights set by hand" if args.model == TOY else args.model
         return (
-            f"Of {name}, {2 * args.prompts} held-out prompts, half of them with IO first; logit difference; [95 % "
-            f"interval over prompts]; seed {args.seed}. Circuits of Base: {sizes}. Edge pruning: {args.steps} steps on "
-            f"{args.train} prompts; EAP-IG: {args.pairs} prompts; both under mean ablation by group and position over "
-            f"{GROUP_MEANS} ABC prompts, the smallest circuit whose f is at least {F} with its whole interval on "
-            f"{2 * (args.prompts // 2)} validation prompts. {command()}, {machine()}."
+            f"{name}, {2 * args.prompts} test prompts, half of them with IO first; logit difference; in brackets 95 % "
+            f"intervals over prompts; seed {args.seed}. {command()}, {machine()}."
+        )
+
+    def sizes(self, methods: Sequence[str]) -> str:
+        """How the circuits of Base came about, and how large they are, in all and in each place."""
+        args, rows = self.args, []
+        for method in methods:
+            circuit = self.base(method)
+            layout, pruned = circuit.layout, circuit.prune()
+            steps = f"{args.steps} steps on {args.train}" if method == "edge pruning" else str(args.pairs)
+            of_place = zip(layout.spans, layout.each_span(pruned.members).sum(1).tolist(), strict=True)
+            rows.append(
+                {
+                    "method": method,
+                    "prompts": steps,
+                    "edges in places": f"{circuit.n_edges:,} ({circuit.size:.2%})",
+                    "after pruning": f"{pruned.n_edges:,}",
+                    "in each place": ", ".join(f"{place} {n:,}" for place, n in of_place),
+                }
+            )
+        return (
+            f"{markdown(rows)}\n\nFound under mean ablation by group and position over {GROUP_MEANS} ABC prompts: the "
+            f"smallest circuit whose f is at least {F} with its whole interval, under the same ablation, on "
+            f"{2 * (args.prompts // 2)} validation prompts."
         )
 
 
