@@ -84,6 +84,7 @@ class Run:
         self.folder, self.stages, self.write = args.output, args.output / "stages", args.write
         self.settings = {name: value for name, value in vars(args).items() if name not in RUNNING}
         self.stages.mkdir(parents=True, exist_ok=True)
+        self._inside = 0.0
         kept = self.stages / "settings.json"
         before = json.loads(kept.read_text()) if kept.exists() else self.settings
         if changed := [name for name in self.settings | before if self.settings.get(name) != before.get(name)]:
@@ -107,9 +108,11 @@ class Run:
         with FileLock(path.with_suffix(".lock")):  # another process that comes to the same stage waits for it
             if path.exists():
                 return
-            start = time.process_time()
+            start, others = time.process_time(), self._inside
+            self._inside = 0.0
             make()
-            seconds = time.process_time() - start
+            whole = time.process_time() - start
+            seconds, self._inside = whole - self._inside, others + whole  # its own, without stages that it came to
             write_atomically(path.with_suffix(".seconds"), f"{seconds:.1f}".encode())
             print(f"{path.stem}: {seconds:.0f} CPU seconds", flush=True)
 

@@ -1,7 +1,9 @@
-"""A page of docs/papers: an experiment puts its tables and figures where the page asks for them."""
+"""What experiments have in common: a page of docs/papers gets its tables and figures, and stages say what they took."""
 
 from __future__ import annotations
 
+import argparse
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -68,3 +70,16 @@ def test_a_table_that_the_run_does_not_have_is_named(stages: ModuleType, page: P
     with pytest.raises(ValueError, match=r"asks for the table 'Full'; the run has 'Empty'"):
         stages.write_page(page, tmp_path, {"Empty": "| e |"})
     assert page.read_text() == PAGE
+
+
+def test_the_seconds_of_a_stage_are_its_own(stages: ModuleType, tmp_path: Path) -> None:
+    def work(seconds: float) -> float:
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+        return seconds
+
+    run = stages.Run(argparse.Namespace(output=tmp_path, write=False))
+    run.data("outer", lambda: [work(0.1), run.data("inner", lambda: work(0.5)), run.data("after", lambda: work(0.3))])
+    seconds = {path.stem: float(path.read_text()) for path in run.stages.glob("*.seconds")}
+    assert seconds == pytest.approx({"outer": 0.1, "inner": 0.5, "after": 0.3}, abs=0.15)
