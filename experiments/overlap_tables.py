@@ -46,7 +46,16 @@ class Judged:
     @property
     def full(self) -> Row:
         """Of the full model."""
-        return next(iter(self.rows.values()))[0][0]
+        return self._either[0]
+
+    @property
+    def empty(self) -> Row:
+        """Of the empty circuit."""
+        return self._either[1]
+
+    @property
+    def _either(self) -> list[Row]:
+        return next(rows for seeds in self.rows.values() for rows in seeds)  # the same in all of them
 
     def at(self, method: str, share: float) -> list[Row]:
         """The circuits of a size, one for each seed; none if the method has no circuit as large."""
@@ -80,7 +89,7 @@ def tables(tasks: Mapping[str, Judged], transfers: Mapping[str, Transfer], args:
         "Faithfulness": (
             faithfulness_rows(tasks),
             "f [interval] / f of the second seed, accuracy, edges after pruning; behind a task, the full model's "
-            f"accuracy. {by}. {trained}. {on}.",
+            f"accuracy; empty: not run. {by}. {trained}. {on}.",
         ),
         "Smallest circuits": (
             smallest_rows(tasks),
@@ -177,7 +186,7 @@ def other_measure_rows(tasks: Mapping[str, Judged]) -> list[dict[str, str]]:
     """A row for each task and size, a column for each method: f by the logit difference, of seed 0."""
 
     def f(judged: Judged, method: str, share: float) -> str:
-        full, empty = judged.rows[method][0][:2]
+        full, empty = judged.full, judged.empty
         return "".join(
             number((row.logit_difference - empty.logit_difference) / (full.logit_difference - empty.logit_difference))
             for row in judged.at(method, share)[:1]
