@@ -78,7 +78,7 @@ class WeightPruning(FrozenModelModule):
         layers: Sequence[int] | None = None,
         objective: AnyObjective = "KL",
         text_weight: float = 1.0,
-        lr: float = 0.002,
+        lr: float = 0.005,
         seed: int = 0,
         dtype: DType = "float32",
     ) -> None:
