@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import truediv
 from typing import TYPE_CHECKING, Any
 
 from lightning_circuits.drawing.style import RC, label, label_sizes
@@ -23,6 +24,9 @@ SIDE = 3.3
 """Of a panel, in inches."""
 FARTHEST = 100.0
 """The axes go at most from its inverse to this; what lies beyond is drawn at the border."""
+NAMED, STEP = 9, 0.045
+"""So many heads are named on a side, a name so much of the axes above another: with how many more there are, within a
+quarter."""
 
 
 def attention_by_role_figure(rows: Sequence[HeadAttention]) -> Figure:
@@ -101,23 +105,31 @@ def _draw(axes: Axes, row: HeadAttention, far: float) -> None:
 
 
 def _name(axes: Axes, changed: Sequence[HeadAttention], far: float) -> None:
-    """Names of heads that change sides, at the border in the order of their ratios in the circuit."""
+    """Names of heads that change sides, at the border in the order of their ratios in the circuit.
+
+    Of more than there is room for, those that go farthest.
+    """
     for surer in (True, False):
         mine = [row for row in changed if (row.circuit_ratio.value > 1) is surer]
-        mine.sort(key=lambda row: row.circuit_ratio.value)
-        step = min(0.05, 0.42 / max(len(mine), 1))  # of the axes, within a quarter
+        mine.sort(key=lambda row: abs(math.log(truediv(*_inside(far, *_place(row))))), reverse=True)
+        more, mine = len(mine[NAMED:]), sorted(mine[:NAMED], key=lambda row: row.circuit_ratio.value)
+        side, bottom = ("left", 0.56) if surer else ("right", 0.44 - STEP * (len(mine) - 1))
+        x = 0.03 if surer else 0.97
         for i, row in enumerate(mine):
             axes.annotate(
                 label(row.head, 16),
                 _inside(far, *_place(row)),
-                (0.03, 0.56 + step * i) if surer else (0.97, 0.44 - step * (len(mine) - 1 - i)),
+                (x, bottom + STEP * i),
                 textcoords="axes fraction",
-                ha="left" if surer else "right",
+                ha=side,
                 va="center",
                 fontsize=7,
                 arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": CHANGED, "shrinkA": 1, "shrinkB": 2},
                 zorder=4,
             )
+        if more:
+            y = bottom + STEP * (len(mine) if surer else -1)
+            axes.text(x, y, f"{more} more", transform=axes.transAxes, ha=side, va="center", fontsize=7)
 
 
 def _inside(far: float, a: float, b: float) -> tuple[float, float]:
