@@ -71,7 +71,11 @@ def carried(circuit: Circuit, layout: Layout) -> Circuit:
 
 
 def ways_through(circuit: Circuit, heads: Sequence[str]) -> Tensor:
-    """bool ``[n_edges]``: the circuit's edges on ways from the input to the logits through one of some heads."""
+    """bool ``[n_edges]``: the circuit's edges on ways from the input to the logits through one of some heads.
+
+    Where such a way leads a head to a place, by a key or a value, all that the head finds there is with it: a key that
+    says "look here" does nothing without the value that is looked at.
+    """
     layout, members = circuit.layout, circuit.members
     writers = torch.tensor([layout.writer_names.index(head) for head in heads], dtype=torch.int64)
     readers = torch.tensor([name.partition("<")[0] in heads for name in layout.reader_names])
@@ -80,7 +84,12 @@ def ways_through(circuit: Circuit, heads: Sequence[str]) -> Tensor:
     # Up to the heads: as if they alone wrote to the logits. From them on: as if they alone read the input.
     up, down = (members & ~last) | (leave & last), (members & ~first & ~enter) | (first & enter)
     on = [on_ways(layout, some) & some for some in (up, down)]
-    return (on[0] & ~last | on[1] & ~enter) & members
+    ways = (on[0] & ~last | on[1] & ~enter) & members
+    heads_of = [name.partition("<")[0] for name in layout.reader_names]
+    number = {head: n for n, head in enumerate(dict.fromkeys(heads_of))}
+    looked_at = torch.tensor([name.endswith(("<k>", "<v>")) for name in layout.reader_names])[layout.edge_reader]
+    found = layout.edge_span * len(number) + torch.tensor([number[head] for head in heads_of])[layout.edge_reader]
+    return ways | (members & looked_at & torch.isin(found, found[ways & looked_at]))
 
 
 def reopened(circuit: Circuit, heads: Sequence[str], at: Sequence[str]) -> Circuit:

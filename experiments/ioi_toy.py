@@ -70,8 +70,8 @@ class ToyIOI(PlacedIOI):
             group = "io-first" if io_first else "s-first"
             yield PromptPair(*texts, (f" {io}",), (f" {subject}",), where, spans, group)
 
-    def _single_token_names(self, triples: int, each: int) -> list[str]:
-        return list(NAMES)
+    def _names_alike(self, triples: int, each: int) -> list[list[str]]:
+        return [list(NAMES)]
 
 
 def _words(first: str, second: str, again: str, extra: list[str]) -> list[str]:
