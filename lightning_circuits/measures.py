@@ -217,6 +217,18 @@ def candidate_values(logits: Tensor, tokens: Tensor, batch: Batch) -> tuple[Tens
     return over_prompts(logits_at(log_softmax(logits), tokens, 0.0), batch), there
 
 
+def negative_log_likelihood(logits: Tensor, tokens: Tensor, batch: Batch) -> Tensor:
+    """Minus the log of the probability of some answers or distractors, taken together, in nats, ``[n_prompts]``.
+
+    Args:
+        logits: ``[B, V]``.
+        tokens: ``[B, K]``, the batch's ``answers`` or ``distractors``, padded with -100.
+        batch: as for `candidate_values`.
+    """
+    found, there = candidate_values(log_softmax(logits), tokens, batch)
+    return -found.masked_fill(~there, float("-inf")).logsumexp(-1)
+
+
 def _reached(logits: Tensor, batch: Batch) -> Tensor:
     """The probability of coming from each row's prompt to the row, ``[B]``; 1 of the prompts themselves."""
     rows = torch.arange(len(logits), device=logits.device)

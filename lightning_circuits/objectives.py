@@ -29,11 +29,10 @@ from lightning_circuits.measures import (
     MEASURES,
     AnyMeasure,
     Reduction,
-    candidate_values,
     expected_shape,
     kl,
-    log_softmax,
     logit_difference,
+    negative_log_likelihood,
     one_for_each_prompt,
     probability_difference,
     values,
@@ -159,5 +158,4 @@ class CrossEntropy(Objective):
     """Minus the log of the probability of the answers, taken together, in nats."""
 
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
-        found, there = candidate_values(log_softmax(logits), batch["answers"], batch)
-        return -found.masked_fill(~there, float("-inf")).logsumexp(-1)
+        return negative_log_likelihood(logits, batch["answers"], batch)

@@ -120,8 +120,10 @@ def path_patching(
         patching = kind(placed, batch, ablation, Maximise(measure))
         full.append(-patching.full_loss.double().cpu())
         effects = torch.empty(len(edges), len(full[-1]), dtype=torch.float64)
-        for some in _alike(placed.layout, edges):
-            effects[some] = -patching.scores(edges[some]).double().cpu()
+        place = torch.full((placed.layout.n_edges,), -1)
+        place[edges] = torch.arange(len(edges))
+        for some in chunks(placed.layout, EDGES_AT_ONCE, among=place >= 0):
+            effects[place[some]] = -patching.scores(some).double().cpu()
         parts.append(effects)
     if not parts:
         raise ValueError("no batches to patch paths in; a loader can be gone through again, an iterator cannot")
@@ -168,14 +170,6 @@ def _paths(layout: Layout, senders: Sequence[str], receivers: Sequence[str]) -> 
     if not found:
         raise ValueError(f"none of the senders {', '.join(senders)} comes before a receiver of {', '.join(receivers)}")
     return found
-
-
-def _alike(layout: Layout, edges: Tensor) -> list[Tensor]:
-    """Which of some edges can be cut together: int64, places among ``edges``, as `exact_patching.chunks` has them."""
-    place = torch.full((layout.n_edges,), -1)
-    place[edges] = torch.arange(len(edges))
-    together = [place[part] for part in chunks(layout, layout.n_edges)]
-    return [some for part in together for some in part[part >= 0].split(EDGES_AT_ONCE) if len(some)]
 
 
 class _ThroughMLPs(ExactPatching):

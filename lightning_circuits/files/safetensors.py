@@ -27,8 +27,7 @@ class Safetensors(Format):
             tensors = safetensors.torch.load(content)
         except Exception as error:  # the library has classes of its own for what is damaged, and KeyError for a dtype
             raise ValueError(f"it is no .safetensors file, or damaged: {error}") from error
-        # The library gives the header only of a file on disk; it is JSON after eight bytes that hold its length.
-        header = read_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+        header = header_of(content)
         require_keys(header, "circuit")
         require_keys(tensors, "members")
         if odd := sorted(tensors.keys() - {"members", "scores", "node_scores"}):
@@ -39,3 +38,12 @@ class Safetensors(Format):
         spans = require_names(circuit["layout"].get("spans", []), "spans")
         layout = Layout(**{size: circuit["layout"][size] for size in SIZES}).in_spans(spans)
         return sound(layout, tensors["members"], tensors.get("scores"), circuit["metadata"], tensors.get("node_scores"))
+
+
+def header_of(content: bytes) -> dict[str, str]:
+    """What a file says beside its tensors: texts by name.
+
+    The library gives the header only of a file on disk; it is JSON after eight bytes that hold its length.
+    """
+    said: dict[str, str] = read_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    return said

@@ -167,12 +167,7 @@ class EdgePruning(CircuitSearch):
         self.gate.after_step(self._progress(1))  # here: callbacks at the end of a batch may write a checkpoint
 
     def configure_optimizers(self) -> Any:
-        total = self.trainer.estimated_stepping_batches
-        # To count batches Lightning has made the loader, before it reads a checkpoint. One that is made after that is
-        # told where in the epoch a resumed run stands.
-        self.trainer.fit_loop._combined_loader = None
-        if total == float("inf"):
-            raise ValueError("the training has no end to plan for: give the Trainer max_steps or max_epochs")
+        total = self.planned_steps()
         optimizer = torch.optim.Adam(self.gate.parameter_groups(), lr=self.lr, weight_decay=0.0)
         schedule = LambdaLR(optimizer, lambda step: min(1.0, max(total - step, 1) / (0.6 * total)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -123,6 +123,20 @@ class FrozenModelModule(pl.LightningModule):
         self._run: dict[str, Any] = {}
         self._resumed: list[dict[str, Any]] = []
 
+    def planned_steps(self) -> int:
+        """How many steps of an optimizer the Trainer will make.
+
+        Raises:
+            ValueError: there is no end to them.
+        """
+        total = self.trainer.estimated_stepping_batches
+        # To count batches Lightning has made the loader, before it reads a checkpoint. One that is made after that is
+        # told where in the epoch a resumed run stands.
+        self.trainer.fit_loop._combined_loader = None
+        if total == float("inf"):
+            raise ValueError("the training has no end to plan for: give the Trainer max_steps or max_epochs")
+        return int(total)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Nothing: callbacks judge what was found, over the same batches."""
 

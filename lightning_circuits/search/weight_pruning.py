@@ -215,10 +215,7 @@ class WeightPruning(FrozenModelModule):
         return value.detach()
 
     def configure_optimizers(self) -> Any:
-        total = self.trainer.estimated_stepping_batches
-        self.trainer.fit_loop._combined_loader = None  # see EdgePruning
-        if total == float("inf"):
-            raise ValueError("the training has no end to plan for: give the Trainer max_steps or max_epochs")
+        total = self.planned_steps()
         optimizer = torch.optim.SGD(self.logits.parameters(), lr=self.lr)
         schedule = LambdaLR(optimizer, lambda step: max(total - step, 0) / total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lightning_circuits.arguments import require_choice
+from lightning_circuits.evaluation.rows import to_json
 from lightning_circuits.weights.weight_circuit import WeightCircuit, Within
 
 By = Literal["kind", "layer", "tensor"]
@@ -35,8 +36,8 @@ class Composition:
     enrichment: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
-        return asdict(self)
+        """Plain JSON data; a number that does not exist is None."""
+        return to_json(asdict(self))
 
 
 def composition(circuit: WeightCircuit, by: By = "kind") -> list[Composition]:
@@ -72,8 +73,8 @@ class WeightOverlap:
     z: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
-        return asdict(self)
+        """Plain JSON data; a number that does not exist is None."""
+        return to_json(asdict(self))
 
 
 def weight_overlap(a: WeightCircuit, b: WeightCircuit, within: Within = "tensor") -> WeightOverlap:

@@ -29,7 +29,8 @@ from torch import Tensor
 
 from lightning_circuits.arguments import require_choice, require_numbers, require_whole_numbers
 from lightning_circuits.batch import Batch, TextBatch
-from lightning_circuits.measures import candidate_values, log_softmax
+from lightning_circuits.evaluation.rows import to_json
+from lightning_circuits.measures import negative_log_likelihood
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.weights.judging import line_nll, text_estimate
 from lightning_circuits.weights.space import WeightSpace
@@ -89,7 +90,7 @@ class Edit:
         """Plain JSON data; a number that does not exist is None."""
         said = asdict(self)
         for moment in ("before", "after"):
-            said[moment] = {name: None if math.isnan(value) else value for name, value in said[moment].items()}
+            said[moment] = to_json(said[moment])
         return said
 
 
@@ -185,7 +186,7 @@ def _step(
         for parameter in parameters.values():
             parameter.requires_grad_()
         logits = model.logits(fact["clean_ids"], fact["attention_mask"], fact["positions"])
-        loss = _nll(logits, fact, "answers").mean()
+        loss = negative_log_likelihood(logits, fact["answers"], fact).mean()
         if stop_below is not None and float(loss) <= stop_below:
             return float(loss)
         gradients = torch.autograd.grad(loss, list(parameters.values()))
@@ -216,8 +217,8 @@ def _new_and_true(model: CircuitModel, batches: Iterable[Batch]) -> tuple[float,
     new, true = [], []
     for batch in map(model.receive, batches):
         logits = model.run(batch["clean_ids"], batch["attention_mask"], batch["positions"])
-        new.append(_nll(logits, batch, "answers"))
-        true.append(_nll(logits, batch, "distractors"))
+        new.append(negative_log_likelihood(logits, batch["answers"], batch))
+        true.append(negative_log_likelihood(logits, batch["distractors"], batch))
     return (float(torch.cat(new).mean()), float(torch.cat(true).mean())) if new else (math.nan, math.nan)
 
 
@@ -227,12 +228,6 @@ def _answers(model: CircuitModel, batches: Iterable[Batch]) -> list[int]:
     for batch in map(model.receive, batches):
         said += model.run(batch["clean_ids"], batch["attention_mask"], batch["positions"]).argmax(-1).tolist()
     return said
-
-
-def _nll(logits: Tensor, batch: Batch, which: str) -> Tensor:
-    """``[B, V]`` to ``[B]``: of the answers, or of the distractors, taken together."""
-    found, there = candidate_values(log_softmax(logits), batch[which], batch)  # type: ignore[literal-required]
-    return -found.masked_fill(~there, float("-inf")).logsumexp(-1)
 
 
 def _masks(circuit: WeightCircuit | WeightSpace) -> dict[str, Tensor]:

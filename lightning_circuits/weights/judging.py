@@ -21,7 +21,8 @@ from torch import Tensor
 
 from lightning_circuits.batch import Batch, TextBatch
 from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
-from lightning_circuits.measures import candidate_values, log_softmax
+from lightning_circuits.evaluation.rows import to_json
+from lightning_circuits.measures import log_softmax, negative_log_likelihood
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.weights.weight_circuit import Rest, WeightCircuit
 
@@ -54,8 +55,8 @@ class WeightRow:
     text_nll_high: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
-        return asdict(self)
+        """Plain JSON data; a number that does not exist is None."""
+        return to_json(asdict(self))
 
 
 def beside(circuit: WeightCircuit, model: CircuitModel, seed: int = 0) -> dict[str, WeightCircuit]:
@@ -153,8 +154,7 @@ def _of_prompts(model: CircuitModel, prompts: Iterable[Batch]) -> tuple[Tensor, 
         logits = model.run(batch["clean_ids"], batch["attention_mask"], batch["positions"])
         own = batch["continues"] == 0 if "continues" in batch else slice(None)
         said.append(logits[own].argmax(-1).cpu())
-        found, there = candidate_values(log_softmax(logits), batch["answers"], batch)
-        nll.append(-found.masked_fill(~there, float("-inf")).logsumexp(-1).double().cpu())
+        nll.append(negative_log_likelihood(logits, batch["answers"], batch).double().cpu())
     if not said:
         raise ValueError("there are no prompts to judge circuits of weights on; an iterator is gone through but once")
     return torch.cat(said), torch.cat(nll)

@@ -19,7 +19,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from lightning_circuits.arguments import require_choice, require_seed
 from lightning_circuits.files.atomic import require_place, write_atomically
 from lightning_circuits.files.base import content_of
 from lightning_circuits.files.plain_json import plain_data, read_json
+from lightning_circuits.files.safetensors import header_of
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.weights.choosing import largest
 from lightning_circuits.weights.space import WeightSpace, WeightTensor
@@ -231,7 +232,7 @@ class WeightCircuit:
             bits = safetensors.torch.load(content)
         except Exception as error:  # the library has classes of its own for what is damaged
             raise ValueError(str(error)) from None
-        header = read_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+        header = header_of(content)
         if "weight_circuit" not in header:
             raise ValueError("its header does not say what weights it is of; a circuit of edges is read by Circuit")
         said = read_json(header["weight_circuit"].encode())
@@ -248,10 +249,6 @@ class WeightCircuit:
         if circuit.n_weights != said["n_weights"]:
             raise ValueError(f"it keeps {circuit.n_weights:,} weights, and says {said['n_weights']:,}")
         return circuit
-
-    def with_metadata(self, **more: Any) -> WeightCircuit:
-        """The same circuit, with more said of it."""
-        return replace(self, metadata={**self.metadata, **more})
 
 
 _BITS = torch.tensor([byte.bit_count() for byte in range(256)], dtype=torch.int64)

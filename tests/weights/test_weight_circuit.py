@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def test_circuits_of_other_weights_do_not_overlap(space: WeightSpace) -> None:
 
 
 def test_a_file_holds_the_circuit_eight_weights_a_byte(space: WeightSpace, tmp_path: Path) -> None:
-    circuit = drawn(space).with_metadata(note="as found")
+    circuit = replace(drawn(space), metadata={"seed": 0, "note": "as found"})
     path = circuit.save(tmp_path / "half.safetensors")
     found = WeightCircuit.load(path, space)
     assert found.space == space and found.metadata == {"seed": 0, "note": "as found"}
