@@ -16,10 +16,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
+from circuit_task import CircuitTask
 from overlap_claims import claims
 from overlap_figures import curves_figure
 from overlap_tables import COMPARED, SHARES, SHOWN, Judged, tables
@@ -35,7 +36,6 @@ from lightning_circuits import (
     RandomScores,
 )
 from lightning_circuits.ablation import ABLATIONS
-from lightning_circuits.batch import Batch
 from lightning_circuits.datamodules import (
     CountryCapitalDataModule,
     GenderBiasDataModule,
@@ -50,7 +50,6 @@ from lightning_circuits.evaluation.overlap import Overlap, overlap
 from lightning_circuits.evaluation.rows import Row, evaluate, from_json
 from lightning_circuits.evaluation.smallest import clears, smallest_circuit
 from lightning_circuits.evaluation.transfer import SharedPart, Transfer, TransferRow, transfer
-from lightning_circuits.models import wrap
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.objectives import OBJECTIVES, MatchLogitDifference
 from lightning_circuits.scoring.exact_patching import ExactPatching, chunks
@@ -123,32 +122,14 @@ def main() -> None:
         report(run, args, dict.fromkeys(tasks, of_each), aside)
 
 
-class Task:
-    """The prompts of a task and its circuits, each a stage of the run.
+class Task(CircuitTask):
+    """A task of a kind. Arguments but the kind are those of `CircuitTask`."""
 
-    Args:
-        name: of the task.
-        kind: of the task.
-        language_model: from Hugging Face.
-        args: of the command line.
-        run: that keeps the stages.
-    """
+    batch_size = 8
 
     def __init__(self, name: str, kind: Kind, language_model: Any, args: argparse.Namespace, run: Run) -> None:
-        self.name, self.measure, self.args, self.run = name, kind.measure, args, run
-        self.language_model, self.model = language_model, wrap(language_model)
-        self.data = kind.data(
-            located(args.model), n_train=args.train, n_val=8, n_test=args.prompts, batch_size=8, seed=0
-        )
-
-    def pairs(self, seed: int) -> list[Batch]:
-        """The training pairs that attribution sees: others for each seed."""
-        each = self.args.pairs // self.data.batch_size
-        return list(self.data.train_dataloader())[seed * each : (seed + 1) * each]
-
-    @cached_property
-    def test(self) -> list[Batch]:
-        return list(self.data.test_dataloader())
+        super().__init__(name, kind.data, language_model, args, run)
+        self.measure = kind.measure
 
     # ---- circuits ----------------------------------------------------------------------------------------------
 
@@ -165,10 +146,7 @@ class Task:
         return search.circuit(size=self.args.share)
 
     def attributed(self, method: str, seed: int) -> Circuit:
-        search = ATTRIBUTION[method](self.language_model, objective=self.measure)
-        search.scores_over(lambda: self.pairs(seed))
-        found = search.circuit(size=self.args.share)
-        return replace(found, metadata={**found.metadata, "data": self.data.describe(), "seed": seed})
+        return self.by_attribution(ATTRIBUTION[method](self.language_model, objective=self.measure), seed)
 
     def patched(self) -> Circuit:
         """Exact patching of the edges that attribution holds for the best."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import combinations
 from typing import Any
 
 import torch
+from circuit_task import CircuitTask
 from sequence_tables import ORDERS
 from stages import Run, located, quiet_trainer
 from torch import Tensor
@@ -30,7 +31,7 @@ from lightning_circuits.evaluation.ov import ov_scores
 from lightning_circuits.evaluation.overlap import Overlap, overlap
 from lightning_circuits.evaluation.rows import Row, evaluate, from_json
 from lightning_circuits.measures import correct, logit_difference
-from lightning_circuits.models import CircuitModel, wrap
+from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import load_tokenizer
 from lightning_circuits.objectives import MatchLogitDifference
 from lightning_circuits.scoring.node_ablation import NodeAblation
@@ -69,31 +70,14 @@ QUICK_ASIDE = {"IOI, two more": Kind(partial(IOIDataModule, corruption="abc"))}
 """What the tiny model can read and do: no sequences."""
 
 
-class Task:
-    """The prompts of a task and its circuits, each a stage of the run.
+class Task(CircuitTask):
+    """A task of a kind. Arguments but the kind are those of `CircuitTask`."""
 
-    Args:
-        name: of the task.
-        kind: of the task.
-        language_model: from Hugging Face.
-        args: of the command line.
-        run: that keeps the stages.
-    """
+    batch_size = 4
 
     def __init__(self, name: str, kind: Kind, language_model: Any, args: argparse.Namespace, run: Run) -> None:
-        self.name, self.members, self.args, self.run = name, kind.members, args, run
-        self.language_model, self.model = language_model, wrap(language_model)
-        self.data = kind.data(
-            located(args.model), n_train=args.train, n_val=4, n_test=args.prompts, batch_size=4, seed=0
-        )
-
-    @cached_property
-    def train(self) -> list[Batch]:
-        return list(self.data.train_dataloader())
-
-    @cached_property
-    def test(self) -> list[Batch]:
-        return list(self.data.test_dataloader())
+        super().__init__(name, kind.data, language_model, args, run)
+        self.members = kind.members
 
     @cached_property
     def text(self) -> str:
@@ -115,11 +99,7 @@ class Task:
         return search.circuit()
 
     def attributed(self, seed: int) -> Circuit:
-        search = EAPIG(self.language_model)
-        each = self.args.pairs // self.data.batch_size
-        search.scores_over(lambda: self.train[seed * each : (seed + 1) * each])
-        found = search.circuit(size=self.args.share)
-        return replace(found, metadata={**found.metadata, "data": self.data.describe(), "seed": seed})
+        return self.by_attribution(EAPIG(self.language_model), seed)
 
     def trained(self, seed: int) -> Circuit:
         search = EdgePruning(
