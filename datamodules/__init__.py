@@ -2,7 +2,7 @@
 
 from lightning_circuits.datamodules.base import PairDataModule
 from lightning_circuits.datamodules.country_capital import CountryCapitalDataModule
-from lightning_circuits.datamodules.facts import Fact, FactsDataModule
+from lightning_circuits.datamodules.facts import Fact, FactsDataModule, FactToEdit
 from lightning_circuits.datamodules.gender_bias import GenderBiasDataModule
 from lightning_circuits.datamodules.greater_than import GreaterThanDataModule
 from lightning_circuits.datamodules.hypernymy import HypernymyDataModule
@@ -19,6 +19,7 @@ from lightning_circuits.datamodules.tokenising import PromptPair
 __all__ = [
     "CountryCapitalDataModule",
     "Fact",
+    "FactToEdit",
     "FactsDataModule",
     "GenderBiasDataModule",
     "GreaterThanDataModule",

@@ -4,7 +4,7 @@
 
 A fact has a subject, a relation, an object that is true and a new one. As pairs of prompts, the true object is the
 answer and the new one the distractor; the corrupt prompt says the same of another subject. For editing,
-`FactsDataModule.facts` gives the facts of a split themselves.
+`FactsDataModule.facts` gives the facts of a split themselves, and `to_edit` what `masked_finetune` takes of one.
 
 Facts of one's own are JSON Lines, a fact a line:
 
@@ -21,21 +21,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lightning_circuits.arguments import require_choice, shortened
-from lightning_circuits.datamodules.encoding import encode
+from lightning_circuits.batch import NO_TOKEN, Batch
+from lightning_circuits.datamodules.encoding import encode, unknown_words
 from lightning_circuits.datamodules.known_facts import RELATIONS
-from lightning_circuits.datamodules.loader import PaddingSide
+from lightning_circuits.datamodules.loader import PaddingSide, PairLoader
 from lightning_circuits.datamodules.misfits import Misfits
 from lightning_circuits.datamodules.reading import json_lines
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.spans import By, Places
 from lightning_circuits.datamodules.tasks import TaskDataModule
-from lightning_circuits.datamodules.tokenising import AnswerTokens, PromptPair
+from lightning_circuits.datamodules.tokenising import AnswerTokens, PromptPair, TokenPair
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
-__all__ = ["Fact", "FactsDataModule", "read_facts"]
+__all__ = ["Fact", "FactToEdit", "FactsDataModule", "read_facts"]
 
 Split = Literal["train", "val", "test"]
 
@@ -70,6 +71,19 @@ class Fact:
     new: str
     paraphrases: tuple[str, ...] = ()
     neighbours: tuple[tuple[str, str], ...] = ()
+
+
+class FactToEdit(NamedTuple):
+    """A fact as batches, for `weights.editing`.
+
+    Of its ``prompt`` and ``paraphrases``, ``answers`` are the new object and ``distractors`` the true one; of its
+    ``neighbours``, ``answers`` are their own objects. Nothing is corrupt: corrupt prompts are the clean ones. Of
+    paraphrases, or neighbours, that it does not have, there is no batch.
+    """
+
+    prompt: Batch
+    paraphrases: list[Batch]
+    neighbours: list[Batch]
 
 
 @dataclass(frozen=True)
@@ -216,6 +230,41 @@ class FactsDataModule(TaskDataModule):
         require_choice("split", split, Split)
         self.setup()
         return [self._facts[pair.where] for pair in self._splits[split]]
+
+    def to_edit(self, fact: Fact) -> FactToEdit:
+        """A fact as an edit takes it.
+
+        Args:
+            fact: one of `facts`, or any other.
+
+        Raises:
+            ValueError: an object that is not one token behind a prompt; a word that the tokenizer does not know.
+            TypeError: no fact.
+        """
+        if not isinstance(fact, Fact):
+            raise TypeError(f"to_edit takes a Fact, such as facts('test')[0], got {shortened(fact)}")
+        said = [self._continued(text, fact.new, fact.true) for text in (fact.prompt, *fact.paraphrases)]
+        nearby = [self._continued(text, word) for text, word in fact.neighbours]
+
+        def batches(pairs: list[TokenPair]) -> list[Batch]:
+            return [PairLoader(pairs, len(pairs), padding_side=self.padding_side).collate(pairs)] if pairs else []
+
+        return FactToEdit(batches(said[:1])[0], batches(said[1:]), batches(nearby))
+
+    def _continued(self, text: str, *objects: str) -> TokenPair:
+        """A prompt by itself: the first of some objects is its answer, the second, if there is one, its distractor."""
+        prompt, *continued = encode([text, *(text + word for word in objects)], self.tokenizer)
+        if unknown := unknown_words(text, prompt, self.tokenizer):
+            raise ValueError(f"{text!r}: {', '.join(map(repr, unknown))} is not in the tokenizer's vocabulary")
+        for word, ids in zip(objects, continued, strict=True):
+            if ids[:-1] != prompt or ids[-1] == self.tokenizer.unk_token_id:
+                raise ValueError(
+                    f"{text!r}: {word!r} is not one known token behind it, together they are "
+                    f"{self.tokenizer.convert_ids_to_tokens(ids)}; an edit is of a fact whose objects, and those of "
+                    "its neighbours, are single tokens: choose another"
+                )
+        answer, *distractor = (ids[-1] for ids in continued)
+        return TokenPair(prompt, prompt, [answer], distractor or [NO_TOKEN], text)
 
     def candidates(self, split: str) -> Iterator[PromptPair]:
         mine = self._share(split)

@@ -5,7 +5,9 @@ model is zero, as when a circuit is judged, or kept as it is. The two are differ
 edit meets a model that may be able to say little; in the whole model it meets one that works, and what is asked is
 whether these weights can move it.
 
-    >>> with masked_finetune(model, fact, circuit, probes=Probes(paraphrases, neighbours)) as edit:     # doctest: +SKIP
+    >>> fact = facts.to_edit(facts.facts("test")[0])                     # of FactsDataModule          # doctest: +SKIP
+    >>> probes = Probes(fact.paraphrases, fact.neighbours, list(text.held_out("test")))                # doctest: +SKIP
+    >>> with masked_finetune(model, fact.prompt, circuit, probes=probes) as edit:                      # doctest: +SKIP
     ...     edit.after.new_nll, edit.after.neighbours            # and the model is the edited one      # doctest: +SKIP
     (2.4, 0.8)
 
@@ -115,7 +117,7 @@ def masked_finetune(
 
     Args:
         model: the language model.
-        fact: its prompt; ``answers`` are the new object, ``distractors`` the true one.
+        fact: its prompt; ``answers`` are the new object, ``distractors`` the true one (`FactsDataModule.to_edit`).
         circuit: the weights that may move; a space for all of its weights.
         steps: of gradient descent, at most.
         lr: learning rate.
@@ -187,14 +189,14 @@ def _step(
             parameter.requires_grad_()
         logits = model.logits(fact["clean_ids"], fact["attention_mask"], fact["positions"])
         loss = negative_log_likelihood(logits, fact["answers"], fact).mean()
-        if stop_below is not None and float(loss) <= stop_below:
-            return float(loss)
+        value = float(loss.detach())
+        if stop_below is not None and value <= stop_below:
+            return value
         gradients = torch.autograd.grad(loss, list(parameters.values()))
     for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
-        moved = parameter.data - lr * gradient
-        moved = torch.minimum(torch.maximum(moved, start[name] - epsilon), start[name] + epsilon)
-        parameter.data = moved.where(masks[name], start[name])
-    return float(loss)
+        way = (parameter.data - start[name]).sub_(gradient, alpha=lr).clamp_(-epsilon, epsilon)
+        parameter.data = way.add_(start[name]).where(masks[name], start[name])
+    return value
 
 
 @torch.no_grad()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from lightning_circuits.batch import Batch, require_batch
 from lightning_circuits.datamodules import Fact, FactsDataModule, PromptPair
 from lightning_circuits.datamodules.known_facts import RELATIONS
 from tests.support.task_tokenizers import tokenizer_of
@@ -139,6 +142,77 @@ def test_all_is_described() -> None:
     said = made().describe()
     assert said["facts"] == list(RELATIONS) and said["pairs"] == {"train": 100, "val": 40, "test": 40}
     json.dumps(said)
+
+
+# ---- as an edit takes them -------------------------------------------------------------------------------------------
+
+
+def ids_of(text: str) -> list[int]:
+    return list(made().tokenizer(text)["input_ids"])
+
+
+def rows(batch: Batch) -> list[list[int]]:
+    """The tokens of each prompt, with its answer behind."""
+    return [
+        [*(int(token) for token in ids[mask.bool()]), int(answer)]
+        for ids, mask, answer in zip(batch["clean_ids"], batch["attention_mask"], batch["answers"][:, 0], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_an_edit_says_the_new_object_in_all_wordings(side: Any) -> None:
+    data = FactsDataModule(tokenizer_of("words, digits one by one"), padding_side=side)
+    for fact in data.facts("test"):
+        edit = data.to_edit(fact)
+        batches = [edit.prompt, *edit.paraphrases, *edit.neighbours]
+        for batch in batches:
+            require_batch(batch, len(data.tokenizer))
+            assert torch.equal(batch["clean_ids"], batch["corrupt_ids"])
+            ends = batch["attention_mask"].cumsum(1).argmax(1)  # the last token of each prompt
+            assert torch.equal(batch["positions"], ends)
+        assert rows(edit.prompt) == [ids_of(fact.prompt + fact.new)]
+        assert [row for batch in edit.paraphrases for row in rows(batch)] == [
+            ids_of(text + fact.new) for text in fact.paraphrases
+        ]
+        assert [row for batch in edit.neighbours for row in rows(batch)] == [
+            ids_of(text + word) for text, word in fact.neighbours
+        ]
+        for batch in (edit.prompt, *edit.paraphrases):
+            assert {ids_of(fact.prompt + fact.true)[-1]} == {*batch["distractors"].flatten().tolist()}
+
+
+def test_a_fact_by_hand_needs_neither_paraphrases_nor_neighbours() -> None:
+    edit = made().to_edit(Fact("crow", "kind", "The crow is a kind of", " bird", " fish"))
+    assert rows(edit.prompt) == [ids_of("The crow is a kind of fish")] and not edit.paraphrases and not edit.neighbours
+
+
+BIRD = Fact("crow", "kind", "The crow is a kind of", " bird", " fish")
+
+
+@pytest.mark.parametrize(
+    ("fact", "message"),
+    [
+        (replace(BIRD, new=" fish bird"), "' fish bird' is not one known token behind it, together .*single tokens"),
+        (replace(BIRD, true=" Brrd"), "The crow is a kind of': ' Brrd' is not one known token behind it"),
+        (
+            replace(BIRD, paraphrases=("A crow is Brrd of",)),
+            "'A crow is Brrd of': .*'Brrd'.* is not in the",
+        ),
+        (
+            replace(BIRD, neighbours=(("The tuna is a kind of", " fi"),)),
+            "'The tuna is a kind of': ' fi' is not one kno",
+        ),
+    ],
+)
+def test_what_cannot_be_edited_is_named(fact: Fact, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made().to_edit(fact)
+
+
+@pytest.mark.parametrize("given", ["crow", 3, None])
+def test_what_is_no_fact_cannot_be_edited(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"to_edit takes a Fact, such as facts\('test'\)\[0\], got "):
+        made().to_edit(given)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
