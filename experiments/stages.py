@@ -19,16 +19,17 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from lightning_circuits import Circuit
 from lightning_circuits.drawing.style import save
 from lightning_circuits.files.atomic import write_atomically
+from lightning_circuits.weights.weight_circuit import WeightCircuit
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -84,7 +85,7 @@ class Run:
         self.folder, self.stages, self.write = args.output, args.output / "stages", args.write
         self.settings = {name: value for name, value in vars(args).items() if name not in RUNNING}
         self.stages.mkdir(parents=True, exist_ok=True)
-        self._inside = 0.0
+        self._inside, self._wait = 0.0, True
         kept = self.stages / "settings.json"
         before = json.loads(kept.read_text()) if kept.exists() else self.settings
         if changed := [name for name in self.settings | before if self.settings.get(name) != before.get(name)]:
@@ -98,14 +99,38 @@ class Run:
         self._stage(path, lambda: make().save(path))
         return Circuit.load(path)
 
+    def weight_circuit(self, name: str, make: Callable[[], WeightCircuit]) -> WeightCircuit:
+        """The circuit of weights of a stage: read if it was made before."""
+        path = self.stages / f"{name}.safetensors"
+        self._stage(path, lambda: make().save(path))
+        return WeightCircuit.load(path)
+
     def data(self, name: str, make: Callable[[], Any]) -> Any:
         """The plain JSON data of a stage: read if they were made before."""
         path = self.stages / f"{name}.json"
         self._stage(path, lambda: write_atomically(path, json.dumps(make(), indent=1).encode()))
         return json.loads(path.read_text())
 
+    def has(self, name: str) -> bool:
+        """Whether the data of a stage are made."""
+        return (self.stages / f"{name}.json").exists()
+
+    def each(self, parts: Iterable[Callable[[], object]]) -> None:
+        """Make some parts, in order. One that comes to a stage that another process is at is put off to the end."""
+        put_off: list[Callable[[], object]] = []
+        self._wait = False
+        for part in parts:
+            try:
+                part()
+            except Timeout:
+                put_off.append(part)
+        self._wait = True
+        for part in put_off:
+            part()
+
     def _stage(self, path: Path, make: Callable[[], object]) -> None:
-        with FileLock(path.with_suffix(".lock")):  # another process that comes to the same stage waits for it
+        # Another process that comes to the same stage waits for it, or does something else meanwhile.
+        with FileLock(path.with_suffix(".lock"), timeout=-1 if self._wait else 0):
             if path.exists():
                 return
             start, others = time.process_time(), self._inside

@@ -24,6 +24,7 @@ from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampl
 from lightning_circuits.evaluation.rows import to_json
 from lightning_circuits.measures import log_softmax, negative_log_likelihood
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.weights.space import WeightSpace
 from lightning_circuits.weights.weight_circuit import Rest, WeightCircuit
 
 
@@ -96,6 +97,7 @@ def judge(
         raise ValueError("a circuit is called 'full', which is the whole model: give it another name")
     said, answers = _of_prompts(model, prompts)
     lines = line_nll(model, text)
+    of = max((circuit.space.n_weights for circuit in circuits.values()), default=WeightSpace.of(model).n_weights)
     rows = []
     for name, circuit in {"full": None, **circuits}.items():
         with circuit.applied(model, rest) if circuit is not None else nullcontext():
@@ -109,7 +111,7 @@ def judge(
             **_estimate("answer_nll", nll.mean(), resampled_means(nll[:, None])[:, 0]),
             **text_estimate(spoken),
         }
-        density, kept = (1.0, -1) if circuit is None else (circuit.density, circuit.n_weights)
+        density, kept = (1.0, of) if circuit is None else (circuit.density, circuit.n_weights)
         rows.append(WeightRow(name, rest, split, density, kept, len(said), len(lines), **numbers))
     return rows
 

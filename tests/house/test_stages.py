@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from filelock import FileLock
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 PAGE = """# A paper
@@ -70,6 +72,23 @@ def test_a_table_that_the_run_does_not_have_is_named(stages: ModuleType, page: P
     with pytest.raises(ValueError, match=r"asks for the table 'Full'; the run has 'Empty'"):
         stages.write_page(page, tmp_path, {"Empty": "| e |"})
     assert page.read_text() == PAGE
+
+
+def test_a_part_that_another_process_is_at_is_made_last(stages: ModuleType, tmp_path: Path) -> None:
+    run = stages.Run(argparse.Namespace(output=tmp_path, write=False))
+    begun: list[str] = []
+    lock = FileLock(run.stages / "second.lock")
+
+    def part(name: str) -> None:
+        begun.append(name)
+        if name == "third":
+            lock.release()  # meanwhile the other process is done, or dead
+        run.data(name, lambda: name)
+
+    lock.acquire()
+    run.each([partial(part, name) for name in ("first", "second", "third")])
+    assert begun == ["first", "second", "third", "second"]
+    assert all(map(run.has, begun)) and not run.has("fourth")
 
 
 def test_the_seconds_of_a_stage_are_its_own(stages: ModuleType, tmp_path: Path) -> None:
