@@ -63,7 +63,7 @@ def main() -> None:
         facts=100,
         held_out=40,
         batch=10,
-        steps=150,
+        steps=60,
         edited=20,
         fewer=6,
         edit_steps=10,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from lightning_circuits.models.base import CircuitModel
 
@@ -18,18 +17,12 @@ WeightKind = Literal["attention", "mlp", "norm"]
 
 
 class BlockWeight(NamedTuple):
-    """A parameter of a block: its name in the language model, its layer and kind, the tensor, and whose it is.
-
-    ``inputs``: which dimension of the tensor meets the input of the module; None of a bias, a norm, or where it is not
-    known.
-    """
+    """A parameter of a block: its name in the language model, its layer and kind, and the tensor."""
 
     name: str
     layer: int
     kind: WeightKind
     parameter: nn.Parameter
-    module: nn.Module
-    inputs: int | None
 
 
 def block_weights(model: CircuitModel) -> list[BlockWeight]:
@@ -54,14 +47,5 @@ def block_weights(model: CircuitModel) -> list[BlockWeight]:
             is_norm = "norm" in type(module).__name__.lower()
             kind: WeightKind = "norm" if is_norm else "mlp" if id(module) in in_mlp else "attention"
             for parameter in module.parameters(recurse=False):
-                weight = BlockWeight(names[id(parameter)], layer, kind, parameter, module, _inputs(module, parameter))
-                found.setdefault(id(parameter), weight)
+                found.setdefault(id(parameter), BlockWeight(names[id(parameter)], layer, kind, parameter))
     return list(found.values())
-
-
-def _inputs(module: nn.Module, parameter: nn.Parameter) -> int | None:
-    if parameter.ndim != 2:
-        return None
-    if isinstance(module, Conv1D):  # GPT-2's, which has the transpose
-        return 0
-    return 1 if isinstance(module, nn.Linear) else None

@@ -12,14 +12,20 @@ objective asks for ordinary text as well: else what is found is a lookup table i
 the mask is no sample of random gates but the logits above a threshold, from the first step on, so that what is trained
 is what is judged.
 
+Training begins at the weights whose loss would hurt most, to second order (`weights.start`), and a step moves every
+logit by as much, up or down, as the sign of its gradient says. By their size, gradients would move the largest weights
+the farthest, whose loss to first order says least about their loss as a whole; and the batch that a gradient is of says
+more about its size than about its direction.
+
 Memory: beside the model the logits, and as much again, in float32, for the weights that a forward keeps and, as they
-go, the gradients. Gradients are scaled to a mean square of 1 in every tensor, for which an optimizer keeps nothing.
+go, the gradients. Signs want no state of an optimizer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -38,12 +44,12 @@ from lightning_circuits.search.identity import package_versions
 from lightning_circuits.search.splits import whole_split
 from lightning_circuits.weights.choosing import largest
 from lightning_circuits.weights.space import KINDS, WeightSpace
-from lightning_circuits.weights.start import input_sizes, start_logits
+from lightning_circuits.weights.start import start
 from lightning_circuits.weights.straight_through import threshold_of, with_kept
 from lightning_circuits.weights.weight_circuit import WeightCircuit
 
 SEEN = 8
-"""So many batches of prompts, and as many of text, say at the beginning how much each weight puts out."""
+"""So many batches of prompts, and as many of text, say at the beginning what the loss would gain without a weight."""
 
 
 class WeightPruning(FrozenModelModule):
@@ -56,9 +62,9 @@ class WeightPruning(FrozenModelModule):
         kinds: which weights of the blocks may go: of ``attention``, ``mlp`` and ``norm``. Embeddings and head stay.
         layers: of which blocks, counted from 0. Default: all.
         objective: what is asked on the task's prompts: an `Objective`, its name, or a function like it.
-        text_weight: how far a step on ordinary text goes, against one on the prompts.
+        text_weight: how much ordinary text weighs against the prompts: where training begins, and in how far it goes.
         lr: how far logits move in a step, which lie from ``density - 1`` to ``density`` at first; linearly to zero.
-        seed: of the text, and of where the threshold is looked for.
+        seed: of where training begins, and of where the threshold is looked for.
         dtype: of a model loaded by name.
 
     Raises:
@@ -78,7 +84,7 @@ class WeightPruning(FrozenModelModule):
         layers: Sequence[int] | None = None,
         objective: AnyObjective = "KL",
         text_weight: float = 1.0,
-        lr: float = 0.005,
+        lr: float = 0.002,
         seed: int = 0,
         dtype: DType = "float32",
     ) -> None:
@@ -151,25 +157,26 @@ class WeightPruning(FrozenModelModule):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         if self.trainer.ckpt_path is None:
-            sizes = input_sizes(self.circuit_model, self.space, self._see)
-            start = start_logits(self.circuit_model, self.space, sizes, self.density)
-            for name, logits in self._logits().items():
-                logits.data.copy_(start[name])
+            start(self.model, self._logits(), self._seen(), self.density, torch.Generator().manual_seed(self.seed))
 
-    def _see(self) -> None:
-        """Run the model on some of what is trained on."""
-        for batch in islice(whole_split(self.trainer, "train"), SEEN):
-            batch = self.circuit_model.receive(batch)
-            self.circuit_model.run(batch["clean_ids"], batch["attention_mask"], batch["positions"])
-        for number in range(SEEN):
-            self._speak(self._text(number))
+    def _seen(self) -> Iterator[tuple[float, Callable[[], Tensor]]]:
+        """Some of what is trained on: how much it weighs, and what says the log-probabilities there, ``[n, V]``."""
+        for number, batch in enumerate(islice(whole_split(self.trainer, "train"), SEEN)):
+            prompts, text = self.circuit_model.receive(batch), self._text(number)
+            yield 1.0, partial(self._answer, prompts)
+            yield self.text_weight, partial(self._continue, text)
 
     def _text(self, number: int) -> TextBatch:
         return {name: each.to(self.circuit_model.device) for name, each in self.text.batch(number).items()}  # type: ignore[return-value, attr-defined]
 
-    def _speak(self, text: TextBatch) -> Tensor:
-        """Log-probabilities ``[B, T, V]`` of what follows each token."""
-        return log_softmax(self.circuit_model.token_logits(text["input_ids"], text["attention_mask"]))
+    def _answer(self, batch: Batch) -> Tensor:
+        """Log-probabilities ``[B, V]`` of what follows each prompt."""
+        return log_softmax(self.circuit_model.logits(batch["clean_ids"], batch["attention_mask"], batch["positions"]))
+
+    def _continue(self, text: TextBatch) -> Tensor:
+        """Log-probabilities ``[n, V]`` of what follows each token of ordinary text."""
+        logits = self.circuit_model.token_logits(text["input_ids"], text["attention_mask"])
+        return log_softmax(logits[text["attention_mask"].bool()])
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Two steps down: for what is said of the prompts, and for ordinary text."""
@@ -178,14 +185,13 @@ class WeightPruning(FrozenModelModule):
         text = self._text(number * self.trainer.world_size + self.global_rank)
         prompts = batch["clean_ids"], batch["attention_mask"], batch["positions"]
         with torch.no_grad():
-            full_logits, full_text = self.circuit_model.run(*prompts), self._speak(text)
+            full_logits, full_text = self.circuit_model.run(*prompts), self._continue(text)
 
         def of_prompts() -> Tensor:
             return losses(self.objective, self.circuit_model.logits(*prompts), batch, full_logits).mean()
 
         def of_text() -> Tensor:
-            kl = (full_text.exp() * (full_text - self._speak(text))).sum(-1)
-            return kl[text["attention_mask"].bool()].mean()
+            return (full_text.exp() * (full_text - self._continue(text))).sum(-1).mean()
 
         optimizer: Any = self.optimizers()
         objective = self._descend(of_prompts, 1.0, number)
@@ -198,7 +204,7 @@ class WeightPruning(FrozenModelModule):
         self.log_dict(report, prog_bar=True, batch_size=n_prompts(batch))
 
     def _descend(self, loss: Callable[[], Tensor], weight: float, number: int) -> Tensor:
-        """Give the optimizer the gradient of a loss, and the mean square of ``weight``; the loss itself, a scalar."""
+        """Give the optimizer the signs of the gradient of a loss, by ``weight``; the loss itself, a scalar."""
         logits = self._logits()
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         threshold = threshold_of(logits, self.density, generator)
@@ -211,7 +217,7 @@ class WeightPruning(FrozenModelModule):
         gradients = torch.autograd.grad(value, list(logits.values()))
         for parameter, gradient in zip(logits.values(), gradients, strict=True):
             gradient = self.trainer.strategy.reduce(gradient, reduce_op="mean")
-            parameter.grad = gradient.mul_(weight / gradient.square().mean().sqrt().clamp(min=TINY))
+            parameter.grad = gradient.sign_().mul_(weight)
         return value.detach()
 
     def configure_optimizers(self) -> Any:
@@ -230,10 +236,6 @@ class WeightPruning(FrozenModelModule):
         super().on_save_checkpoint(checkpoint)
         for logits in self.logits.values():  # the run that goes on has what a resumed one will have
             logits.data.copy_(logits.data.half())
-
-
-TINY = 1e-30
-"""No gradient is divided by less."""
 
 
 def _key(name: str) -> str:

@@ -1,77 +1,61 @@
-"""Where weights begin: in the order of how much each puts out, |w| times the size of what it meets.
+"""Where weights begin: in the order of what the loss would gain if each were taken away alone, to second order.
 
-A mask that begins at random begins with a broken model, and one that is learned from there is a lookup table in it.
-Pruned by ``|w| * |x|`` within every output (Sun et al. 2023, "A Simple and Effective Pruning Approach for Large
-Language Models"), half of a model still says much of what it said. Norms and biases begin open: they are few, and
-everything depends on each.
+At the whole model the KL to it is 0 and has no gradient. Its curvature is the Fisher information of what the model
+says, and without a weight w it grows by
+
+    w^2 F / 2,      F = sum_y p(y) (d log p(y) / dw)^2
+
+("Optimal Brain Damage", LeCun et al. 1990; with Fisher information for the curvature, Theis et al. 2018). That is one
+unit for all weights, so they are ranked in the whole: how many a layer, or its norms, keep is found, not given. A mask
+that begins at random begins with a broken model, and what is learned from there is a lookup table in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_circuits.models import CircuitModel
-from lightning_circuits.models.block_weights import block_weights
-from lightning_circuits.weights.space import WeightSpace
+from lightning_circuits.weights.straight_through import sampled, with_kept
 
 
-@torch.no_grad()
-def input_sizes(model: CircuitModel, space: WeightSpace, call: Callable[[], object]) -> dict[str, Tensor]:
-    """How large the inputs of the modules are that have a weight: float32 ``[d_in]`` by the names of the weights.
-
-    The root of the sum of squares, over all tokens that ``call`` runs the model on. Padding counts as well, alike for
-    all.
-    """
-    names = {tensor.name for tensor in space.tensors}
-    squares: dict[str, Tensor] = {}
-    hooks = []
-    for weight in block_weights(model):
-        if weight.name in names and weight.inputs is not None:
-
-            def add(module: Any, args: tuple[Tensor, ...], name: str = weight.name) -> None:
-                more = args[0].detach().float().flatten(0, -2).square().sum(0)
-                squares[name] = squares.get(name, torch.zeros_like(more)) + more
-
-            hooks.append(weight.module.register_forward_pre_hook(add))
-    try:
-        call()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: each.sqrt() for name, each in squares.items()}
-
-
-@torch.no_grad()
-def start_logits(
-    model: CircuitModel, space: WeightSpace, sizes: Mapping[str, Tensor], density: float
-) -> dict[str, Tensor]:
-    """Logits, float32 ``[*shape]`` by name, of which a share ``density`` is above 0 in every output of every matrix.
-
-    They are the ranks of ``|w| * |x|`` among the weights of an output, from ``density - 1`` to ``density``; of a matrix
-    whose inputs are not known, of |w| among all of its weights. Those of norms and biases are ``density``, the highest.
+def start(
+    model: nn.Module,
+    logits: Mapping[str, Tensor],
+    said: Iterable[tuple[float, Callable[[], Tensor]]],
+    density: float,
+    generator: torch.Generator,
+) -> None:
+    """Set logits to the ranks of ``w^2 F`` among all weights, from ``density - 1`` to ``density``.
 
     Args:
-        model: the language model.
-        space: the weights.
-        sizes: from `input_sizes`.
-        density: the share to begin with.
+        model: the language model, frozen.
+        logits: float32 ``[*shape]`` by the names of parameters. Whatever they are is lost.
+        said: how much something weighs in the loss, and what runs the model on it: log-probabilities ``[n, V]`` of what
+            it says at ``n`` places.
+        density: the share that is above 0.
+        generator: of the signs that `F` is estimated with.
     """
-    parameters, logits = space.parameters(model.model), {}
-    inputs = {weight.name: weight.inputs for weight in block_weights(model)}
-    for tensor in space.tensors:
-        weight, axis = parameters[tensor.name].detach().abs().float(), inputs[tensor.name]
-        if weight.ndim < 2:
-            logits[tensor.name] = torch.full_like(weight, density)
-            continue
-        if axis is None or tensor.name not in sizes:
-            rows = weight.flatten()[None]
-        else:
-            rows = (weight.T if axis == 0 else weight) * sizes[tensor.name]
-        ranks = (rows.argsort(dim=1, stable=True).argsort(1) + 1).float() / rows.shape[1]  # from above 0 to 1
-        ranks = ranks - (1 - density)
-        logits[tensor.name] = (ranks.T if axis == 0 else ranks).reshape(weight.shape).contiguous()
-    return logits
+    for each in logits.values():
+        each.data.zero_()
+    for weight, run in said:
+        # All weights are kept, and a gradient with respect to a logit is w times that with respect to w.
+        drawn = with_kept(model, logits, -math.inf, lambda run=run: _drawn(run(), generator))  # type: ignore[misc]
+        for each, gradient in zip(logits.values(), torch.autograd.grad(drawn, list(logits.values())), strict=True):
+            each.data.addcmul_(gradient, gradient, value=weight)  # the logits are where the sum is kept
+    among = sampled(logits, generator).sort().values
+    for each in logits.values():
+        ranks = torch.searchsorted(among, each.data, right=True)
+        each.data.copy_(ranks / len(among) - (1 - density))
+
+
+def _drawn(logs: Tensor, generator: torch.Generator) -> Tensor:
+    """A number whose squared gradient is in the mean ``F``, averaged over places, from log-probabilities ``[n, V]``.
+
+    Every token comes by the root of its probability and with a random sign, by which the products of two tokens cancel,
+    and of two places. A token that is drawn for each place would do as well in the mean, and vary more.
+    """
+    signs = (torch.randint(0, 2, logs.shape, generator=generator) * 2 - 1).to(logs.device)
+    return ((logs.detach() / 2).exp() * signs * logs).sum() / math.sqrt(len(logs))

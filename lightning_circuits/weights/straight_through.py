@@ -63,13 +63,18 @@ def with_kept(model: nn.Module, logits: Mapping[str, Tensor], threshold: float, 
 
 def threshold_of(logits: Mapping[str, Tensor], density: float, generator: torch.Generator) -> float:
     """The number that a share ``density`` of all logits, float32 ``[...]`` by name, reaches, by a sample of them."""
-    total = sum(each.numel() for each in logits.values())
+    sample = sampled(logits, generator)
+    return float(sample.kthvalue(max(round((1 - density) * len(sample)), 1)).values) if density < 1 else -float("inf")
+
+
+def sampled(values: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+    """Some of all values, ``[...]`` by name: float32 ``[n]``, drawn evenly from each tensor; all, if those are few."""
+    total = sum(each.numel() for each in values.values())
     parts = []
-    for each in logits.values():
+    for each in values.values():
         flat = each.detach().flatten()
         if total > SAMPLE:
             n = max(round(SAMPLE * len(flat) / total), 1)
             flat = flat[torch.randint(len(flat), (n,), generator=generator).to(flat.device)]
         parts.append(flat)
-    sample = torch.cat(parts)
-    return float(sample.kthvalue(max(round((1 - density) * len(sample)), 1)).values) if density < 1 else -float("inf")
+    return torch.cat(parts)

@@ -14,7 +14,7 @@ from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.identity import WeightsHash
 from lightning_circuits.search.weight_pruning import WeightPruning
-from lightning_circuits.weights.judging import judge
+from lightning_circuits.weights.weight_circuit import WeightCircuit
 from tests.support.training import quiet_trainer
 
 
@@ -66,23 +66,39 @@ def test_the_model_is_what_it_was_and_the_circuit_as_dense_as_asked() -> None:
     assert said["text"]["text"] == "babble" and said["weights_hash"] == before
 
 
+@torch.no_grad()
+def divergences(found: WeightPruning, circuit: WeightCircuit, module: IOIDataModule) -> tuple[float, float]:
+    """KL of a circuit to the model, in nats: on held-out prompts, and on text that no step has seen."""
+    model = found.circuit_model
+    prompts = [(batch["clean_ids"], batch["attention_mask"]) for batch in module.val_dataloader()]
+    lines = [(line["input_ids"], line["attention_mask"]) for line in map(found.text.batch, range(900, 908))]
+
+    def said() -> list[list[torch.Tensor]]:
+        return [[model.token_logits(*each).log_softmax(-1) for each in some] for some in (prompts, lines)]
+
+    full = said()
+    with circuit.applied(model):
+        kept = said()
+    ends = [[torch.arange(len(ids)), mask.cumsum(1).argmax(1)] for ids, mask in prompts]
+    of_prompts = [(f[e].exp() * (f[e] - k[e])).sum(-1).mean() for f, k, e in zip(full[0], kept[0], ends, strict=True)]
+    of_text = [(f.exp() * (f - k)).sum(-1).mean() for f, k in zip(full[1], kept[1], strict=True)]
+    return float(torch.stack(of_prompts).mean()), float(torch.stack(of_text).mean())
+
+
 @pytest.mark.slow
 def test_training_keeps_what_it_is_asked_for() -> None:
-    """Better than where it begins, on held-out prompts and on text, and much better than largest or random weights."""
-    found = search(density=0.4)
+    """Far better than where it begins, and than largest or random weights, on held-out prompts and on text."""
     module = data(n_train=64, n_val=64, batch_size=16)
+    found = search(density=0.2)
     quiet_trainer(max_steps=1).fit(found, module)
-    untrained = found.circuit()
-    found = search(density=0.4)
+    start = divergences(found, found.circuit(), module)
+    found = search(density=0.2)
     quiet_trainer(max_steps=60, max_epochs=-1).fit(found, module)
     circuit = found.circuit()
-    others = {"untrained": untrained, "random": circuit.random(0), "magnitude": circuit.magnitude(found.circuit_model)}
-    rows = judge(
-        found.circuit_model, {"trained": circuit, **others}, module.val_dataloader(), found.text.held_out("val")
-    )
-    by = {row.circuit: row for row in rows}
-    assert by["trained"].answer_nll < min(by[name].answer_nll for name in others)
-    assert abs(by["trained"].text_nll - by["full"].text_nll) < abs(by["random"].text_nll - by["full"].text_nll)
+    trained = divergences(found, circuit, module)
+    others = [circuit.random(0), circuit.magnitude(found.circuit_model)]
+    for other in (start, *(divergences(found, each, module) for each in others)):
+        assert trained[0] < 0.7 * other[0] and trained[1] < 0.7 * other[1]
 
 
 def test_two_runs_are_the_same() -> None:

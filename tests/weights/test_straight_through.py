@@ -10,7 +10,6 @@ import torch
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.search.identity import WeightsHash
 from lightning_circuits.weights.space import WeightSpace
-from lightning_circuits.weights.start import input_sizes, start_logits
 from lightning_circuits.weights.straight_through import threshold_of, with_kept
 from lightning_circuits.weights.weight_circuit import WeightCircuit
 from tests.support.oracle import FAMILIES, VOCABULARY, tiny_model
@@ -70,36 +69,3 @@ def test_the_threshold_leaves_the_share_asked_for(density: float) -> None:
     assert kept == pytest.approx(density, abs=0.002)
     few = {"a": torch.arange(20.0)}
     assert int((few["a"] >= threshold_of(few, 0.25, generator)).sum()) in (5, 6)
-
-
-def test_the_start_keeps_of_every_output_what_puts_out_most(model: CircuitModel) -> None:
-    space, density = WeightSpace.of(model), 0.5
-    sizes = input_sizes(model, space, lambda: model.token_logits(IDS, MASK))
-    logits = start_logits(model, space, sizes, density)
-    parameters, seen = space.parameters(model.model), {}
-
-    def note(name: str) -> Any:
-        def look(module: Any, args: Any, output: Any) -> None:
-            seen[name] = args[0].flatten(0, -2)
-
-        return look
-
-    modules = dict(model.model.named_modules())
-    hooks = [modules[name.rpartition(".")[0]].register_forward_hook(note(name)) for name in sizes]
-    model.model(input_ids=IDS, attention_mask=MASK, use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    for tensor in space.tensors:
-        chosen = logits[tensor.name] > 0
-        if len(tensor.shape) == 1:
-            assert chosen.all()
-            continue
-        module = modules[tensor.name.rpartition(".")[0]]
-        matrix = parameters[tensor.name].data
-        by_output = matrix.T if type(module).__name__ == "Conv1D" else matrix  # [out, in]
-        mask = chosen.T if type(module).__name__ == "Conv1D" else chosen
-        for weights, kept in zip(by_output, mask, strict=True):
-            # What an input puts out by itself, over all tokens: the norm of w x.
-            worth = [float((w * x).norm()) for w, x in zip(weights, seen[tensor.name].T, strict=True)]
-            best = sorted(range(len(worth)), key=worth.__getitem__)[-int(kept.sum()) :]
-            assert int(kept.sum()) == len(worth) // 2 and set(kept.nonzero()[:, 0].tolist()) == set(best)
