@@ -36,14 +36,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from lightning_circuits.arguments import require_numbers, require_seed, shortened
 from lightning_circuits.batch import Batch, TextBatch, TextSource, n_prompts
 from lightning_circuits.measures import log_softmax
-from lightning_circuits.models.block_weights import WeightKind
 from lightning_circuits.models.loading import DType
+from lightning_circuits.models.model_weights import WeightKind
 from lightning_circuits.objectives import OBJECTIVES, AnyObjective, losses
 from lightning_circuits.search.frozen_model import FrozenModelModule, LanguageModel
 from lightning_circuits.search.identity import package_versions
 from lightning_circuits.search.splits import whole_split
 from lightning_circuits.weights.choosing import largest
-from lightning_circuits.weights.space import KINDS, WeightSpace
+from lightning_circuits.weights.space import OF_BLOCKS, WeightSpace
 from lightning_circuits.weights.start import start
 from lightning_circuits.weights.straight_through import threshold_of, with_kept
 from lightning_circuits.weights.weight_circuit import WeightCircuit
@@ -59,7 +59,7 @@ class WeightPruning(FrozenModelModule):
         model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
         text: ordinary text, such as ``TextLines(tokenizer)``, that the circuit is to go on speaking as the model does.
         density: the share of the weights to keep, in (0, 1).
-        kinds: which weights of the blocks may go: of ``attention``, ``mlp`` and ``norm``. Embeddings and head stay.
+        kinds: which weights may go: of ``attention``, ``mlp`` and ``norm`` in the blocks, ``embedding`` and ``head``.
         layers: of which blocks, counted from 0. Default: all.
         objective: what is asked on the task's prompts: an `Objective`, its name, or a function like it.
         text_weight: how much ordinary text weighs against the prompts: where training begins, and in how far it goes.
@@ -80,7 +80,7 @@ class WeightPruning(FrozenModelModule):
         text: TextSource | None = None,
         *,
         density: float = 0.5,
-        kinds: Sequence[WeightKind] = KINDS,
+        kinds: Sequence[WeightKind] = OF_BLOCKS,
         layers: Sequence[int] | None = None,
         objective: AnyObjective = "KL",
         text_weight: float = 1.0,

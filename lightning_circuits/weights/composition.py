@@ -21,7 +21,7 @@ from lightning_circuits.evaluation.rows import to_json
 from lightning_circuits.weights.weight_circuit import WeightCircuit, Within
 
 By = Literal["kind", "layer", "tensor"]
-"""Parts of a model: attention, MLPs and norms; its layers; single tensors."""
+"""Parts of a model: attention, MLPs, norms; its layers (embeddings and head are parts of their own); single tensors."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def composition(circuit: WeightCircuit, by: By = "kind") -> list[Composition]:
     require_choice("by", by, By)
     of = {
         "kind": lambda tensor: tensor.kind,
-        "layer": lambda tensor: tensor.layer,
+        "layer": lambda tensor: tensor.kind if tensor.layer is None else tensor.layer,
         "tensor": lambda tensor: tensor.name,
     }
     total, density = circuit.n_weights, circuit.density

@@ -16,17 +16,18 @@ from torch import Tensor, nn
 
 from lightning_circuits.arguments import shortened
 from lightning_circuits.models import CircuitModel
-from lightning_circuits.models.block_weights import WeightKind, block_weights
+from lightning_circuits.models.model_weights import WeightKind, model_weights
 
 KINDS: tuple[WeightKind, ...] = get_args(WeightKind)
+OF_BLOCKS: tuple[WeightKind, ...] = ("attention", "mlp", "norm")
 
 
 class WeightTensor(NamedTuple):
-    """A tensor of weights: its name in the language model, its shape, and the layer and part of the block it is of."""
+    """A tensor of weights: its name in the language model, its shape, its layer (None outside of blocks), its kind."""
 
     name: str
     shape: tuple[int, ...]
-    layer: int
+    layer: int | None
     kind: WeightKind
 
     @property
@@ -42,14 +43,14 @@ class WeightSpace:
 
     @classmethod
     def of(
-        cls, model: CircuitModel, kinds: Sequence[WeightKind] = KINDS, layers: Sequence[int] | None = None
+        cls, model: CircuitModel, kinds: Sequence[WeightKind] = OF_BLOCKS, layers: Sequence[int] | None = None
     ) -> WeightSpace:
-        """The weights of a model's blocks.
+        """The weights of a model's blocks; those of its embeddings and head, too, where that is asked for.
 
         Args:
             model: the language model.
-            kinds: which parts of the blocks.
-            layers: of which blocks, counted from 0. Default: all.
+            kinds: which parts of the model: ``attention``, ``mlp``, ``norm``, ``embedding``, ``head``.
+            layers: of which blocks, counted from 0. Default: all. Embeddings and head are in none of them.
 
         Raises:
             ValueError: another kind, or none; a layer that the model does not have, or none; no such weight.
@@ -65,8 +66,8 @@ class WeightSpace:
                 raise ValueError(f"layers has {outside[0]}, and the model's are 0 to {n_layers - 1}")
         found = tuple(
             WeightTensor(weight.name, tuple(weight.parameter.shape), weight.layer, weight.kind)
-            for weight in block_weights(model)
-            if weight.kind in kinds and (layers is None or weight.layer in layers)
+            for weight in model_weights(model)
+            if weight.kind in kinds and (layers is None or weight.layer is None or weight.layer in layers)
         )
         if not found:
             raise ValueError(f"the model has no weights of the kind {' or '.join(kinds)} in these layers")

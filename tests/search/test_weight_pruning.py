@@ -101,6 +101,18 @@ def test_training_keeps_what_it_is_asked_for() -> None:
         assert trained[0] < 0.7 * other[0] and trained[1] < 0.7 * other[1]
 
 
+def test_embeddings_and_head_are_pruned_where_that_is_asked_for() -> None:
+    before = WeightsHash()(load_model("tiny-ioi"))
+    found = fitted(2, kinds=["embedding", "head", "mlp"], density=0.3)
+    circuit = found.circuit()
+    assert WeightsHash()(found.model) == before
+    kept = {kind: sum(map(circuit.kept, some)) for kind, some in circuit.space.groups(lambda tensor: tensor.kind)}
+    assert sum(kept.values()) == circuit.n_weights and all(kept.values())
+    assert found.space.n_weights == sum(
+        parameter.numel() for name, parameter in found.model.named_parameters() if ".mlp." in name or ".h." not in name
+    )
+
+
 def test_two_runs_are_the_same() -> None:
     assert fitted(seed=1).circuit() == fitted(seed=1).circuit()
 
@@ -138,7 +150,7 @@ def test_a_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:
             TypeError,
             r"text takes a source of text, such as TextLines\(tokenizer\), got \['a line'\]",
         ),
-        ({"kinds": ["head"]}, ValueError, "kinds is a list of some of attention, mlp, norm"),
+        ({"kinds": ["bias"]}, ValueError, "kinds is a list of some of attention, mlp, norm, embedding, head"),
         ({"layers": [7]}, ValueError, "layers has 7"),
         ({"objective": "nothing"}, ValueError, "nothing"),
     ],

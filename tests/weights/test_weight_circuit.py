@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.models import CircuitModel, wrap
-from lightning_circuits.models.block_weights import block_weights
 from lightning_circuits.models.loading import load_model
+from lightning_circuits.models.model_weights import model_weights
 from lightning_circuits.search.identity import WeightsHash
 from lightning_circuits.weights.composition import composition, weight_overlap
 from lightning_circuits.weights.space import WeightSpace, WeightTensor
@@ -43,13 +43,19 @@ def drawn(space: WeightSpace, density: float = 0.3, seed: int = 0) -> WeightCirc
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_weight_of_the_blocks_is_of_one_kind(family: str) -> None:
+def test_every_weight_is_of_one_kind(family: str) -> None:
     language_model: Any = tiny_model(family)
-    found = block_weights(wrap(language_model))
-    blocks = getattr(language_model, "transformer", None)
-    expected = {id(p) for p in (blocks.h if blocks is not None else language_model.model.layers).parameters()}
-    assert {id(weight.parameter) for weight in found} == expected and len(found) == len(expected)
+    found = model_weights(wrap(language_model))
+    assert {id(weight.parameter) for weight in found} == {id(p) for p in language_model.parameters()}
+    assert len(found) == len({weight.name for weight in found})
+    blocks = language_model.transformer.h if hasattr(language_model, "transformer") else language_model.model.layers
+    inside = {id(p) for p in blocks.parameters()}
     for weight in found:
+        if id(weight.parameter) not in inside:
+            assert weight.layer is None
+            assert (weight.kind == "embedding") == (weight.name.split(".")[-2] in ("embed_tokens", "wte", "wpe"))
+            assert weight.kind in ("embedding", "head"), weight.name
+            continue
         assert (weight.kind == "norm") == ("norm" in weight.name or ".ln_" in weight.name), weight.name
         assert weight.kind == "norm" or (weight.kind == "mlp") == (".mlp." in weight.name), weight.name
         assert f".{weight.layer}." in weight.name
@@ -58,13 +64,18 @@ def test_every_weight_of_the_blocks_is_of_one_kind(family: str) -> None:
 def test_kinds_and_layers_are_chosen(model: CircuitModel, space: WeightSpace) -> None:
     some = WeightSpace.of(model, kinds=["mlp", "norm"], layers=[1])
     assert {(tensor.kind, tensor.layer) for tensor in some.tensors} == {("mlp", 1), ("norm", 1)}
+    assert not {tensor.kind for tensor in space.tensors} & {"embedding", "head"}  # only where they are asked for
+    outside = WeightSpace.of(model, kinds=["embedding", "head", "mlp"], layers=[1])
+    assert {(tensor.kind, tensor.layer) for tensor in outside.tensors} >= {("embedding", None), ("mlp", 1)}
+    by_layer = composition(drawn(outside), by="layer")
+    assert {row.part for row in by_layer} == {"embedding", "head", "1"}
     assert set(some.tensors) < set(space.tensors)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"kinds": ["embedding"]}, ValueError, "kinds is a list of some of attention, mlp, norm, got"),
+        ({"kinds": ["bias"]}, ValueError, "kinds is a list of some of attention, mlp, norm, embedding, head, got"),
         ({"kinds": "mlp"}, ValueError, "kinds is a list of some of"),
         ({"kinds": []}, ValueError, "kinds is a list of some of"),
         ({"layers": [99]}, ValueError, "layers has 99, and the model's are 0 to"),
@@ -280,4 +291,4 @@ def test_a_model_without_blocks_has_none() -> None:
         model = nn.Linear(2, 2)
 
     with pytest.raises(ValueError, match="Strange does not say which modules are the blocks of Linear"):
-        block_weights(Strange())  # type: ignore[arg-type]
+        model_weights(Strange())  # type: ignore[arg-type]
