@@ -196,6 +196,7 @@ class WeightPruning(FrozenModelModule):
         optimizer: Any = self.optimizers()
         objective = self._descend(of_prompts, 1.0, number)
         optimizer.step()
+        optimizer.zero_grad()  # before there are others: gradients are as large as all that is learned
         text_kl = self._descend(of_text, self.text_weight, number)
         optimizer.optimizer.step()  # of the same batch: no step that the Trainer counts
         optimizer.zero_grad()
