@@ -4,22 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from editing_tables import (
-    BESIDE,
-    END,
-    FALL,
-    FIRST,
-    FULL,
-    RESTS,
-    Condition,
-    MadeOf,
-    Rows,
-    Shared,
-    find,
-    interval,
-    number,
-    paired,
-)
+from editing_conditions import BESIDE, FALLEN, FIRST, FULL, RESTS, STANDING, WITH_NORMS, Condition, find, paired
+from editing_tables import MadeOf, Rows, Shared, interval, number
 
 TRAINED, HELD_OUT, TEXT = 0.85, 0.7, 1.0
 """The agreement that masks of half of the weights are to have on facts of the training and on held-out ones, and how
@@ -29,7 +15,7 @@ NORMS = 0.6
 MORE = 3.0
 """So many standard deviations above chance is more than chance."""
 WORDS = {
-    "complement": "than its complement",
+    WITH_NORMS: "than its complement",
     "random": "than as many random weights",
     "magnitude": "than as many of the largest weights",
 }
@@ -74,12 +60,12 @@ def resistance(edits: Sequence[Condition]) -> Iterator[Claim]:
         circuit = find(edits, FIRST.name, "circuit", rest)
         for control in BESIDE:
             if circuit and (other := find(edits, FIRST.name, control, rest)):
-                fall, end = (paired(of(circuit), of(other)) for of in (FALL, END))
+                fall, height = (paired(of(circuit), of(other)) for of in (FALLEN, STANDING))
                 yield (
                     f"circuits resist new facts, more {WORDS[control]} ({words})",
-                    f"falls by {interval(fall)} nats more, and is {interval(end)} higher after",
-                    "circuit minus control: the fall of the NLL below 0, and the NLL after above it, both intervals",
-                    fall.high < 0 < end.low,
+                    f"falls by {interval(fall)} nats more, stands {interval(height)} higher",
+                    "circuit minus control, over the steps: the fall below 0, the height above it, both intervals",
+                    fall.high < 0 < height.low,
                 )
     full = find(edits, FIRST.name, FULL, "zero")
     parts = {name: each for name in ("circuit", *BESIDE) if (each := find(edits, FIRST.name, name, "zero"))}
@@ -95,29 +81,29 @@ def resistance(edits: Sequence[Condition]) -> Iterator[Claim]:
 
 def causes(edits: Sequence[Condition], masks: Sequence[str]) -> Iterator[Claim]:
     """Is it the circuit that resists, a model broken by pruning, or fewer free weights?"""
-    whole = {name: find(edits, FIRST.name, name, "keep") for name in ("circuit", "complement", "random")}
+    whole = {name: find(edits, FIRST.name, name, "keep") for name in ("circuit", WITH_NORMS, "random")}
     circuit, *controls = whole.values()
     if circuit and all(controls):
-        differences = [paired(circuit.fall, each.fall) for each in controls if each]
+        differences = [paired(circuit.fallen, each.fallen) for each in controls if each]
         yield (
             "it is the circuit that resists",
             f"in the whole model, {' and '.join(map(interval, differences))} nats more than complement and random",
-            "the fall of the NLL, circuit minus either control with the model whole, both intervals below 0",
+            "the fall over the steps, circuit minus either control with the model whole, both intervals below 0",
             all(each.high < 0 for each in differences),
         )
     zeroed = find(edits, FIRST.name, "circuit", "zero")
     if circuit and zeroed:
-        difference = paired(circuit.fall, zeroed.fall)
+        difference = paired(circuit.fallen, zeroed.fallen)
         yield (
             "it is the broken model that resists",
             f"the circuit's weights take {interval(difference)} nats more in the whole model",
-            "the fall of the NLL, whole minus zeroed, interval above 0",
+            "the fall over the steps, whole minus zeroed, interval above 0",
             difference.low > 0,
         )
     least = min(masks, key=lambda name: float(name.rpartition("-")[0]), default=FIRST.name)
     many, few = (find(edits, mask, "random", "keep") for mask in (FIRST.name, least))
     if many and few and least != FIRST.name:
-        difference = paired(many.fall, few.fall)
+        difference = paired(many.fallen, few.fallen)
         yield (
             "it is fewer free weights that resist",
             f"random weights in the whole model, {FIRST.name} minus {least}: {interval(difference)} nats",
@@ -126,7 +112,7 @@ def causes(edits: Sequence[Condition], masks: Sequence[str]) -> Iterator[Claim]:
         )
     full, halved = (find(edits, FIRST.name, FULL, "keep", budget) for budget in ("published", "same budget"))
     if full and halved:
-        difference = paired(full.fall, halved.fall)
+        difference = paired(full.fallen, halved.fallen)
         yield (
             "an edit is bound by how far weights may go",
             f"full model, epsilon {full.epsilon:.1e} minus {halved.epsilon:.1e}: {interval(difference)} nats",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from editing_tables import BESIDE, FIRST, FULL, RESTS, Condition, Rows, estimate, find
+from editing_conditions import BESIDE, FIRST, FULL, RESTS, Condition, estimate, find
+from editing_tables import Rows
 
 from lightning_circuits.drawing.style import COLOURS, RC, SHAPES
 
@@ -15,13 +16,7 @@ if TYPE_CHECKING:
 
     from lightning_circuits.weights.judging import WeightRow
 
-SHADES = {
-    "circuit": COLOURS[0],
-    "complement": COLOURS[1],
-    "random": "#777777",
-    "magnitude": COLOURS[2],
-    FULL: COLOURS[4],
-}
+SHADES = dict(zip(("circuit", *BESIDE, FULL), (COLOURS[0], COLOURS[1], "#777777", COLOURS[2], COLOURS[4]), strict=True))
 """The colour of what may move, or is kept."""
 MEASURES = {
     "train agreement": "agreement, facts of the training",
@@ -78,7 +73,35 @@ def legends(figure: Figure, weights: Sequence[str], shapes: Mapping[str, str]) -
     colours = [handle(SHADES[each], "*" if each == FULL else "o") for each in weights]
     masks = [handle("#444444", marker) for marker in shapes.values()]
     names = [*weights, *(f"mask {mask}" for mask in shapes)]
-    figure.legend([*colours, *masks], names, loc="outside lower center", ncols=6)
+    figure.legend([*colours, *masks], names, loc="outside lower center", ncols=4)
+
+
+def steps_figure(edits: Sequence[Condition]) -> Figure:
+    """The NLL of the new object step by step, a panel for each rest, a line for what may move; of the first mask.
+
+    Args:
+        edits: of which those as published are drawn.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(7.0, 3.2), layout="constrained")
+        panels = figure.subplots(1, len(RESTS), sharey=True)
+        lines = {}
+        for axes, (rest, words) in zip(panels, RESTS.items(), strict=True):
+            for weights, colour in SHADES.items():
+                if found := find(edits, FIRST.name, weights, rest):
+                    dashes = (0, (4, 2)) if weights == FULL else "-"
+                    [lines[weights]] = axes.plot(found.course.mean(0), ".", linestyle=dashes, color=colour)
+            axes.set_title(words, loc="left")
+            axes.set_xlabel("step")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.set_ylim(bottom=0)
+            axes.grid(color="#e4e4e4", linewidth=0.5)
+        panels[0].set_ylabel("NLL of the new object, nats")
+        figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=5)
+    return figure
 
 
 def masks_figure(rows: Rows) -> Figure:

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
+from editing_conditions import (
+    BESIDE,
+    FALL,
+    FALLEN,
+    FIRST,
+    FULL,
+    RESTS,
+    STANDING,
+    WITH_NORMS,
+    Condition,
+    as_large,
+    estimate,
+    find,
+    paired,
+)
 from stages import markdown
-from torch import Tensor
 
 from lightning_circuits.evaluation.attention_by_role import Estimate
-from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
 from lightning_circuits.evaluation.rows import from_json
 from lightning_circuits.weights.composition import Composition, WeightOverlap
 from lightning_circuits.weights.judging import WeightRow
-
-RESTS = {"zero": "the rest at zero", "keep": "the model whole"}
-"""What the weights are that may not move, in words."""
-FULL = "full"
-BESIDE = "complement", "random", "magnitude"
-"""What a circuit is held against in edits: its complement, and as many random or largest weights of every tensor."""
-
-
-class Mask(NamedTuple):
-    """A mask that is trained."""
-
-    density: float
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.density:g}-{self.seed}"
-
-
-FIRST = Mask(0.5, 0)
-"""The mask whose edits are of the most facts."""
 
 MISSING = "Not run yet."
 
@@ -61,85 +50,6 @@ class Shared:
     def of(cls, said: Mapping[str, Any]) -> Shared:
         """From plain data."""
         return cls(said["a"], said["b"], *(from_json(WeightOverlap, said[within]) for within in ("whole", "tensor")))
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Facts that were edited one by one in the same way.
-
-    Args:
-        mask: the name of the mask.
-        weights: that might move: ``circuit``, one of `BESIDE`, or ``full``.
-        rest: of `RESTS`; of the full model, which has no rest, either.
-        budget: ``published``, ``same budget`` or ``same loss``.
-        edits: plain data of an `Edit` each, in the order of the facts.
-    """
-
-    mask: str
-    weights: str
-    rest: str
-    budget: str
-    edits: list[dict[str, Any]]
-
-    def at(self, moment: str, name: str) -> Tensor:
-        """A number of `Look`, ``before`` or ``after`` the edit; float64 ``[n_facts]``."""
-        values = [each[moment][name] for each in self.edits]
-        return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float64)
-
-    def edited(self, moment: str) -> Tensor:
-        """Whether the new object is likelier than the true one, 0 or 1; float64 ``[n_facts]``."""
-        return (self.at(moment, "new_nll") < self.at(moment, "true_nll")).double()
-
-    @property
-    def fall(self) -> Tensor:
-        """By how many nats the NLL of the new object falls in the edit; float64 ``[n_facts]``."""
-        return self.at("before", "new_nll") - self.end
-
-    @property
-    def end(self) -> Tensor:
-        """The NLL of the new object after the edit; float64 ``[n_facts]``."""
-        return self.at("after", "new_nll")
-
-    @property
-    def steps(self) -> Tensor:
-        """float64 ``[n_facts]``."""
-        return torch.tensor([each["steps"] for each in self.edits], dtype=torch.float64)
-
-    @property
-    def free(self) -> int:
-        return int(self.edits[0]["free"])
-
-    @property
-    def epsilon(self) -> float:
-        return float(self.edits[0]["epsilon"])
-
-
-FALL, END = attrgetter("fall"), attrgetter("end")
-
-
-def find(edits: Sequence[Condition], mask: str, weights: str, rest: str, budget: str = "published") -> Condition | None:
-    """The edits of a condition, if they have been made; of the full model, with either rest."""
-    wanted = (mask, weights, budget)
-    return next(
-        (
-            each
-            for each in edits
-            if (each.mask, each.weights, each.budget) == wanted and (weights == FULL or each.rest == rest)
-        ),
-        None,
-    )
-
-
-def estimate(values: Tensor) -> Estimate:
-    """The mean of numbers ``[n]`` with the interval of a bootstrap over them."""
-    return Estimate(float(values.mean()), *interval_of(resampled_means(values[:, None])[:, 0]).tolist())
-
-
-def paired(a: Tensor, b: Tensor) -> Estimate:
-    """How much more a number of facts is in one condition ``[n]`` than in another ``[m]``, of the facts that both have,
-    which are the first."""
-    n = min(len(a), len(b))
-    return estimate(a[:n] - b[:n])
 
 
 # ---- cells -----------------------------------------------------------------------------------------------------------
@@ -261,14 +171,15 @@ def edit_rows(edits: Sequence[Condition], mask: str, loss: float | None = None) 
 
 
 def difference_rows(edits: Sequence[Condition], mask: str) -> list[dict[str, str]]:
-    """Two rows for each rest: by how much more the NLL of the new object falls in a circuit than in each control, and
-    how much higher it is after the edit."""
+    """Three rows for each rest: by how much more the NLL of the new object falls in a circuit than in each control, on
+    the way and in the end, and how much higher it stands on the way."""
+    shown = {"falls by, mean over steps": FALLEN, "stands at, mean over steps": STANDING, "falls by": FALL}
     rows = []
     for rest, words in RESTS.items():
         if circuit := find(edits, mask, "circuit", rest):
             others = {f"minus {name}": find(edits, mask, name, rest) for name in (*BESIDE, FULL)}
             others["minus full, same budget"] = find(edits, mask, FULL, rest, "same budget")
-            for what, of in (("falls by", FALL), ("after the edit", END)):
+            for what, of in shown.items():
                 cells = {name: interval(paired(of(circuit), of(each))) if each else "" for name, each in others.items()}
                 rows.append({"rest": words, "NLL of the new object": what, **cells})
     return rows
@@ -278,7 +189,7 @@ def mask_edit_rows(edits: Sequence[Condition], masks: Sequence[str], n: int) -> 
     """A row for each mask, rest and budget, a column for each kind of weights; of the first n facts."""
 
     def cell(found: Condition | None) -> str:
-        return interval(estimate(found.fall[:n])) if found else ""
+        return interval(estimate(found.fallen[:n])) if found else ""
 
     rows = []
     for mask in masks:
@@ -290,7 +201,7 @@ def mask_edit_rows(edits: Sequence[Condition], masks: Sequence[str], n: int) -> 
                     found |= {
                         name: same
                         for name in ("circuit", *BESIDE)
-                        if circuit and (same := find(edits, mask, name, rest)) and same.free == circuit.free
+                        if circuit and (same := find(edits, mask, name, rest)) and as_large(same.free, circuit.free)
                     }
                 text = {
                     f"text before, {name}": change(each, "text_nll").split(" → ")[0]
@@ -332,20 +243,21 @@ def tables(
         "Edits": (
             edit_rows(edits, FIRST.name),
             f"Before → after, means over {args.edited} facts, {args.edit_steps} steps. *Edited*: the new object is "
-            f"likelier than the true one. Mask {FIRST.name}. {each}.",
+            f"likelier than the true one. *{WITH_NORMS.capitalize()}*: what the circuit does not keep, and all norms. "
+            f"Mask {FIRST.name}. {each}.",
         ),
         "Circuit minus control": (
             difference_rows(edits, FIRST.name),
             "By how many nats more the NLL of the new object falls in the circuit than in the control, of the same "
-            f"facts, and how much higher it is there after the edit: a circuit that resists has the first below 0 and "
+            "facts, and how much higher it stands: over the steps, a circuit that resists has the first below 0 and "
             f"the second above. {args.edited} facts, {args.edit_steps} steps; *same budget*: "
             f"epsilon times the free weights. Mask {FIRST.name}. {each}.",
         ),
         "Edits in other masks": (
             mask_edit_rows(edits, list(rows), args.fewer),
-            f"By how many nats the NLL of the new object falls, in {args.edit_steps} steps, and the NLL of text "
-            f"before. The first {args.fewer} of the facts. *Same budget*: epsilon is so much less as more weights are "
-            f"free than in the circuit. {names}. {each}.",
+            f"By how many nats the NLL of the new object falls, in the mean over {args.edit_steps} steps, and the "
+            f"NLL of text before. The first {args.fewer} of the facts. *Same budget*: epsilon is so much less as more "
+            f"weights are free than in the circuit. {names}. {each}.",
         ),
         "What masks share": (
             shared_rows(shared),
@@ -363,6 +275,11 @@ def tables(
             "![How far facts are edited against the NLL of text](editing-efficacy.png)",
             "*How far the NLL of the new object falls, against that of ordinary text after the edit, as published: "
             "what may move by colour, the mask by marker. Bars: 95 % intervals over facts.*",
+        ),
+        "Step by step": (
+            "![The NLL of the new object, step by step](editing-steps.png)",
+            f"*The NLL of the new object after each step, mean over {args.edited} facts, mask {FIRST.name}, as "
+            "published.*",
         ),
         "The frontier": (
             "![Agreement and the NLL of text against density](editing-masks.png)",

@@ -23,8 +23,9 @@ from typing import Any
 
 import editing_facts
 from editing_claims import claims, required
-from editing_figures import edits_figure, masks_figure
-from editing_tables import BESIDE, FIRST, FULL, RESTS, Condition, Mask, Shared, plain, tables
+from editing_conditions import BESIDE, FIRST, FULL, RESTS, WITH_NORMS, Condition, Mask, as_large
+from editing_figures import edits_figure, masks_figure, steps_figure
+from editing_tables import Shared, plain, tables
 from stages import QUICK_MODEL, Run, located, markdown, options, quiet_trainer
 
 from lightning_circuits import WeightPruning
@@ -130,7 +131,7 @@ class Parts:
     def judged(self, mask: Mask) -> list[Any]:
         """Rows on the facts of the training and on held-out ones, and of the first mask with the rest at its mean."""
         circuit = self.circuit(mask)
-        circuits = {"circuit": circuit, **beside(circuit, self.model)}
+        circuits = {"circuit": circuit, WITH_NORMS: with_norms(circuit), **beside(circuit, self.model)}
         train, test = list(self.facts.train_dataloader()), list(self.facts.test_dataloader())
         text = list(self.text.held_out("test"))
         rows = judge(self.model, circuits, train, self.lines, split="train")
@@ -165,13 +166,14 @@ class Parts:
         n, kept, of = self.args.edited, circuit.n_weights, circuit.space.n_weights
         controls: Sequence[str] = BESIDE
         if mask != FIRST:
-            n, controls = self.args.fewer, ["random"] if mask.density == FIRST.density else ["complement", "random"]
+            n, controls = self.args.fewer, ["random"] if mask.density == FIRST.density else [WITH_NORMS, "random"]
         for weights in ("circuit", *controls):
             for rest in RESTS:
                 yield self.condition(mask, weights, rest, "published", n)
         yield self.condition(mask, FULL, "keep", "published", self.args.edited)
-        for weights, rest, free in [*(("complement", rest, of - kept) for rest in RESTS), (FULL, "keep", of)]:
-            if free != kept and mask.seed == 0:
+        outside = with_norms(circuit).n_weights
+        for weights, rest, free in [*((WITH_NORMS, rest, outside) for rest in RESTS), (FULL, "keep", of)]:
+            if mask.seed == 0 and not as_large(free, kept):
                 yield self.condition(mask, weights, rest, "same budget", n, same_budget(EPSILON, free, kept))
 
     def to_the_same_loss(self) -> dict[str, Any]:
@@ -215,12 +217,19 @@ class Parts:
         circuit = self.circuit(mask)
         made: dict[str, Callable[[], WeightCircuit | WeightSpace]] = {
             "circuit": lambda: circuit,
-            "complement": circuit.complement,
+            WITH_NORMS: lambda: with_norms(circuit),
             "random": lambda: circuit.random(seed=0),
             "magnitude": lambda: circuit.magnitude(self.model),
             FULL: lambda: circuit.space,
         }
         return made[weights]()
+
+
+def with_norms(circuit: WeightCircuit) -> WeightCircuit:
+    """The weights that a circuit does not keep, and all norms: it keeps nearly all of them, and without norms a model
+    says nothing, nor has its weights a gradient."""
+    masks = {tensor.name: ~mask | (tensor.kind == "norm") for tensor, mask in circuit.masks()}
+    return WeightCircuit.of(circuit.space, masks, {"weights": WITH_NORMS, "beside": circuit.metadata})
 
 
 def report(run: Run, args: argparse.Namespace, made: dict[str, Any], shared: list[Shared]) -> None:
@@ -237,6 +246,7 @@ def report(run: Run, args: argparse.Namespace, made: dict[str, Any], shared: lis
     made_of = {name: [from_json(Composition, each) for each in part["made of"]] for name, part in masks.items()}
     edits = [Condition(**each) for part in made.values() for each in part["edits"]]
     run.figure("editing-efficacy", edits_figure(edits))
+    run.figure("editing-steps", steps_figure(edits))
     run.figure("editing-masks", masks_figure(rows))
     reached, held = required(rows), claims(rows, made_of, edits, shared)
     shown = {"Required and reached": markdown(reached), "Claims": markdown(held)}

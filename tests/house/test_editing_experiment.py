@@ -17,7 +17,7 @@ from lightning_circuits.weights.composition import Composition, WeightOverlap
 from lightning_circuits.weights.judging import WeightRow
 
 EXPERIMENTS = str(Path(__file__).parents[2] / "experiments")
-BEFORE, FREE = 10.0, 50
+BEFORE, FREE, OUTSIDE = 10.0, 50, "complement and norms"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -37,7 +37,7 @@ def edits(
     start: float = BEFORE,
 ) -> Any:
     """Edits in which the NLL of the new object falls from ``start`` by so much each; that of the true one is 5 → 6."""
-    from editing_tables import Condition
+    from editing_conditions import Condition
 
     def look(new: float, true: float, neighbours: float) -> dict[str, float | None]:
         said = {"new_nll": new, "true_nll": true, "paraphrase_new_nll": new + 1, "paraphrase_true_nll": None}
@@ -48,6 +48,7 @@ def edits(
             "free": free,
             "epsilon": 5e-4,
             "steps": number + 1,
+            "losses": [start, start - fall / 2],
             "before": look(start, 5.0, 1.0),
             "after": look(start - fall, 6.0, 0.5),
         }
@@ -65,7 +66,7 @@ def holds(claims: Sequence[dict[str, str]], word: str) -> list[str]:
 
 
 def test_edits_are_counted_by_fact() -> None:
-    from editing_tables import estimate, paired
+    from editing_conditions import estimate, paired
 
     one, other = edits("circuit", "zero", [1.0, 4.5, 6.0]), edits("random", "zero", [3.0, 4.0, 8.0, 99.0])
     assert (
@@ -82,7 +83,8 @@ def test_edits_are_counted_by_fact() -> None:
 
 
 def test_the_full_model_is_found_with_either_rest() -> None:
-    from editing_tables import conditions, find
+    from editing_conditions import find
+    from editing_tables import conditions
 
     full = edits("full", "keep", around(8))
     some = [edits("circuit", "zero", around(1)), edits("circuit", "keep", around(2)), full]
@@ -93,10 +95,10 @@ def test_the_full_model_is_found_with_either_rest() -> None:
 
 
 CASES = {
-    "as the paper says": {"circuit": (1, 2), "complement": (5, 6), "random": (4, 5)},
-    "the model is broken": {"circuit": (1, 6), "complement": (5, 3), "random": (4, 5)},
-    "beside random alone": {"circuit": (1, 2), "complement": (5, 1), "random": (4, 3)},
-    "beside both": {"circuit": (3, 2), "complement": (5, 4), "random": (4, 5)},
+    "as the paper says": {"circuit": (1, 2), OUTSIDE: (5, 6), "random": (4, 5)},
+    "the model is broken": {"circuit": (1, 6), OUTSIDE: (5, 3), "random": (4, 5)},
+    "beside random alone": {"circuit": (1, 2), OUTSIDE: (5, 1), "random": (4, 3)},
+    "beside both": {"circuit": (3, 2), OUTSIDE: (5, 4), "random": (4, 5)},
 }
 """By how much the new object falls with the rest at zero, and in the whole model."""
 
@@ -112,7 +114,7 @@ def test_resistance_is_the_circuits_only_if_it_resists_in_the_whole_model(case: 
         for rest, fall in zip(("zero", "keep"), both, strict=True)
     ]
     said = claims({}, {}, some, [])
-    circuit, complement, random = (falls[name] for name in ("circuit", "complement", "random"))
+    circuit, complement, random = (falls[name] for name in ("circuit", OUTSIDE, "random"))
     assert holds(said, "it is the circuit") == ["yes" if circuit[1] < min(complement[1], random[1]) else "no"]
     assert holds(said, "than its complement (the rest at zero)") == ["yes"]
     assert holds(said, "than its complement (the model whole)") == ["yes" if circuit[1] < complement[1] else "no"]
@@ -131,7 +133,7 @@ def test_a_fall_from_higher_up_is_no_resistance() -> None:
 def test_the_full_model_has_to_be_above_every_part(full: float, verdict: str) -> None:
     from editing_claims import claims
 
-    parts = [edits(name, "zero", around(fall)) for name, fall in (("circuit", 1), ("random", 4), ("complement", 6))]
+    parts = [edits(name, "zero", around(fall)) for name, fall in (("circuit", 1), ("random", 4), (OUTSIDE, 6))]
     assert holds(claims({}, {}, [*parts, edits("full", "keep", around(full))], []), "takes new facts best") == [verdict]
 
 
@@ -202,26 +204,43 @@ def test_masks_are_alike_beside_chance() -> None:
     assert list(shared_rows(some)[0].values()) == ["0.5-0, 0.5-1", "0.40", "0.30", "0.35", "9"]
 
 
+def test_the_complement_has_the_norms() -> None:
+    from knowledge_editing import with_norms
+
+    from lightning_circuits.weights.space import WeightSpace, WeightTensor
+    from lightning_circuits.weights.weight_circuit import WeightCircuit
+
+    space = WeightSpace((WeightTensor("n", (2,), 0, "norm"), WeightTensor("w", (3,), 0, "mlp")))
+    kept = {"n": torch.tensor([True, False]), "w": torch.tensor([True, False, False])}
+    outside = dict(with_norms(WeightCircuit.of(space, kept)).masks())
+    assert [mask.tolist() for mask in outside.values()] == [[True, True], [False, True, True]]
+
+
 def test_the_same_budget_is_that_of_masks_with_as_many_free_weights() -> None:
     from editing_tables import mask_edit_rows
 
     some = [
-        *(edits(name, "keep", around(fall)) for name, fall in (("circuit", 1), ("random", 2), ("complement", 3))),
+        *(edits(name, "keep", around(fall)) for name, fall in (("circuit", 1), ("random", 2), (OUTSIDE, 3))),
         edits("full", "keep", around(4), "same budget", free=2 * FREE),
         edits("circuit", "keep", around(5), mask="0.05-0", free=5),
-        edits("complement", "keep", around(6), mask="0.05-0", free=95),
-        edits("complement", "keep", around(0.5), "same budget", "0.05-0", free=95),
+        edits(OUTSIDE, "keep", around(6), mask="0.05-0", free=95),
+        edits(OUTSIDE, "keep", around(0.5), "same budget", "0.05-0", free=95),
     ]
     rows = {(row["mask"], row["budget"]): row for row in mask_edit_rows(some, ["0.5-0", "0.05-0"], 3)
             if row["rest"] == "the model whole"}  # fmt: skip
     half, few = rows["0.5-0", "same budget"], rows["0.05-0", "same budget"]
-    assert [half[name][:4] for name in ("circuit", "complement", "random", "full")] == ["1.00", "3.00", "2.00", "4.00"]
-    assert few["complement"].startswith("0.50") and few["circuit"].startswith("5.00") and few["full"] == ""
-    assert rows["0.05-0", "published"]["complement"].startswith("6.00")
+    assert [half[name][:4] for name in ("circuit", OUTSIDE, "random", "full")] == [
+        "0.75",
+        "2.25",
+        "1.50",
+        "3.00",
+    ]
+    assert few[OUTSIDE].startswith("0.38") and few["circuit"].startswith("3.75") and few["full"] == ""
+    assert rows["0.05-0", "published"][OUTSIDE].startswith("4.50")
 
 
 def test_tables_and_figures_are_made_of_what_there_is() -> None:
-    from editing_figures import edits_figure, masks_figure
+    from editing_figures import edits_figure, masks_figure, steps_figure
     from editing_tables import tables
 
     some = [edits(name, rest, around(2)) for name in ("circuit", "random") for rest in ("zero", "keep")]
@@ -237,4 +256,5 @@ def test_tables_and_figures_are_made_of_what_there_is() -> None:
     asked = {*re.findall(r"<!-- table: (.+?) -->", page)}
     assert asked == {*shown, "Claims", "Required and reached"}, "a part of a run can be written"
     assert [len(axes.get_lines()) > 0 for axes in edits_figure(some).axes] == [True, True]
+    assert [len(axes.get_lines()) for axes in steps_figure(some).axes] == [3, 3], "the full model in both"
     assert [axes.get_title(loc="left") for axes in masks_figure(rows).axes][1] == "agreement, held-out facts"
