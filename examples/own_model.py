@@ -129,13 +129,6 @@ class TinyTransformerCircuits(CircuitModel):
         weights = qkv.weight.unflatten(0, (3, heads, -1)).transpose(-1, -2)
         return list(zip(weights, qkv.bias.unflatten(0, (3, heads, -1)), strict=True))
 
-    def query_key_value(self, layer: int, x: Tensor, context: Context) -> tuple[Tensor, ...]:
-        streams = self.attention_norm(layer)(x).split(self.layout.n_heads)  # of all heads' queries, keys, values
-        return tuple(
-            torch.einsum("hbtd,hde->hbte", stream, weight) + bias[:, None, None]
-            for stream, (weight, bias) in zip(streams, self.projections(layer), strict=True)
-        )
-
 
 # ---- a toy task and a search -----------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ from lightning_circuits.arguments import called, options_of, require_choice, sho
 from lightning_circuits.batch import Batch, PromptSource, n_prompts, on_device, over_prompts, own_tokens
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
-from lightning_circuits.models.base import position_ids
+from lightning_circuits.models.context import position_ids
 from lightning_circuits.pages import see_page
 from lightning_circuits.places import Places
 from lightning_circuits.registry import Registry

@@ -24,7 +24,11 @@ layer ``<q>`` of every head, ``<k>``, ``<v>``, then the MLP; last ``logits``.
 
 Readers that compute as one, and see the same stream while every edge is open, are a `Component`: the attention of a
 layer, its MLP, the logits. `Layout.components` alone says which of the model's streams each of them reads, and behind
-how many writers it stands.
+how many writers it stands. In most models an MLP reads the heads of its own layer; in *parallel* blocks (GPT-NeoX,
+GPT-J) attention and MLP read the same stream:
+
+    >>> Layout(n_layers=32, n_heads=32, d_model=2560, parallel=True).n_edges       # Pythia-2.8B
+    1591857
 
 Edges may also be told apart by *where in the prompt* they are read. A layout in spans has every edge once for each span
 of tokens, those of the first span first:
@@ -42,40 +46,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_circuits.arguments import require_span_names, require_whole_numbers
+from lightning_circuits.arguments import require_flags, require_span_names, require_whole_numbers
+from lightning_circuits.components import Component, components_of, owners
 from lightning_circuits.pages import see_page
 
 MAX_SIZE = 2**20
 """No size of a layout is larger: a file may state any."""
 
 
-class Component(NamedTuple):
-    """What computes as one: the attention of a layer or an MLP; and at the two ends the embedding and the logits.
-
-    ``kind``: ``"input"`` is the embedding. ``layer``: of the input -1, of the logits ``n_layers``. ``stream``: which of
-    the model's residual streams it reads; what it writes comes into the next one. (The input reads none: -1.)
-    ``readers``, ``writers``: where its own stand among all. ``n_before``: its readers read the first ``n_before``
-    writers.
-    """
-
-    kind: Literal["input", "attention", "mlp", "logits"]
-    layer: int
-    stream: int
-    readers: slice
-    writers: slice
-    n_before: int
-
-
 class LayerView(NamedTuple):
     """What one layer's readers hold of flat vectors of edges; both are views, writing to them writes to the vector.
 
     ``shared``: ``[..., n_attention_readers + 1, n]``, the attention readers and, last, the MLP, over the ``n`` writers
-    before the layer. ``own``: ``[..., n_heads]``, the MLP over the heads of its own layer.
+    before the layer. ``own``: ``[..., n_own_heads]``, the MLP over those heads of its own layer that it reads.
     """
 
     shared: Tensor
@@ -97,9 +86,10 @@ class Layout:
         n_kv_readers: key (and value) readers of a block. ``None``: one per query head, as EAP-IG and MIB have it.
             The number of K/V groups: one per group, for grouped-query attention.
         spans: names of the spans of tokens in which edges are told apart; none: an edge holds for all tokens.
+        parallel: attention and MLP of a block read the same stream, so that an MLP reads no head of its own layer.
 
     Raises:
-        TypeError: a size that is no whole number, spans that are no list of names.
+        TypeError: a size that is no whole number, spans that are no list of names, ``parallel`` neither True nor False.
         ValueError: sizes below 1 or above `MAX_SIZE`, or query heads that do not divide into the K/V readers; a span
             without a name, named twice, or with ``@`` or ``->`` in its name, which names of edges are made with.
     """
@@ -109,11 +99,13 @@ class Layout:
     d_model: int
     n_kv_readers: int = None  # type: ignore[assignment]  # None stands for n_heads and is replaced below
     spans: tuple[str, ...] = ()
+    parallel: bool = False
 
     def __post_init__(self) -> None:
         if self.n_kv_readers is None:
             object.__setattr__(self, "n_kv_readers", self.n_heads)
         require_whole_numbers(**self._sizes())
+        require_flags(parallel=self.parallel)
         for name, size in self._sizes().items():
             if not 1 <= size <= MAX_SIZE:
                 raise ValueError(f"{name} is {size:,}: the sizes of a layout lie between 1 and {MAX_SIZE:,}")
@@ -173,39 +165,36 @@ class Layout:
         """All of them; in spans, an edge counts once in each."""
         # Counted without a step per layer: a layout that a file states may be of any size.
         shared = self.n_layers + (self.n_heads + 1) * (self.n_layers * (self.n_layers - 1) // 2)
-        of_a_span = (self.n_attention_readers + 1) * shared + self.n_layers * self.n_heads + self.n_writers
+        of_a_span = (self.n_attention_readers + 1) * shared + self.n_layers * self.n_own_heads + self.n_writers
         return self.n_spans * of_a_span
 
     @property
+    def n_own_heads(self) -> int:
+        """Heads of its own layer that an MLP reads: all of them, or none where the two are parallel."""
+        return 0 if self.parallel else self.n_heads
+
+    @property
     def n_streams(self) -> int:
-        """Points at which the residual stream is read: before every attention, every MLP and the logits."""
-        return 2 * self.n_layers + 1
+        """Points at which the residual stream is read: before every attention, every MLP (in parallel blocks the same
+        one) and the logits."""
+        return (1 if self.parallel else 2) * self.n_layers + 1
 
     # ---- structure ---------------------------------------------------------------------------------------------
-
-    def attention_stream(self, layer: int) -> int:
-        """Which of the ``n_streams`` residual streams the attention of a layer reads."""
-        return 2 * layer
-
-    def mlp_stream(self, layer: int) -> int:
-        """Which of the ``n_streams`` residual streams the MLP of a layer reads."""
-        return 2 * layer + 1
 
     @cached_property
     def components(self) -> list[Component]:
         """In the order of computation: the input, attention and MLP of each layer, the logits."""
-        components = [Component("input", -1, -1, slice(0, 0), slice(0, 1), 0)]
-        for layer in range(self.n_layers):
-            heads, mlp = self.own_writers(layer)
-            last = (layer + 1) * (self.n_attention_readers + 1) - 1
-            of_attention, of_mlp = slice(last - self.n_attention_readers, last), slice(last, last + 1)
-            components += [
-                Component("attention", layer, self.attention_stream(layer), of_attention, heads, heads.start),
-                Component("mlp", layer, self.mlp_stream(layer), of_mlp, slice(mlp, mlp + 1), mlp),
-            ]
-        last, n = self.n_readers - 1, self.n_writers
-        components.append(Component("logits", self.n_layers, self.n_streams - 1, slice(last, last + 1), slice(n, n), n))
-        return components
+        return components_of(self.n_layers, self.n_heads, self.n_attention_readers, self.parallel)
+
+    @cached_property
+    def stages(self) -> list[list[Component]]:
+        """For each of the ``n_streams`` streams the components that read it; none of them reads another."""
+        return [list(stage) for _, stage in groupby(self.components[1:], key=lambda component: component.stream)]
+
+    def of_layer(self, layer: int) -> tuple[Component, Component]:
+        """The attention of a layer and its MLP."""
+        attention, mlp = self.components[1 + 2 * layer : 3 + 2 * layer]
+        return attention, mlp
 
     def writers_before(self, layer: int) -> int:
         """How many writers stand before the attention of ``layer`` (``n_layers`` counts them all)."""
@@ -229,8 +218,13 @@ class Layout:
     @torch.inference_mode(False)
     def reader_component(self) -> Tensor:
         """int64 ``[n_readers]``: where each reader's component stands among the `components`."""
-        counts = [component.readers.stop - component.readers.start for component in self.components]
-        return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        return owners([component.readers for component in self.components])
+
+    @cached_property
+    @torch.inference_mode(False)
+    def writer_component(self) -> Tensor:
+        """int64 ``[n_writers]``: the same of each writer."""
+        return owners([component.writers for component in self.components])
 
     @cached_property
     @torch.inference_mode(False)
@@ -271,7 +265,7 @@ class Layout:
         start = int(self.reader_offset[layer * rows])
         # The MLP's slice follows the attention readers' and begins with the same n writers: one rectangle, one rest.
         end = start + rows * n
-        return LayerView(values[..., start:end].unflatten(-1, (rows, n)), values[..., end : end + self.n_heads])
+        return LayerView(values[..., start:end].unflatten(-1, (rows, n)), values[..., end : end + self.n_own_heads])
 
     def into(self, values: Tensor, component: Component) -> Tensor:
         """The edges into a component, ``[..., its readers, n_before]``, as a view of vectors ``[..., n_edges]``."""
@@ -360,15 +354,16 @@ class Layout:
     # ---- as plain data -----------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The four sizes, and the spans if there are any; ``Layout(**layout.to_dict()) == layout``."""
-        return self._sizes() | ({"spans": list(self.spans)} if self.spans else {})
+        """The four sizes, and ``spans`` and ``parallel`` if there is anything to them; ``Layout`` takes it back."""
+        more = {"spans": list(self.spans), "parallel": self.parallel}
+        return self._sizes() | {name: said for name, said in more.items() if said}
 
     def _sizes(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in ("n_layers", "n_heads", "d_model", "n_kv_readers")}
 
     def difference(self, other: Layout) -> str:
         """What differs between two layouts, in words; empty if nothing does."""
-        mine, theirs = ({"spans": None} | layout.to_dict() for layout in (self, other))
+        mine, theirs = ({"spans": None, "parallel": False} | layout.to_dict() for layout in (self, other))
         return ", ".join(f"{key} {mine[key]} against {theirs[key]}" for key in mine if mine[key] != theirs[key])
 
     def require(self, other: Layout, what: str) -> None:
@@ -379,7 +374,9 @@ class Layout:
         """
         if other != self:
             way_out = ""
-            if other.kv != self.kv:
+            if other.parallel != self.parallel:
+                way_out = " In a parallel layout an MLP reads no head of its own layer: it is of another kind of model."
+            elif other.kv != self.kv:
                 way_out = f" Keys and values are counted per {other.kv} there, per {self.kv} here."
             elif other.plain == self.plain:
                 way_out = " Spans come and go with circuit.in_spans(names) and circuit.without_spans(how='any')."
@@ -395,4 +392,5 @@ class Layout:
 
     def __str__(self) -> str:
         spans = f", in spans {', '.join(self.spans)}" if self.spans else ""
-        return f"Layout({self.n_layers} layers, {self.n_heads} heads, d_model {self.d_model}, K/V per {self.kv}{spans})"
+        more = (", parallel" if self.parallel else "") + spans
+        return f"Layout({self.n_layers} layers, {self.n_heads} heads, d_model {self.d_model}, K/V per {self.kv}{more})"

@@ -102,7 +102,7 @@ def masked_stream(
         reference: ``[n_writers, N, d]``.
         stack: of the same shape, filled with the differences ``out - reference``; it may be ``reference`` itself.
     """
-    layout = model.layout
+    layout, own = model.layout, slice(model.layout.n_own_heads)
     masks = gates.detach().to(stack.dtype).view(len(places.slices), -1)
     x = bases.new_empty(layout.n_attention_readers + 1, *bases.shape[1:])
     torch.sub(places.take(embedding[None])[0], reference[0], out=stack[0])
@@ -112,7 +112,7 @@ def masked_stream(
         m = layout.layer(masks, layer)
         _streams(x, _fast(m.shared), stack, places, bases, layout, layer)
         torch.sub(places.take(model.attention(layer, x[:-1], context)), ref_heads, out=heads)
-        x[-1:] += _mix(_fast(m.own[:, None]), heads, places)
+        x[-1:] += _mix(_fast(m.own[:, None]), heads[own], places)
         torch.sub(places.take(model.mlp(layer, x[-1])[None])[0], ref_mlp, out=mlp)
     stream = bases[-1][torch.arange(len(places.positions), device=bases.device), places.positions]
     for mask, (rows, tokens) in zip(_fast(layout.logits(masks)[:, None]), places.read, strict=True):
@@ -132,16 +132,13 @@ def reference_streams(model: CircuitModel, reference: Tensor, context: Context) 
     positions = model.position_embedding(context)
     if positions is not None:
         total += positions
-    for layer in range(layout.n_layers):
-        streams[layout.attention_stream(layer)] = total
-        heads, mlp = layout.own_writers(layer)
-        total += reference[heads].sum(0, dtype=total.dtype)
-        bias = model.output_bias(layer)
-        if bias is not None:
-            total += bias
-        streams[layout.mlp_stream(layer)] = total
-        total += reference[mlp]
-    streams[-1] = total
+    for stage in layout.stages:
+        streams[stage[0].stream] = total
+        for component in stage:
+            total += reference[component.writers].sum(0, dtype=total.dtype)
+            bias = model.output_bias(component.layer) if component.kind == "attention" else None
+            if bias is not None:
+                total += bias
     return streams
 
 
@@ -171,7 +168,7 @@ class _MaskedStream(torch.autograd.Function):
     def backward(ctx: Any, dlogits: Tensor) -> tuple[Tensor | None, ...]:
         (gates,) = ctx.saved_tensors
         model, context, places, bases, stack, skip_closed = ctx.run
-        layout = model.layout
+        layout, own = model.layout, slice(model.layout.n_own_heads)
         masks = gates.detach().to(stack.dtype).view(len(places.slices), -1)
         dgates, dstack = torch.zeros_like(gates), torch.zeros_like(stack)
         dmasks = dgates.view_as(masks)
@@ -187,13 +184,13 @@ class _MaskedStream(torch.autograd.Function):
             m, dm = layout.layer(masks, layer), layout.layer(dmasks, layer)
             shared = _fast(m.shared)
             _streams(x, shared, stack, places, bases, layout, layer)
-            x[-1:] += _mix(_fast(m.own[:, None]), heads, places)
+            x[-1:] += _mix(_fast(m.own[:, None]), heads[own], places)
 
             dx[-1] = _vjp(partial(model.mlp, layer), x[-1], places.spread(dmlp[None])[0])
             dread = places.take(dx[-1:])
             for span, part in enumerate(places.slices):
-                dm.own[span].copy_(_dot(dread[:, part], heads[:, part])[0])
-                dheads[:, part] += m.own[span, :, None, None] * dread[:, part]
+                dm.own[span].copy_(_dot(dread[:, part], heads[own, part])[0])
+                dheads[own, part] += m.own[span, :, None, None] * dread[:, part]
 
             dx[:-1] = _vjp(partial(model.attention, layer, context=context), x[:-1], places.spread(dheads))
             dread = places.take(dx)
@@ -210,9 +207,10 @@ def _streams(
     x: Tensor, shared: list[Tensor], stack: Tensor, places: Places, bases: Tensor, layout: Layout, layer: int
 ) -> None:
     """Into ``x`` ``[n_attention_readers + 1, B, T, d]``: what a layer's readers see of all the writers before it."""
-    _mix(shared, stack[: layout.writers_before(layer)], places, out=x)
-    x[:-1] += bases[layout.attention_stream(layer)]
-    x[-1] += bases[layout.mlp_stream(layer)]
+    attention, mlp = layout.of_layer(layer)
+    _mix(shared, stack[: attention.n_before], places, out=x)
+    x[:-1] += bases[attention.stream]
+    x[-1] += bases[mlp.stream]
 
 
 def _own_writers(stack: Tensor, layout: Layout, layer: int) -> tuple[Tensor, Tensor]:
@@ -277,5 +275,5 @@ def _fast(masks: Tensor) -> list[Tensor]:
     """Each of the masks ``[n_spans, readers, n]`` itself, or as a sparse matrix where that multiplies faster."""
     if masks.is_cuda or masks.dtype not in (torch.float32, torch.float64):
         return list(masks)
-    few = masks.count_nonzero((1, 2)) <= SPARSE_BELOW * masks[0].numel()
+    few = masks.count_nonzero((1, 2)) < SPARSE_BELOW * masks[0].numel()
     return [mask.to_sparse_csr() if sparse else mask for mask, sparse in zip(masks, few.tolist(), strict=True)]

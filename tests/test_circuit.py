@@ -18,7 +18,7 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
 
 GPT2 = Layout(12, 12, 768)
-LAYOUTS = [Layout(3, 2, 4), Layout(2, 4, 8, 2), Layout(3, 4, 8, 1), Layout(1, 1, 1)]
+LAYOUTS = [Layout(3, 2, 4), Layout(2, 4, 8, 2), Layout(3, 4, 8, 1), Layout(1, 1, 1), Layout(3, 2, 4, parallel=True)]
 LAYOUTS += [Layout(3, 2, 4).in_spans(["S2", "S2..END", "END"]), Layout(2, 4, 8, 2).in_spans(["S2", "END"])]
 
 

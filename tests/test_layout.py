@@ -19,7 +19,8 @@ def layouts(draw: st.DrawFn) -> Layout:
     groups = draw(st.integers(1, 3))
     per_group = draw(st.integers(1, 3))
     n_kv = draw(st.sampled_from([groups, groups * per_group]))  # per group, per head
-    return Layout(draw(st.integers(1, 4)), groups * per_group, draw(st.integers(1, 9)), n_kv)
+    sizes = draw(st.integers(1, 4)), groups * per_group, draw(st.integers(1, 9)), n_kv
+    return Layout(*sizes, parallel=draw(st.booleans()))
 
 
 def edges_by_loop(layout: Layout) -> list[tuple[str, str]]:
@@ -31,9 +32,9 @@ def edges_by_loop(layout: Layout) -> list[tuple[str, str]]:
         for kind in "kv":
             readers += [f"a{n}.{'h' if per_head else 'g'}{g}<{kind}>" for g in range(layout.n_kv_readers)]
         edges += [(writer, reader) for reader in readers for writer in stream]
-        stream += [f"a{n}.h{h}" for h in range(layout.n_heads)]
-        edges += [(writer, f"m{n}") for writer in stream]
-        stream.append(f"m{n}")
+        heads = [f"a{n}.h{h}" for h in range(layout.n_heads)]
+        edges += [(writer, f"m{n}") for writer in (stream if layout.parallel else stream + heads)]
+        stream += [*heads, f"m{n}"]
     return edges + [(writer, "logits") for writer in stream]
 
 
@@ -64,8 +65,16 @@ def test_edges_names_and_indices_agree_with_a_walk_through_the_model(layout: Lay
         (Layout(30, 9, 576, 3), 70_651),
         (Layout(32, 32, 4096), 1_592_881),
         (Layout(32, 32, 4096, 8), 805_681),
+        (Layout(32, 32, 2560, parallel=True), 1_591_857),
     ],
-    ids=["gpt2", "smollm2 per head", "smollm2 per group", "llama-3.1-8b per head", "llama-3.1-8b per group"],
+    ids=[
+        "gpt2",
+        "smollm2 per head",
+        "smollm2 per group",
+        "llama-3.1-8b per head",
+        "llama-3.1-8b per group",
+        "pythia-2.8b",
+    ],
 )
 def test_published_counts(layout: Layout, n_edges: int) -> None:
     assert layout.n_edges == n_edges == len(layout.edge_writer) == len(layout.edge_reader)
@@ -84,7 +93,8 @@ def test_layer_views_hold_the_named_edges_and_write_through(layout: Layout, data
     row, column = data.draw(st.integers(0, len(rows) - 1)), data.draw(st.integers(0, shared.shape[1] - 1))
     assert shared[row, column] == layout.edge_index(f"{layout.writer_names[column]}->{rows[row]}")
     assert rows[-1] == f"m{n}"
-    assert own.tolist() == [layout.edge_index(f"a{n}.h{h}->m{n}") for h in range(layout.n_heads)]
+    own_heads = [] if layout.parallel else range(layout.n_heads)
+    assert own.tolist() == [layout.edge_index(f"a{n}.h{h}->m{n}") for h in own_heads]
     assert layout.logits(values).tolist() == [layout.edge_index(f"{name}->logits") for name in layout.writer_names]
 
     for view in (shared, own, layout.logits(values)):
@@ -117,18 +127,28 @@ def test_components_are_what_computes_as_one_in_the_order_of_computation(layout:
         writers = [w for w in layout.writer_names if w.partition(".")[0] == name]
         assert layout.reader_names[component.readers] == readers
         assert layout.writer_names[component.writers] == writers
-        if readers:  # every reader of a component sees the writers of all components before it
-            before = sum(c.writers.stop - c.writers.start for c in layout.components[: walk.index(name)])
+        if readers:  # every reader of a component sees the writers of all before it, but for a parallel MLP's attention
+            end = name.replace("m", "a") if layout.parallel else name
+            before = sum(c.writers.stop - c.writers.start for c in layout.components[: walk.index(end)])
             assert component.n_before == before
 
 
 @given(layouts())
 def test_every_component_reads_a_stream_and_writes_into_the_next(layout: Layout) -> None:
-    """A block computes attention, then its MLP: each has a stream before it, and the logits the last."""
-    assert [component.stream for component in layout.components] == list(range(-1, layout.n_streams))
-    for component in layout.components[1:-1]:
-        stream = layout.attention_stream if component.kind == "attention" else layout.mlp_stream
-        assert component.stream == stream(component.layer)
+    """Before each stream stand just those writers that the components on it read."""
+    assert [stage[0].stream for stage in layout.stages] == list(range(layout.n_streams))
+    assert sum(layout.stages, [layout.components[0]]) == layout.components
+    for stage in layout.stages:
+        assert [c.kind for c in stage] in ([["attention", "mlp"], ["logits"]] if layout.parallel else
+                                           [["attention"], ["mlp"], ["logits"]])  # fmt: skip
+        written = [w for c in layout.components if c.stream < stage[0].stream for w in layout.writer_names[c.writers]]
+        for component in stage:
+            assert component.stream == stage[0].stream
+            assert layout.writer_names[: component.n_before] == written
+    for layer in range(layout.n_layers):
+        assert [(c.kind, c.layer) for c in layout.of_layer(layer)] == [("attention", layer), ("mlp", layer)]
+    for writer, component in enumerate(layout.writer_component.tolist()):
+        assert writer in range(*layout.components[component].writers.indices(layout.n_writers))
 
 
 @given(layouts())
@@ -196,8 +216,9 @@ def test_a_vector_of_another_length_is_refused_with_both_numbers() -> None:
 def test_difference_names_what_differs(one: Layout, other: Layout) -> None:
     assert Layout(**one.to_dict()) == one
     assert (one.difference(other) == "") == (one == other)
+    assert ("parallel" in one.difference(other)) == (one.parallel != other.parallel)
     for key, value in one.to_dict().items():
-        assert (f"{key} {value} against" in one.difference(other)) == (value != other.to_dict()[key])
+        assert (f"{key} {value} against" in one.difference(other)) == (value != other.to_dict().get(key))
 
 
 def test_structure_made_in_inference_mode_serves_autograd_afterwards():

@@ -27,6 +27,7 @@ some_scores = st.lists(values, max_size=40)
 layouts = st.sampled_from(
     [
         *(Layout(1, 1, 4), Layout(2, 2, 8), Layout(3, 1, 4), Layout(2, 4, 8, n_kv_readers=2)),
+        Layout(2, 2, 8, parallel=True),
         *(Layout(2, 1, 4).in_spans(["S2", "END"]), Layout(1, 4, 8, n_kv_readers=2).in_spans(["S2", "END"])),
     ]
 )

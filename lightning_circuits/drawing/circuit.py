@@ -82,7 +82,7 @@ def circuit_figure(circuit: Circuit) -> Figure:
     drawn, in_spans = _strongest(circuit), bool(circuit.layout.spans)
     graph = in_columns(drawn)
     columns = _columns(graph, circuit.layout.n_spans)
-    places = _places(graph, columns)
+    places = _places(graph, columns, circuit.layout)
     left, right = min(columns[0].left - 1.2, -3.5), max(columns[-1].right + 0.6, 3.5)
     with matplotlib.rc_context(RC):
         prompt = _prompt(circuit, right - left)
@@ -144,11 +144,11 @@ def _columns(graph: Any, n_spans: int) -> list[Column]:
     return columns
 
 
-def _places(graph: Any, columns: Sequence[Column]) -> dict[Stand, tuple[float, float]]:
+def _places(graph: Any, columns: Sequence[Column], layout: Layout) -> dict[Stand, tuple[float, float]]:
     """Where the middle of each node's box stands.
 
-    A layer's heads stand in a row, its MLP at the right, a little higher: it reads them. Layers without a node take no
-    room. Within a row, heads stand near what they are connected with, which makes fewer lines cross.
+    A layer's heads stand in a row, its MLP at the right, a little higher if it reads them. Layers without a node take
+    no room. Within a row, heads stand near what they are connected with, which makes fewer lines cross.
     """
     rows: dict[tuple[int, int], list[Stand]] = {}  # by layer and span
     for stand, node in graph.nodes(data=True):
@@ -170,13 +170,14 @@ def _places(graph: Any, columns: Sequence[Column]) -> dict[Stand, tuple[float, f
     widest: Counter[int] = Counter()
     for (layer, _), stands in rows.items():
         widest[layer] = max(widest[layer], len(stands))
+    raised = 0.0 if layout.parallel else 0.7
     heights, y = {}, 0.0
     for layer in sorted({*widest, *mlps.values()}):
         heights[layer] = y
         # Lines that leave a wide row need room to turn.
-        y += 0.9 + 0.1 * min(widest[layer], 12) + (0.4 if layer in mlps.values() else 0.0)
+        y += 0.9 + 0.1 * min(widest[layer], 12) + (0.4 if raised and layer in mlps.values() else 0.0)
     return {
-        stand: (x[stand], heights[node["layer"]] + (0.7 if stand in mlps else 0.0))
+        stand: (x[stand], heights[node["layer"]] + (raised if stand in mlps else 0.0))
         for stand, node in graph.nodes.items()
     }
 

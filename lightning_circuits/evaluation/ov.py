@@ -25,6 +25,7 @@ from torch import Tensor
 from lightning_circuits.arguments import require_choice
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
+from lightning_circuits.models.open_attention import component_output
 
 Asked = Literal["next", "copy"]
 
@@ -77,16 +78,15 @@ def ov_scores(model: CircuitModel, tokenizer: PreTrainedTokenizerBase, members: 
         raise ValueError(f"{several[0]!r} is not one token after a space: OV scores are of single tokens")
     ids = torch.tensor(found, device=model.device)
     context, layout = model.context(torch.ones_like(ids)), model.layout
-    attention_readers = layout.n_heads + 2 * layout.n_kv_readers
 
     def heads(layer: int, stream: Tensor) -> Tensor:
         """``[n_heads, n_members, 1, d]``: what each head writes of a token that it looks at alone."""
-        return model.attention(layer, stream.expand(attention_readers, *stream.shape), context)
+        return model.attention(layer, stream.expand(layout.n_attention_readers, *stream.shape), context)
 
-    embedding = model.embed(ids)
-    bias = model.output_bias(0)
-    between = embedding + heads(0, embedding).sum(0) + (0 if bias is None else bias)
-    stream = between + model.mlp(0, between)
+    stream = embedding = model.embed(ids)
+    for stage in layout.stages:
+        if stage[0].layer == 0:
+            stream = sum((component_output(model, each, stream, context) for each in stage), stream)
     following, same = [], []
     for layer in range(layout.n_layers):
         logits = model.unembed(heads(layer, embedding if layer == 0 else stream)[:, :, 0])

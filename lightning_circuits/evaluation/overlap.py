@@ -174,8 +174,7 @@ def _groups(layout: Layout, of: ComparedBy, null: Null) -> Tensor:
     if null == "size":
         return torch.zeros(layout.n_nodes, dtype=torch.int64) if of == "nodes" else layout.edge_span
     layers = torch.tensor([component.layer for component in layout.components]) + 1
-    heights = torch.tensor([component.writers.stop - component.writers.start for component in layout.components])
-    of_writers, n = layers.repeat_interleave(heights), layout.n_layers + 2
+    of_writers, n = layers[layout.writer_component], layout.n_layers + 2
     if of == "nodes":
         return torch.cat([of_writers, layers[-1:]])
     of_readers = layers[layout.reader_component]

@@ -179,10 +179,10 @@ class _ThroughMLPs(ExactPatching):
         change = super()._change(writers, span, stream)
         layout = self.model.layout
         # The stream into which each writer comes: that which the next component reads.
-        into = [each.stream + 1 for each in layout.components for _ in range(each.writers.start, each.writers.stop)]
-        written = torch.tensor(into)[writers]
+        into = torch.tensor([component.stream + 1 for component in layout.components])
+        written = into[layout.writer_component[writers]]
         for layer in range(layout.n_layers):
-            read = layout.mlp_stream(layer)
+            read = layout.of_layer(layer)[1].stream
             if read < stream and (below := written <= read).any():
                 before = self.streams[read]
                 change[below] += self.model.mlp(layer, before + change[below]) - self.model.mlp(layer, before)

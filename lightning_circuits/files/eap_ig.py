@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_circuits.arguments import shortened
 from lightning_circuits.files.base import (
     RESERVED,
     CircuitData,
@@ -134,7 +135,7 @@ def _cfg(layout: Layout) -> dict[str, Any]:
     return {
         "n_layers": layout.n_layers,
         "n_heads": layout.n_heads,
-        "parallel_attn_mlp": False,
+        "parallel_attn_mlp": layout.parallel,
         "d_model": layout.d_model,
     }
 
@@ -158,15 +159,17 @@ def _matrix(layout: Layout, values: Tensor) -> Tensor:
 def _file_order(layout: Layout) -> Tensor:
     """int64 ``[n_edges]``: the flat indices in the order of EAP-IG's files; in spans, of the first span first.
 
-    Per layer: for every writer every head, for every head q, k and v; then the writers of the MLP. (A flat index has
-    the reader first.) A K/V group stands with the first of its heads.
+    Per layer: for every writer every head, for every head q, k and v; then the writers of the MLP. In parallel blocks
+    the MLP follows the heads of each writer. (A flat index has the reader first.) A K/V group stands with the first of
+    its heads.
     """
     heads, groups = torch.arange(layout.n_heads), torch.arange(layout.n_kv_readers)
     first = groups * (layout.n_heads // layout.n_kv_readers)
-    slot = torch.cat([heads * 3, first * 3 + 1, first * 3 + 2, torch.tensor([0])])  # the MLP stands in its own block
-    span, block = layout.edge_span, layout.reader_component[layout.edge_reader]
-    before = (span * len(layout.components) + block) * layout.n_writers + layout.edge_writer
-    return torch.argsort(before * (3 * layout.n_heads) + slot[layout.edge_reader % len(slot)])
+    slot = torch.cat([heads * 3, first * 3 + 1, first * 3 + 2, torch.tensor([3 * layout.n_heads])])
+    streams = torch.tensor([component.stream for component in layout.components])
+    span, block = layout.edge_span, streams[layout.reader_component[layout.edge_reader]]
+    before = (span * layout.n_streams + block) * layout.n_writers + layout.edge_writer
+    return torch.argsort(before * (3 * layout.n_heads + 1) + slot[layout.edge_reader % len(slot)])
 
 
 # ---- from the file ---------------------------------------------------------------------------------------------------
@@ -174,12 +177,14 @@ def _file_order(layout: Layout) -> Tensor:
 
 def _layout(cfg: Any, readers: Any) -> Layout:
     """The layout of a file from its ``cfg`` and the names of its readers, which tell K/V per head from per group."""
-    if cfg.get("parallel_attn_mlp"):
-        raise ValueError("attention and MLP in parallel (its cfg.parallel_attn_mlp) are not supported")
+    parallel = cfg.get("parallel_attn_mlp", False)
+    if not isinstance(parallel, bool):
+        raise ValueError(f"its cfg.parallel_attn_mlp is {shortened(parallel)}: it is true or false")
     if not isinstance(readers, list) or not all(isinstance(name, str) for name in readers):
         raise ValueError("its dst_nodes are no list of names")
     n_kv_readers = sum(name.startswith("a0.") and name.endswith("<k>") for name in readers)
-    layout = Layout(cfg["n_layers"], cfg["n_heads"], cfg["d_model"], n_kv_readers or None)  # type: ignore[arg-type]
+    sizes = cfg["n_layers"], cfg["n_heads"], cfg["d_model"], n_kv_readers or None
+    layout = Layout(*sizes, parallel=parallel)  # type: ignore[arg-type]
     if len(readers) != layout.n_readers:  # the cfg may say anything: count before names are made
         raise ValueError(
             f"its readers are not those of its cfg, {layout}: that has {layout.n_readers:,}, the file {len(readers):,}"

@@ -36,7 +36,8 @@ class Safetensors(Format):
         require_keys(circuit, "layout", "metadata")
         require_keys(circuit["layout"], *SIZES)
         spans = require_names(circuit["layout"].get("spans", []), "spans")
-        layout = Layout(**{size: circuit["layout"][size] for size in SIZES}).in_spans(spans)
+        sizes = {size: circuit["layout"][size] for size in SIZES}
+        layout = Layout(**sizes, parallel=circuit["layout"].get("parallel", False)).in_spans(spans)
         return sound(layout, tensors["members"], tensors.get("scores"), circuit["metadata"], tensors.get("node_scores"))
 
 

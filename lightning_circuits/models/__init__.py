@@ -1,6 +1,7 @@
 """How each model family is read as writers and readers: one small file per family, and a registry."""
 
-from lightning_circuits.models.base import CircuitModel, Context, Dimensions
+from lightning_circuits.models.base import CircuitModel, Dimensions
+from lightning_circuits.models.context import Context
 from lightning_circuits.models.norms import Norm
 from lightning_circuits.models.registry import register, wrap
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import copy
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -30,39 +29,20 @@ from torch import Tensor, nn
 
 from lightning_circuits.batch import Batch, on_device, require_batch
 from lightning_circuits.layout import Layout
+from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
 from lightning_circuits.models.norms import Norm, read_norm
 from lightning_circuits.models.stock import embedded_as, streams_recorded, writers_recorded
 
 
-@dataclass(frozen=True)
-class Context:
-    """What a batch's prompts have in common over all layers: who may attend to whom, and where each token stands.
-
-    ``mask``: bool ``[B, T, T]``, query by key. ``window_mask``: the same within the sliding window, for the layers
-    that have one. ``position_ids``: int64 ``[B, T]``, counted from the first real token, so that padding on the left
-    changes nothing. ``rotary``: cosines and sines ``[B, T, d_head]`` of rotary embeddings.
-    """
-
-    mask: Tensor
-    position_ids: Tensor
-    window_mask: Tensor | None = None
-    rotary: tuple[Tensor, Tensor] | None = None
-
-
 class Dimensions(NamedTuple):
-    """Of a model: decoder blocks, query heads of a block, K/V groups of a block, width of the residual stream."""
+    """Of a model: decoder blocks, query heads of a block, K/V groups of a block, width of the residual stream; and
+    whether the MLP of a block reads the stream that its attention reads, instead of the one after it."""
 
     n_layers: int
     n_heads: int
     n_groups: int
     d_model: int
-
-
-class PromptLimit(NamedTuple):
-    """How many tokens a prompt may have at most, and what stands against more, as the end of a sentence."""
-
-    tokens: int
-    reason: str
+    parallel: bool = False
 
 
 class CircuitModel:
@@ -95,6 +75,7 @@ class CircuitModel:
             dimensions.n_heads,
             dimensions.d_model,
             dimensions.n_heads if kv == "head" else dimensions.n_groups,
+            parallel=dimensions.parallel,
         )
 
     def in_spans(self, names: Sequence[str]) -> CircuitModel:
@@ -153,7 +134,7 @@ class CircuitModel:
         raise NotImplementedError
 
     def mlp_norm(self, layer: int) -> nn.Module:
-        """The norm before the MLP of a layer."""
+        """The norm before the MLP of a layer; in parallel blocks it may be that of the attention."""
         raise NotImplementedError
 
     @staticmethod
@@ -185,8 +166,14 @@ class CircuitModel:
         raise NotImplementedError
 
     def query_key_value(self, layer: int, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """Streams ``[n_attention_readers, B, T, d]``, normed and projected: ``[readers, B, T, d_head]`` each."""
-        raise NotImplementedError
+        """Streams ``[n_attention_readers, B, T, d]``, normed and projected: ``[readers, B, T, d_head]`` each.
+
+        As it stands, for any norm and any `projections`.
+        """
+        layout = self.layout
+        streams = self.attention_norm(layer)(x).split((layout.n_heads, layout.n_kv_readers, layout.n_kv_readers))
+        q, k, v = (project(s, *projection) for s, projection in zip(streams, self.projections(layer), strict=True))
+        return q, k, v
 
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """What happens to projected queries and keys ``[readers, B, T, d_head]`` before they meet: rotations, norms."""
@@ -365,28 +352,21 @@ class CircuitModel:
         return logits[:n], corrupt
 
 
-def causal_mask(attention_mask: Tensor, window: int | None = None) -> Tensor:
-    """bool ``[B, T, T]``: causal, real keys only, at most ``window`` back; each token sees at least itself."""
-    index = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    distance = index[:, None] - index
-    causal = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-    # Padding attends to itself: a row without any key would be NaN, and no real token ever reads it.
-    return (causal & attention_mask.bool()[:, None, :]) | (distance == 0)
-
-
-def position_ids(attention_mask: Tensor) -> Tensor:
-    """int64 ``[B, T]``: positions counted from the first real token. Hugging Face counts padding unless told."""
-    return (attention_mask.cumsum(-1) - 1).clamp(min=0)
-
-
-def project(x: Tensor, weight: Tensor) -> Tensor:
+def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Streams of readers through their blocks of a projection, ``k`` consecutive readers sharing a block.
 
     Args:
         x: ``[blocks * k, B, T, d]``.
         weight: ``[blocks, d, d_head]``.
+        bias: ``[blocks, d_head]``.
 
     Returns:
         ``[blocks * k, B, T, d_head]``.
     """
-    return torch.bmm(x.reshape(len(weight), -1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
+    projected = torch.bmm(x.reshape(len(weight), -1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
+    return projected if bias is None else projected + of_readers(bias, len(x))
+
+
+def of_readers(bias: Tensor, readers: int) -> Tensor:
+    """A bias ``[blocks, d_head]`` for the streams of readers, ``[readers, 1, 1, d_head]``."""
+    return bias.repeat_interleave(readers // len(bias), dim=0)[:, None, None]

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_circuits.models.base import CircuitModel, Context, PromptLimit, project
+from lightning_circuits.models.base import CircuitModel
+from lightning_circuits.models.context import Context, PromptLimit
 
 
 class GPT2CircuitModel(CircuitModel):
@@ -51,9 +52,3 @@ class GPT2CircuitModel(CircuitModel):
         fused, n_heads = self.blocks[layer].attn.c_attn, self.layout.n_heads
         weight = fused.weight.unflatten(1, (3, n_heads, -1)).permute(1, 2, 0, 3)  # [3, n_heads, d_model, d_head]
         return list(zip(weight, fused.bias.view(3, n_heads, -1), strict=True))
-
-    def query_key_value(self, layer: int, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        streams = self.attention_norm(layer)(x).split(self.layout.n_heads)
-        weights, biases = zip(*self.projections(layer), strict=True)
-        q, k, v = (project(s, w) + b[:, None, None] for s, w, b in zip(streams, weights, biases, strict=True))
-        return q, k, v

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_circuits.models.base import CircuitModel, Context, PromptLimit, causal_mask, position_ids, project
+from lightning_circuits.models.base import CircuitModel, of_readers, project
+from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
+from lightning_circuits.models.rotary import angles, rotary_limit, rotate
 
 
 class LlamaCircuitModel(CircuitModel):
@@ -53,25 +55,15 @@ class LlamaCircuitModel(CircuitModel):
 
     @property
     def prompt_limit(self) -> PromptLimit | None:
-        rotary = self.backbone.rotary_emb
-        tokens = {
-            "dynamic": rotary.original_max_seq_len,
-            "longrope": rotary.config.rope_parameters.get("original_max_position_embeddings"),
-        }.get(rotary.rope_type)
-        reason = (
-            f"above, its rotary positions ({rotary.rope_type}) are scaled by the longest prompt of the batch, and what "
-            "is measured on one prompt would depend on its neighbours"
-        )
-        return None if tokens is None else PromptLimit(tokens, reason)
+        return rotary_limit(self.backbone.rotary_emb)
 
     def context(self, attention_mask: Tensor) -> Context:
         positions = position_ids(attention_mask)
-        like = torch.empty(0, dtype=self.dtype, device=attention_mask.device)
         return Context(
             mask=causal_mask(attention_mask),
             window_mask=causal_mask(attention_mask, self.window) if any(self.windowed) else None,
             position_ids=positions,
-            rotary=self.backbone.rotary_emb(like, positions),
+            rotary=angles(self.backbone.rotary_emb, positions, self.dtype),
         )
 
     def layer_mask(self, layer: int, context: Context) -> Tensor:
@@ -91,10 +83,7 @@ class LlamaCircuitModel(CircuitModel):
         weights, biases = zip(*self.projections(layer), strict=True)
         q, k, v = _NormedProjection.apply(x, split, norm.gain, norm.epsilon, *weights)
         if biases[0] is not None:
-            q, k, v = (
-                t + bias.repeat_interleave(len(t) // len(bias), dim=0)[:, None, None]
-                for t, bias in zip((q, k, v), biases, strict=True)
-            )
+            q, k, v = (t + of_readers(bias, len(t)) for t, bias in zip((q, k, v), biases, strict=True))
         return q, k, v
 
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
@@ -139,10 +128,3 @@ class _NormedProjection(torch.autograd.Function):
             torch.bmm(streams, (gain[:, None] * weight).mT, out=d.view(len(weight), -1, weight.shape[1]))
             a.copy_((dy * y).sum(-1, keepdim=True) * s.square() / x.shape[-1])
         return dx.addcmul_(x, along, value=-1), None, None, None, None, None, None
-
-
-def rotate(x: Tensor, context: Context) -> Tensor:
-    """Rotary position embedding of ``[heads, B, T, d_head]``, in Hugging Face's layout (halves, not pairs)."""
-    cos, sin = context.rotary  # type: ignore[misc]
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -18,8 +18,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_circuits.models.base import CircuitModel, Context
+from lightning_circuits.components import Component
+from lightning_circuits.models.base import CircuitModel
+from lightning_circuits.models.context import Context
 from lightning_circuits.models.norms import Norm
+
+
+def component_output(model: CircuitModel, component: Component, x: Tensor, context: Context) -> Tensor:
+    """What an attention or MLP adds to the stream after the one that it reads, ``x``: both ``[B, T, d]``."""
+    if component.kind == "mlp":
+        return model.mlp(component.layer, x)
+    return attention_output(model, component.layer, x, context)
 
 
 def attention_output(model: CircuitModel, layer: int, x: Tensor, context: Context) -> Tensor:

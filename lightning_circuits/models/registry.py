@@ -20,6 +20,8 @@ from torch import nn
 
 from lightning_circuits.models.base import CircuitModel
 from lightning_circuits.models.gpt2 import GPT2CircuitModel
+from lightning_circuits.models.gpt_neox import GPTNeoXCircuitModel
+from lightning_circuits.models.gptj import GPTJCircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
 from lightning_circuits.models.readable import refuse_unreadable
 from lightning_circuits.models.verify import verify
@@ -27,7 +29,7 @@ from lightning_circuits.pages import see_page
 from lightning_circuits.registry import Registry
 
 FAMILIES = Registry("model family", CircuitModel)
-for _family in (GPT2CircuitModel, LlamaCircuitModel):
+for _family in (GPT2CircuitModel, LlamaCircuitModel, GPTNeoXCircuitModel, GPTJCircuitModel):
     FAMILIES.register(_family)
 
 Family = TypeVar("Family", bound=type[CircuitModel])

@@ -102,10 +102,9 @@ def streams_recorded(model: Recordable, streams: Tensor) -> Iterator[None]:
         return hook
 
     with ExitStack() as hooks:
-        for layer in range(layout.n_layers):
-            of_attention, of_mlp = keep_input(layout.attention_stream(layer)), keep_input(layout.mlp_stream(layer))
-            hooks.enter_context(model.attention_norm(layer).register_forward_pre_hook(of_attention))
-            hooks.enter_context(model.mlp_norm(layer).register_forward_pre_hook(of_mlp))
+        for first, *_ in layout.stages[:-1]:  # those of a stage read the same stream
+            norm = (model.attention_norm if first.kind == "attention" else model.mlp_norm)(first.layer)
+            hooks.enter_context(norm.register_forward_pre_hook(keep_input(first.stream)))
         hooks.enter_context(model.final_norm.register_forward_pre_hook(keep_input(-1)))
         yield
 
@@ -137,7 +136,8 @@ class StockLayers:
     def __call__(self, layer: int, x: Tensor) -> Tensor:
         """One layer, attention and MLP, on streams ``[n * B, T, d]``: all prompts, then all again, n times."""
         given = self._repeated(self.given[layer], len(x) // self.batch)
-        return self.blocks[layer](x, *given["positional"], **given["named"])
+        out = self.blocks[layer](x, *given["positional"], **given["named"])
+        return out[0] if isinstance(out, tuple) else out  # some give back their attention weights too
 
     def _repeated(self, value: Any, times: int) -> Any:
         """Whatever has a row for each prompt, n times; what all prompts share, as it is."""

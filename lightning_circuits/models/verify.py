@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_circuits.components import Component
 from lightning_circuits.models.base import CircuitModel
 from lightning_circuits.pages import see_page
 
@@ -89,26 +90,30 @@ def _compare_layers(model: CircuitModel, ids: Tensor, mask: Tensor) -> Tensor:
         )
         compare(name, here, stock, fault)
 
+    def called(component: Component) -> str:
+        return f"the {'MLP' if component.kind == 'mlp' else 'attention'} of layer {component.layer}"
+
     def compare_streams(place: str, here: Tensor, stock: Tensor) -> None:
         fault = "is not the sum of what is written before it: a scaled embedding or layer, a hook on a layer?"
         compare(f"the residual stream before {place}", here, stock, fault)
 
     positions = model.position_embedding(context)
     stream = writers[0] if positions is None else writers[0] + positions
-    for layer in range(layout.n_layers):
-        heads, mlp = layout.own_writers(layer)
-        before, between = streams[layout.attention_stream(layer)], streams[layout.mlp_stream(layer)]
-        compare_streams(f"the attention of layer {layer}", stream, before)
-        norm = model.attention_norm(layer)
-        compare_parts(f"the norm before the attention of layer {layer}", model.read_norm(norm)(before), norm(before))
-        readers = before.expand(layout.n_attention_readers, *before.shape)
-        compare_parts(f"the attention of layer {layer}", model.attention(layer, readers, context), writers[heads])
-        bias = model.output_bias(layer)
-        stream = before + writers[heads].sum(0)
-        stream = stream if bias is None else stream + bias
-        compare_streams(f"the MLP of layer {layer}", stream, between)
-        compare_parts(f"the MLP of layer {layer}", model.mlp(layer, between), writers[mlp])
-        stream = between + writers[mlp]
+    for stage in layout.stages[:-1]:
+        before = streams[stage[0].stream]
+        compare_streams(called(stage[0]), stream, before)
+        stream = before
+        for component in stage:
+            layer, written = component.layer, writers[component.writers]
+            if component.kind == "attention":
+                norm, bias = model.attention_norm(layer), model.output_bias(layer)
+                compare_parts(f"the norm before {called(component)}", model.read_norm(norm)(before), norm(before))
+                readers = before.expand(layout.n_attention_readers, *before.shape)
+                compare_parts(called(component), model.attention(layer, readers, context), written)
+                stream = stream if bias is None else stream + bias
+            else:
+                compare_parts(called(component), model.mlp(layer, before), written[0])
+            stream = stream + written.sum(0)
     compare_streams("the last norm", stream, streams[-1])
     output = model.unembed(streams[-1][row, last])
     fault = "is not what its head makes of the last norm"

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.batch import Batch
-from lightning_circuits.layout import Component, Layout
+from lightning_circuits.components import Component
+from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel, Context
 from lightning_circuits.models.open_attention import attention_gradients, mlp_gradient
 from lightning_circuits.objectives import Objective, losses
@@ -103,35 +104,57 @@ def descend(
     difference: Differences,
     context: Context,
     scores: EdgeAndWriterScores,
-    components: Sequence[Component],
+    stages: Sequence[Sequence[Component]],
     only: slice = ALL,
 ) -> None:
-    """Take the gradient down through some components, and add to the scores what their readers are worth.
+    """Take the gradient down through some stages, and add to the scores what their readers are worth.
 
     Args:
         model: the frozen model.
         streams: ``[n_streams, steps * B, T, d]``, what the readers see.
-        gradient: ``[steps * B, T, d]``, at the stream above the components; overwritten with that at the stream below.
+        gradient: ``[steps * B, T, d]``, at the stream above the stages; overwritten with that at the stream below.
         difference: of all writers.
         context: of all ``steps * B`` prompts.
         scores: added to.
-        components: attentions and MLPs that follow each other, the lowest first.
+        stages: of attentions and MLPs, such as follow each other in `Layout.stages`, the lowest first.
         only: which writers the readers are scored against. If not all of them, writers get no scores.
     """
-    steps = len(gradient) // difference.places.shape[0]
-    for component in reversed(components):
-        if only == ALL:
-            score_writers(component, gradient, difference, scores)
-        stream, dout = streams[component.stream], gradient.to(streams.dtype)
-        if component.kind == "mlp":
-            dx = mlp_gradient(model, component.layer, stream, dout)
-            dreaders = over_steps(dx, steps)[None]
-        else:
-            shape = model.layout.n_attention_readers, *difference.places.shape, model.layout.d_model
-            dreaders = difference.values.new_empty(shape)
-            dx = attention_gradients(model, component.layer, stream, dout, context, out=dreaders)
-        gradient += dx
-        score_readers(model.layout, component, dreaders, difference, scores, only)
+    for stage in reversed(stages):
+        # None of a stage reads another: they all have the gradient above it.
+        through = [
+            through_one(model, streams, gradient, difference, context, scores, component, only) for component in stage
+        ]
+        for dx in through:
+            gradient += dx
+
+
+def through_one(
+    model: CircuitModel,
+    streams: Tensor,
+    gradient: Tensor,
+    difference: Differences,
+    context: Context,
+    scores: EdgeAndWriterScores,
+    component: Component,
+    only: slice = ALL,
+) -> Tensor:
+    """What a component hands down of the gradient above it: ``[steps * B, T, d]``, at the stream that it reads.
+
+    Adds to the scores what its readers are worth. ``gradient``: at the stream that it writes into, left as it is; the
+    other arguments are those of `descend`.
+    """
+    if only == ALL:
+        score_writers(component, gradient, difference, scores)
+    stream, dout = streams[component.stream], gradient.to(streams.dtype)
+    if component.kind == "mlp":
+        dx = mlp_gradient(model, component.layer, stream, dout)
+        dreaders = over_steps(dx, len(gradient) // difference.places.shape[0])[None]
+    else:
+        shape = model.layout.n_attention_readers, *difference.places.shape, model.layout.d_model
+        dreaders = difference.values.new_empty(shape)
+        dx = attention_gradients(model, component.layer, stream, dout, context, out=dreaders)
+    score_readers(model.layout, component, dreaders, difference, scores, only)
+    return dx
 
 
 def score_readers(

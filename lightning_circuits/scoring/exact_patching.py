@@ -27,6 +27,7 @@ from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch, n_prompts, repeated
+from lightning_circuits.components import Component
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.base import project
@@ -130,12 +131,13 @@ class ExactPatching:
         if layer == layout.n_layers:
             x = self.streams[-1] + self._change(writers, span, layout.n_streams - 1)
             return self.model.unembed(x[:, row, positions])
-        stream = layout.mlp_stream(layer)
-        before_mlp = self.streams[stream]
+        attention, mlp = layout.of_layer(layer)
         if kind == 3:
-            x = before_mlp + self.model.mlp(layer, before_mlp + self._change(writers, span, stream))
+            read, change = mlp.stream, self._mlp(mlp, writers, span)
         else:
-            x = before_mlp + self._heads(layer, kind, writers, which, span)
+            read, change = attention.stream, self._heads(attention, kind, writers, which, span)
+        x = self.streams[read + 1] + change
+        if read + 1 == mlp.stream:
             x += self.model.mlp(layer, x)
         x = x.flatten(0, 1)
         for above in range(layer + 1, layout.n_layers):
@@ -147,10 +149,17 @@ class ExactPatching:
         change = self.change[writers]
         return change if self.places.order is None else change * self.places.tokens(span)[..., None]
 
-    def _heads(self, layer: int, kind: int, writers: Tensor, readers: Tensor, span: int) -> Tensor:
+    def _mlp(self, mlp: Component, writers: Tensor, span: int) -> Tensor:
+        """``[n, B, T, d]``: what an MLP writes differently when it does not read a writer of ``[n]`` in a span."""
+        stream = self.streams[mlp.stream]
+        written = self.model.mlp(mlp.layer, stream + _first_none(self._change(writers, span, mlp.stream)))
+        return written[1:] - written[0]
+
+    def _heads(self, attention: Component, kind: int, writers: Tensor, readers: Tensor, span: int) -> Tensor:
         """What the heads of a layer write differently when an edge into one of them is cut.
 
         Args:
+            attention: of the layer.
             kind: of the readers: 0, 1, 2 for queries, keys, values.
             writers: of each edge, int64 ``[n]``.
             readers: of each edge, int64 ``[n]``: which of the readers of its kind its reader is.
@@ -159,17 +168,15 @@ class ExactPatching:
         Returns:
             ``[n, B, T, d]``.
         """
-        model, layout = self.model, self.model.layout
-        number = layout.attention_stream(layer)
-        stream = self.streams[number]
+        model, layout, layer = self.model, self.model.layout, attention.layer
+        stream = self.streams[attention.stream]
         cut, which = writers.unique_consecutive(return_inverse=True)
         runs = 1 + len(cut)  # the uncut layer first, then one with each of the writers cut from all readers of the kind
-        streams = torch.cat([stream[None], stream + self._change(cut, span, number)]).flatten(0, 1)
+        streams = (stream + _first_none(self._change(cut, span, attention.stream))).flatten(0, 1)
         norm, projected = model.attention_norm(layer), []
         for i, (weight, bias) in enumerate(model.projections(layer)):
             x = norm(streams if i == kind else stream)
-            y = project(x.expand(len(weight), *x.shape), weight)
-            y = y if bias is None else y + bias[:, None, None]
+            y = project(x.expand(len(weight), *x.shape), weight, bias)
             projected.append(y if i == kind else y.repeat(1, runs, 1, 1))
         q, k, v = projected
         context = model.context(self.batch["attention_mask"].repeat(runs, 1))
@@ -179,3 +186,8 @@ class ExactPatching:
         changed = (z[1:] - z[0]).unflatten(1, (n_readers, -1))[which, readers]  # [n, heads of the reader, B, T, d_head]
         weight = model.output_weight(layer).unflatten(0, (n_readers, -1))[readers]
         return torch.einsum("nhbtk,nhkd->nbtd", changed, weight)
+
+
+def _first_none(changes: Tensor) -> Tensor:
+    """Changes ``[n, ...]`` behind one of 0, ``[1 + n, ...]``: what is as ever is computed with what is changed."""
+    return torch.cat([torch.zeros_like(changes[:1]), changes])

@@ -85,8 +85,8 @@ def gradient_scores(
         weights = [point.weight for point in points]
         gradient = logits_gradient(model, streams[-1], batch, objective, full_logits, weights)
         scores = no_scores(model.layout, gradient)
-        embedding, *blocks, logits = model.layout.components
+        embedding, *_, logits = model.layout.components
         score_readers(model.layout, logits, over_steps(gradient, len(points))[None], differences, scores)
-        descend(model, streams, gradient, differences, context, scores, blocks)
+        descend(model, streams, gradient, differences, context, scores, model.layout.stages[:-1])
         score_writers(embedding, gradient, differences, scores)
         return scores

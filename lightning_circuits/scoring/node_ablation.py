@@ -5,11 +5,11 @@ is no product of gates and writers: a plain forward does, in which a removed hea
 added in its place. It equals exact ablation (`evaluation.exact`) of the circuit without the edges that leave the nodes,
 for a fraction of its cost.
 
-Removing one more node changes nothing below its layer. The streams that enter the layers are kept, and a set of nodes
-is run from the lowest layer up in which it differs from the one that was settled on:
+Removing one more node changes nothing below it. The streams that attentions and MLPs read are kept, and a set of nodes
+is run from the lowest stream up into which it writes something else than the one that was settled on:
 
     >>> run = NodeAblation(model, batch, ablation)                                     # doctest: +SKIP
-    >>> logits = run.logits(removed)        # runs the layers from the lowest of them up    # doctest: +SKIP
+    >>> logits = run.logits(removed)        # runs what is above the lowest of them    # doctest: +SKIP
     >>> run.settle()                        # they stay removed: the next are run from there    # doctest: +SKIP
 """
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch
+from lightning_circuits.components import Component
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.base import project
 
@@ -51,7 +52,7 @@ class NodeAblation:
         self.reference = ablation.reference(batch, corrupt)
         stream, positions = model.embed(batch["clean_ids"]), model.position_embedding(self.context)
         self.removed = torch.zeros(model.layout.n_writers, dtype=torch.bool)
-        self._streams = [stream if positions is None else stream + positions]  # one into each layer, and the last
+        self._streams = [stream if positions is None else stream + positions]  # one into each stage, and the last
         self._tried = self.removed, self._above(0, self.removed)
         self.settle()
 
@@ -67,8 +68,8 @@ class NodeAblation:
         """
         if removed[0]:
             raise ValueError("the input cannot be removed: without it the model reads no prompt")
-        changed = (removed != self.removed).nonzero()[:, 0].tolist()
-        first = (changed[0] - 1) // (self.model.layout.n_heads + 1) if changed else self.model.layout.n_layers
+        layout, changed = self.model.layout, (removed != self.removed).nonzero()[:, 0].tolist()
+        first = layout.components[layout.writer_component[changed[0]]].stream if changed else layout.n_streams - 1
         streams = self._above(first, removed)
         self._tried = removed.clone(), streams
         positions = self.batch["positions"]
@@ -79,30 +80,26 @@ class NodeAblation:
         self.removed, self._streams = self._tried
 
     def _above(self, first: int, removed: Tensor) -> list[Tensor]:
-        """The streams ``[B, T, d]`` into each layer and out of the last, those above ``first`` run anew."""
+        """The streams ``[B, T, d]`` that each stage and the logits read, those above ``first`` run anew."""
         streams = self._streams[: first + 1]
-        for layer in range(first, self.model.layout.n_layers):
-            streams.append(self._layer(layer, streams[-1], removed))
+        for stage in self.model.layout.stages[first:-1]:
+            streams.append(sum((self._written(each, streams[-1], removed) for each in stage), streams[-1]))
         return streams
 
-    def _layer(self, layer: int, stream: Tensor, removed: Tensor) -> Tensor:
-        """``[B, T, d]`` into a layer to ``[B, T, d]`` out of it."""
-        model = self.model
-        heads, mlp = model.layout.own_writers(layer)
-        gone, bias = removed[heads], model.output_bias(layer)
-        written = self.reference[heads][gone].sum(0)
+    def _written(self, component: Component, stream: Tensor, removed: Tensor) -> Tensor:
+        """``[B, T, d]``: what a component adds to the stream, of what is removed the reference."""
+        reference, gone = self.reference[component.writers], removed[component.writers]
+        written = reference[gone].sum(0)
+        if component.kind == "mlp":
+            return written if gone.all() else self.model.mlp(component.layer, stream)
         if not gone.all():
-            written += self._heads(layer, stream, ~gone)
-        stream = stream + written if bias is None else stream + written + bias
-        return stream + (self.reference[mlp] if removed[mlp] else model.mlp(layer, stream))
+            written += self._heads(component.layer, stream, ~gone)
+        bias = self.model.output_bias(component.layer)
+        return written if bias is None else written + bias
 
     def _heads(self, layer: int, stream: Tensor, kept: Tensor) -> Tensor:
         """``[B, T, d]``: what those heads of a layer write that are kept, bool ``[n_heads]``."""
         model, x = self.model, self.model.attention_norm(layer)(stream)
-        q, k, v = (
-            projected if bias is None else projected + bias[:, None, None]
-            for weight, bias in model.projections(layer)
-            for projected in [project(x.expand(len(weight), *x.shape), weight)]
-        )
+        q, k, v = (project(x.expand(len(weight), *x.shape), weight, bias) for weight, bias in model.projections(layer))
         z = model.mix(layer, q, k, v, self.context)
         return torch.einsum("hbtk,hkd->btd", z[kept], model.output_weight(layer)[kept])

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch, copied
-from lightning_circuits.layout import Component
+from lightning_circuits.components import Component
 from lightning_circuits.models import CircuitModel, Context
-from lightning_circuits.models.open_attention import attention_output
+from lightning_circuits.models.open_attention import component_output
 from lightning_circuits.objectives import Objective
 from lightning_circuits.scoring.descent import (
     ALL,
@@ -24,6 +24,7 @@ from lightning_circuits.scoring.descent import (
     over_steps,
     score_readers,
     score_writers,
+    through_one,
 )
 
 
@@ -59,43 +60,47 @@ def one_component_scores(
         context, contexts = model.context(mask), model.context(mask.repeat(steps, 1))
         places = ablation.places(layout, batch)
         differences = Differences(places.take(difference), places)
-        *moving, logits = layout.components
+        embedding, *moving, logits = layout.components
+        stages = [[embedding], *layout.stages[:-1]]
         below = torch.zeros_like(clean[0], dtype=torch.promote_types(model.dtype, torch.float32))
         scores = no_scores(layout, below)
-        for place, component in reversed(list(enumerate(moving))):
-            above, own, written = moving[place + 1 :], component.writers, component.stream + 1
-            moved = difference[own].sum(0)
-            streams[written] = torch.cat([clean[written] + (1 - k / steps) * moved for k in range(1, steps + 1)])
-            _climb(model, streams, contexts, above)
-            gradient = logits_gradient(model, streams[-1], batch, objective, full_logits, [1.0] * steps)
-            only = ALL if pooled else own
-            score_readers(layout, logits, over_steps(gradient, steps)[None], differences, scores, only)
-            descend(model, streams, gradient, differences, contexts, scores, above, only)
-            score_writers(component, gradient, differences, scores)
+        for place, stage in reversed(list(enumerate(stages))):
+            above, gradients = stages[place + 1 :], []
+            for component in stage:
+                own, written = component.writers, component.stream + 1
+                moved = difference[own].sum(0)
+                streams[written] = torch.cat([clean[written] + (1 - k / steps) * moved for k in range(1, steps + 1)])
+                _climb(model, streams, contexts, above)
+                gradient = logits_gradient(model, streams[-1], batch, objective, full_logits, [1.0] * steps)
+                only = ALL if pooled else own
+                score_readers(layout, logits, over_steps(gradient, steps)[None], differences, scores, only)
+                descend(model, streams, gradient, differences, contexts, scores, above, only)
+                score_writers(component, gradient, differences, scores)
+                gradients.append(over_steps(gradient, steps))
             if pooled:
-                # To the runs of components above, this one is clean; in its own, what it puts out is fixed.
-                if component.kind == "input":
-                    score_writers(component, below, differences, scores)
-                else:
-                    descend(model, clean, below, differences, context, scores, [component])
-                below += over_steps(gradient, steps)
-        runs = steps * len(moving) if pooled else steps
+                through = []
+                for component, own_gradient in zip(stage, gradients, strict=True):
+                    # To all other runs this component is clean; in its own, what it puts out is fixed.
+                    others = sum((each for each in gradients if each is not own_gradient), below)
+                    if component.kind == "input":
+                        score_writers(component, others, differences, scores)
+                    else:
+                        through.append(through_one(model, clean, others, differences, context, scores, component))
+                below = sum([*gradients, *through], below)
+        runs = steps * (1 + len(moving)) if pooled else steps
         return EdgeAndWriterScores(scores.edges / runs, scores.writers / runs)
 
 
-def _climb(model: CircuitModel, streams: Tensor, context: Context, components: Sequence[Component]) -> None:
+def _climb(model: CircuitModel, streams: Tensor, context: Context, stages: Sequence[Sequence[Component]]) -> None:
     """The stock model from one stream up, in place.
 
     Args:
         model: the frozen model.
-        streams: ``[n_streams, rows, T, d]``; that which the first component reads is there, those above are made.
+        streams: ``[n_streams, rows, T, d]``; that which the first stage reads is there, those above are made.
         context: of all rows.
-        components: attentions and MLPs that follow each other, the lowest first.
+        stages: of attentions and MLPs that follow each other, the lowest first.
     """
-    for component in components:
-        stream = streams[component.stream]
-        if component.kind == "mlp":
-            written = model.mlp(component.layer, stream)
-        else:
-            written = attention_output(model, component.layer, stream, context)
-        torch.add(stream, written, out=streams[component.stream + 1])
+    for stage in stages:
+        read = stage[0].stream
+        written = [component_output(model, component, streams[read], context) for component in stage]
+        streams[read + 1] = sum(written, streams[read])

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, GPTNeoXConfig
+from transformers import AutoModelForCausalLM, BloomConfig, GPTNeoXConfig
 
 from lightning_circuits import EAP, EAPIG, ActivationPatching
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.callbacks import CircuitProbe
 from lightning_circuits.callbacks.history import Probe
 from lightning_circuits.evaluation.rows import evaluate
+from lightning_circuits.layout import Layout
+from lightning_circuits.models.loading import load_tokenizer
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.selection import top_n
@@ -53,6 +55,24 @@ def test_a_probe_finds_what_a_search_finds(method: Any, search: Attribution, abs
         assert here.faithfulness == pytest.approx(there.faithfulness, abs=1e-5)
     enough = [row.edges for row in rows if row.circuit in members and row.faithfulness >= 0.5]
     assert found.edges_needed == min(enough, default=None) and enough
+
+
+def test_a_probe_in_the_training_of_a_pythia() -> None:
+    """Parallel blocks, rotary positions on part of a head, and weights that move between the probes."""
+    sizes = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64)
+    config = GPTNeoXConfig(**sizes, vocab_size=len(load_tokenizer("tiny-ioi")))
+    torch.manual_seed(0)
+    probe = CircuitProbe(small(), every_n_steps=2, sizes=[20], method="EAP")
+    module = Mine(AutoModelForCausalLM.from_config(config).train(), lr=1e-2)
+    fit(probe, module, max_steps=4)
+    assert [found.step for found in probe.history] == [0, 2, 4]
+    layout = Layout(3, 4, 32, parallel=True)
+    assert all(found.members["20 edges"].shape == (layout.n_edges,) for found in probe.history)
+    search = EAP(module.net["lm"])
+    pl.Trainer(**QUIET).fit(search, small())
+    assert search.layout == layout
+    assert torch.equal(probe.history[-1].members["20 edges"], top_n(search.edge_scores().abs(), 20))
+    assert not torch.equal(probe.history[0].members["20 edges"], probe.history[-1].members["20 edges"])
 
 
 def test_what_is_logged(tmp_path: Path) -> None:
@@ -173,9 +193,9 @@ class NeverTrains(Mine):
         raise AssertionError("a step was taken")
 
 
-def gpt_neox() -> nn.Module:
-    sizes = dict(vocab_size=19, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    return AutoModelForCausalLM.from_config(GPTNeoXConfig(**sizes, bos_token_id=None, eos_token_id=None))
+def bloom() -> nn.Module:
+    sizes = dict(vocab_size=19, hidden_size=16, n_layer=1, n_head=2)
+    return AutoModelForCausalLM.from_config(BloomConfig(**sizes, bos_token_id=None, eos_token_id=None))
 
 
 class Adapter(nn.Module):
@@ -199,8 +219,8 @@ def with_adapter() -> nn.Module:
 @pytest.mark.parametrize(
     ("language_model", "options", "said"),
     [
-        (gpt_neox, {}, "holds no language model that can be read: .* of one of the families gpt2, llama"),
-        (gpt_neox, {"model": "net.lm"}, r"NeverTrains.net.lm is a GPTNeoXForCausalLM, and no language model"),
+        (bloom, {}, "holds no language model that can be read: .* of one of the families gpt2, llama"),
+        (bloom, {"model": "net.lm"}, r"NeverTrains.net.lm is a BloomForCausalLM, and no language model"),
         (with_adapter, {}, r"an adapter .* at transformer.h.1.attn.c_attn: merge it first"),
         (trainable, {"model": "net.ml"}, "there is no 'ml' in NeverTrains.net, on the way to 'net.ml'; there is lm"),
         (trainable, {"sizes": [0.00001]}, "rounds to 0 edges"),
@@ -227,7 +247,7 @@ class MakesItLater(NeverTrains):
 
 def test_a_model_made_in_a_later_hook_is_looked_at_before_the_first_step() -> None:
     module = MakesItLater()
-    module.make = gpt_neox
+    module.make = bloom
     with pytest.raises(ValueError, match="holds no language model that can be read"):
         fit(CircuitProbe(small()), module)
     module = MakesItLater()

@@ -32,9 +32,9 @@ def circuit(layout: Layout = LAYOUT, edges: dict[str, float] = EDGES, scored: bo
     return Circuit(layout, members, scores if scored else None, metadata)
 
 
-def everything(n: int) -> Circuit:
+def everything(n: int, parallel: bool = False) -> Circuit:
     """n edges of a larger layout, edge i with the score i or -i."""
-    layout = Layout(4, 6, 8)
+    layout = Layout(4, 6, 8, parallel=parallel)
     members = torch.zeros(layout.n_edges, dtype=torch.bool)
     members[:n] = True
     return Circuit(layout, members, torch.arange(layout.n_edges) * (1.0 - 2.0 * (torch.arange(layout.n_edges) % 2)))
@@ -122,15 +122,18 @@ def test_an_edge_into_a_group_is_at_each_of_its_heads(tmp_path: Path) -> None:
     assert {"a1.h2", "a1.h3"} <= set(svg.texts) and not {"a1.h0", "a1.h1"} & set(svg.texts)
 
 
-def test_boxes_do_not_overlap_and_lines_go_upward() -> None:
-    many = everything(400)
+@pytest.mark.parametrize("parallel", [False, True])
+def test_boxes_do_not_overlap_and_lines_go_upward(parallel: bool) -> None:
+    many = everything(400, parallel)
     graph = in_columns(many)
-    places = figures._places(graph, figures._columns(graph, 1))
+    places = figures._places(graph, figures._columns(graph, 1), many.layout)
     boxes = list(places.values())
     for i, (x, y) in enumerate(boxes):
         for other_x, other_y in boxes[:i]:
             assert abs(x - other_x) >= figures.WIDTH or abs(y - other_y) >= figures.HEIGHT
     assert all(places[reader][1] - places[writer][1] > figures.HEIGHT for writer, reader in graph.edges())
+    heads_below = places["m1", 0][1] - max(y for (name, _), (_, y) in places.items() if name.startswith("a1."))
+    assert heads_below == 0 if parallel else heads_below > figures.HEIGHT
 
 
 PLACED = {
@@ -177,7 +180,7 @@ def test_columns_stand_side_by_side_and_boxes_inside_of_their_own() -> None:
     for n in (3, 60, 400):
         graph = in_columns(Circuit.random(layout, n, 0))
         columns = figures._columns(graph, 5)
-        places = figures._places(graph, columns)
+        places = figures._places(graph, columns, layout)
         assert all(left.right < right.left for left, right in pairwise(columns))
         for (_, span), (x, _) in places.items():
             assert columns[span].left <= x - figures.WIDTH / 2 and x + figures.WIDTH / 2 <= columns[span].right

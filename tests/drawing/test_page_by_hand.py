@@ -13,10 +13,10 @@ import torch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
 from tests.support.browser import Page
-from tests.support.drawn_circuits import PER_GROUP, PER_HEAD, ends, paths, row, scored
+from tests.support.drawn_circuits import LAYOUTS, PER_HEAD, ends, paths, row, scored
 
 
-@pytest.mark.parametrize("layout", [PER_HEAD, PER_GROUP], ids=["per head", "per group"])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_the_page_shows_the_edges_and_nodes_of_the_circuit(shown: Page, layout: Layout) -> None:
     circuit = scored(layout, 60, ablation="zero", data={"pairs": {"train": 7}}, edges=70, edges_pruned=60)
     shown.open(circuit)
@@ -86,7 +86,7 @@ def test_the_measure_is_named_where_it_is_not_the_logit_difference(shown: Page, 
         assert shown.run(f"{inside} return a.right <= b.right")
 
 
-@pytest.mark.parametrize("layout", [PER_HEAD, PER_GROUP], ids=["per head", "per group"])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_a_click_on_a_node_leaves_exactly_its_paths(shown: Page, layout: Layout) -> None:
     circuit = scored(layout, 70, seed=2)
     shown.open(circuit)

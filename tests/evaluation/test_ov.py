@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from torch import nn
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from lightning_circuits.datamodules.ioi import NAMES
 from lightning_circuits.evaluation.ov import TOP, ov_scores
@@ -44,6 +52,40 @@ def test_they_are_what_the_matrices_of_gpt2_give() -> None:
                 part = slice(head * d_head, (head + 1) * d_head)
                 written = z[:, part] @ blocks[layer].attn.c_proj.weight[part]
                 following, copied = shares(model.lm_head(model.transformer.ln_f(written)))
+                assert found.next[layer, head].item() == pytest.approx(following)
+                assert found.copy[layer, head].item() == pytest.approx(copied)
+    assert len(found.copy.unique()) > 2
+
+
+def test_in_parallel_blocks_the_first_mlp_reads_the_embedding_too() -> None:
+    config = GPTNeoXConfig(
+        vocab_size=len(TOKENIZER), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    torch.manual_seed(0)
+    model = GPTNeoXForCausalLM(config)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    for block in model.gpt_neox.layers:  # a head writes much of what it reads: some copy
+        block.attention.dense.weight.data = torch.cat(
+            [weight[32:].T for weight in block.attention.query_key_value.weight.data.chunk(2)], -1
+        )
+    model.lm_head.weight.data = model.gpt_neox.embed_in.weight.data.clone()
+    found = ov_scores(wrap(model), TOKENIZER, MEMBERS)
+    below, above = model.gpt_neox.layers
+
+    def values(block: nn.Module, x: torch.Tensor) -> torch.Tensor:  # a head: query, key, value, 16 numbers each
+        return torch.stack(
+            [h[..., 32:] for h in block.attention.query_key_value(block.input_layernorm(x)).chunk(2, -1)]
+        )
+
+    with torch.no_grad():
+        embedding = model.gpt_neox.embed_in(IDS)
+        written = below.attention.dense(torch.cat([*values(below, embedding)], -1))  # a token attends to itself alone
+        behind = embedding + written + below.mlp(below.post_attention_layernorm(embedding))
+        for layer, (block, stream) in enumerate([(below, embedding), (above, behind)]):
+            for head, value in enumerate(values(block, stream)):
+                out = value @ block.attention.dense.weight[:, 16 * head : 16 * (head + 1)].T
+                following, copied = shares(model.lm_head(model.gpt_neox.final_layer_norm(out)))
                 assert found.next[layer, head].item() == pytest.approx(following)
                 assert found.copy[layer, head].item() == pytest.approx(copied)
     assert len(found.copy.unique()) > 2

@@ -22,6 +22,7 @@ from lightning_circuits.evaluation.rows import from_json
 from lightning_circuits.layout import Layout
 
 TINY = Layout(2, 1, 1)
+PARALLEL = Layout(2, 1, 1, parallel=True)
 GROUPED = Layout(1, 2, 4, 1)
 GPT2 = Layout(12, 12, 768)
 
@@ -77,7 +78,7 @@ def by_enumeration(every: list[str], ours: set[str], theirs: set[str], null: str
 
 
 @pytest.mark.parametrize("null", ["size", "layer"])
-@pytest.mark.parametrize("layout", [TINY, GROUPED, GROUPED.in_spans(["S2", "END"])], ids=str)
+@pytest.mark.parametrize("layout", [TINY, PARALLEL, GROUPED, GROUPED.in_spans(["S2", "END"])], ids=str)
 def test_nulls_of_edges_are_those_of_all_sets(layout: Layout, null: Any) -> None:
     every = layout.edge_names(range(layout.n_edges))
     for seed, (n, m) in enumerate([(1, 1), (7, 4), (9, 3), (layout.n_edges, 2)]):
@@ -89,7 +90,7 @@ def test_nulls_of_edges_are_those_of_all_sets(layout: Layout, null: Any) -> None
 
 
 @pytest.mark.parametrize("null", ["size", "layer"])
-@pytest.mark.parametrize("layout", [TINY, GROUPED, Layout(3, 2, 4)], ids=str)
+@pytest.mark.parametrize("layout", [TINY, PARALLEL, GROUPED, Layout(3, 2, 4)], ids=str)
 def test_nulls_of_nodes_are_those_of_all_sets(layout: Layout, null: Any) -> None:
     every = [*layout.writer_names, "logits"]
     tried = 0

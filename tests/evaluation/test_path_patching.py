@@ -20,8 +20,8 @@ SENDERS = ["input", "a0.h1", "m0", "a1.h2"]
 RECEIVERS = ["a1.h0<q>", "a2.h1<k>", "a2.h2<v>", "m2", "logits"]
 
 
-def model() -> CircuitModel:
-    return wrap(tiny_model("gpt2", torch.float64))
+def model(family: str = "gpt2") -> CircuitModel:
+    return wrap(tiny_model(family, torch.float64))
 
 
 def batch_of(padding: str, spans: bool = False, seed: int = 0) -> dict[str, Any]:
@@ -37,13 +37,18 @@ def batch_of(padding: str, spans: bool = False, seed: int = 0) -> dict[str, Any]
 
 
 class Hooks:
-    """The stock GPT-2 with some of what its modules put out written down, or replaced."""
+    """The stock model with some of what its modules put out written down, or replaced."""
 
-    def __init__(self, gpt2: Any, batch: dict[str, Any]) -> None:
-        self.gpt2, self.batch = gpt2, batch
-        self.modules: dict[str, Any] = {"input": gpt2.transformer.wte}
-        for layer, block in enumerate(gpt2.transformer.h):
-            self.modules |= {f"qkv{layer}": block.attn.c_attn, f"z{layer}": block.attn.c_proj, f"m{layer}": block.mlp}
+    def __init__(self, stock: Any, batch: dict[str, Any]) -> None:
+        self.stock, self.batch = stock, batch
+        self.modules: dict[str, Any] = {"input": stock.get_input_embeddings()}
+        self.kind_first = stock.config.model_type == "gpt2"  # all queries, all keys, all values; else head by head
+        for layer, block in enumerate(stock.transformer.h if self.kind_first else stock.gpt_neox.layers):
+            if self.kind_first:
+                fused, output = block.attn.c_attn, block.attn.c_proj
+            else:
+                fused, output = block.attention.query_key_value, block.attention.dense
+            self.modules |= {f"qkv{layer}": fused, f"z{layer}": output, f"m{layer}": block.mlp}
 
     def run(self, ids: Tensor, replace: dict[str, Callable[[Tensor], Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, and by name: queries, keys and values side by side, heads' values side by side, MLPs' outputs."""
@@ -63,17 +68,17 @@ class Hooks:
                 handles.append(module.register_forward_pre_hook(lambda _, args, note=note: (note(args[0]),)))
             else:
                 handles.append(module.register_forward_hook(lambda _, args, out, note=note: note(out)))
-        logits = stock_logits(self.gpt2, ids, type("P", (), self.batch)())
+        logits = stock_logits(self.stock, ids, type("P", (), self.batch)())
         for handle in handles:
             handle.remove()
         return logits, seen
 
 
 def by_hooks(
-    gpt2: Any, batch: dict[str, Any], sender: str, receiver: str, through_mlps: bool, tokens: Tensor
+    stock: Any, batch: dict[str, Any], sender: str, receiver: str, through_mlps: bool, tokens: Tensor
 ) -> Tensor:
     """``[B]``: the logit difference with a path patched, less that without."""
-    hooks = Hooks(gpt2, batch)
+    hooks = Hooks(stock, batch)
     clean_logits, clean = hooks.run(batch["clean_ids"], {})
     _, corrupt = hooks.run(batch["corrupt_ids"], {})
 
@@ -98,7 +103,7 @@ def by_hooks(
             patch = {receiver: lambda _: first[receiver]}
         else:
             layer, head, kind = int(receiver[1]), int(receiver[4]), "qkv".index(receiver[-2])
-            start = (kind * N_HEADS + head) * D_HEAD
+            start = (kind * N_HEADS + head if hooks.kind_first else 3 * head + kind) * D_HEAD
 
             def patched(now: Tensor) -> Tensor:
                 now = now.clone()
@@ -112,8 +117,9 @@ def by_hooks(
 
 @pytest.mark.parametrize("through_mlps", [False, True])
 @pytest.mark.parametrize("padding", ["none", "left"])
-def test_an_effect_is_that_of_hooks_on_the_stock_model(padding: str, through_mlps: bool) -> None:
-    ours, batch = model(), batch_of(padding)
+@pytest.mark.parametrize("family", ["gpt2", "gpt-neox"])
+def test_an_effect_is_that_of_hooks_on_the_stock_model(family: str, padding: str, through_mlps: bool) -> None:
+    ours, batch = model(family), batch_of(padding)
     rows = path_patching(ours, [batch], SENDERS, RECEIVERS, through_mlps=through_mlps)  # type: ignore[list-item]
     assert len(rows) == len(SENDERS) * len(RECEIVERS) - 1, "a1.h2 does not come before a1.h0"
     everywhere = torch.ones_like(batch["clean_ids"], dtype=torch.bool)

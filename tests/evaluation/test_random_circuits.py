@@ -23,7 +23,7 @@ from lightning_circuits.evaluation.random_circuits import (
 )
 from lightning_circuits.layout import Layout
 
-LAYOUTS = [Layout(3, 2, 4), Layout(2, 4, 8, 2), Layout(1, 1, 1), Layout(12, 12, 768)]
+LAYOUTS = [Layout(3, 2, 4), Layout(2, 4, 8, 2), Layout(1, 1, 1), Layout(12, 12, 768), Layout(3, 2, 4, parallel=True)]
 SPANS = ["S2", "S2..END", "END"]
 FORWARD = Sight(torch.tensor([False, False, True]), torch.ones(3, 3).tril().bool())
 """The logits are read at END alone, and spans stand in their order."""

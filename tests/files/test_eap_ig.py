@@ -13,9 +13,10 @@ import torch
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
-from tests.support.made_circuits import METADATA, PER_HEAD, circuit
+from tests.support.made_circuits import METADATA, PARALLEL, PER_HEAD, circuit
 
 GPT2 = Layout(12, 12, 768)
+PYTHIA = Layout(6, 8, 512, parallel=True)  # Pythia-70M
 
 
 def eap_ig_names(layout: Layout) -> tuple[list[str], list[str], list[str]]:
@@ -26,9 +27,12 @@ def eap_ig_names(layout: Layout) -> tuple[list[str], list[str], list[str]]:
         for writer in nodes:
             for head in heads:
                 edges += [f"{writer}->{head}<{kind}>" for kind in "qkv"]
+            if layout.parallel:
+                edges.append(f"{writer}->m{n}")
         destinations += [f"{head}<{kind}>" for kind in "qkv" for head in heads] + [f"m{n}"]
         nodes += heads
-        edges += [f"{writer}->m{n}" for writer in nodes]
+        if not layout.parallel:
+            edges += [f"{writer}->m{n}" for writer in nodes]
         nodes.append(f"m{n}")
     return [*nodes, "logits"], edges + [f"{writer}->logits" for writer in nodes], [*destinations, "logits"]
 
@@ -70,6 +74,18 @@ def test_pt_of_gpt2_is_what_eap_ig_writes(tmp_path: Path) -> None:
     assert file["metadata"]["n_kv_readers"] == 12
 
 
+def test_parallel_blocks_are_what_eap_ig_writes(tmp_path: Path) -> None:
+    saved = circuit(PYTHIA)
+    nodes, edges, destinations = eap_ig_names(PYTHIA)
+    file = json.loads(saved.save(tmp_path / "c.json").read_text())
+    assert file["cfg"] == {"n_layers": 6, "n_heads": 8, "parallel_attn_mlp": True, "d_model": 512}
+    assert list(file["nodes"]) == nodes and list(file["edges"]) == edges and len(edges) == PYTHIA.n_edges
+    file = torch.load(saved.save(tmp_path / "c.pt"), weights_only=True)
+    assert file["cfg"]["parallel_attn_mlp"] is True and file["dst_nodes"] == destinations
+    own = file["edges_scores"][nodes.index("a3.h0") : nodes.index("m3"), destinations.index("m3")]
+    assert (own == 0).all(), "an MLP reads no head of its own layer"
+
+
 def test_the_logits_are_in_as_eap_ig_has_it_even_in_an_empty_circuit(tmp_path: Path) -> None:
     file = json.loads(Circuit.empty(PER_HEAD).save(tmp_path / "c.json").read_text())
     assert [name for name, entry in file["nodes"].items() if entry["in_graph"]] == ["logits"]
@@ -94,11 +110,12 @@ def test_json_with_scores_of_nodes_is_json(tmp_path: Path) -> None:
     assert "score" not in nodes["logits"]
 
 
-def test_files_of_eap_ig_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", [PER_HEAD, PARALLEL], ids=str)
+def test_files_of_eap_ig_are_read(tmp_path: Path, layout: Layout) -> None:
     """Written here without this package's writers, with none of its metadata, and with what EAP-IG leaves in cells
     that are no edges."""
-    nodes, edges, destinations = eap_ig_names(PER_HEAD)
-    cfg = {"n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 8}
+    nodes, edges, destinations = eap_ig_names(layout)
+    cfg = {"n_layers": 2, "n_heads": 4, "parallel_attn_mlp": layout.parallel, "d_model": 8}
     chosen = set(edges[::3])
     score = {name: i / 7 - 3 for i, name in enumerate(edges)}
     content = {
@@ -119,9 +136,9 @@ def test_files_of_eap_ig_are_read(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "c.pt")
 
     for suffix in (".json", ".pt"):
-        loaded = Circuit.load(tmp_path / f"c{suffix}", PER_HEAD)
+        loaded = Circuit.load(tmp_path / f"c{suffix}", layout)
         assert set(loaded.edge_names()) == chosen and loaded.metadata == {}
-        expected = torch.tensor([score[name] for name in PER_HEAD.edge_names(range(PER_HEAD.n_edges))])
+        expected = torch.tensor([score[name] for name in layout.edge_names(range(layout.n_edges))])
         assert torch.equal(loaded.scores, expected)
 
 
@@ -159,7 +176,7 @@ class Library:
         n_backward = cfg["n_layers"] * (3 * self.n_heads + 1) + 1
         self.scores, self.edges = torch.zeros(n_forward, n_backward), torch.zeros(n_forward, n_backward).bool()
         self.nodes, self.node_scores = torch.zeros(n_forward).bool(), torch.full((n_forward,), float("nan"))
-        assert cfg["parallel_attn_mlp"] is False and cfg["d_model"] > 0
+        assert cfg["parallel_attn_mlp"] in (True, False) and cfg["d_model"] > 0
 
     def forward(self, name: str) -> int:
         if name == "input":
@@ -178,7 +195,7 @@ class Library:
         return int(layer) * (3 * self.n_heads + 1) + "qkv".index(name[-2]) * self.n_heads + int(head)
 
 
-@pytest.mark.parametrize("layout", [PER_HEAD, GPT2], ids=str)
+@pytest.mark.parametrize("layout", [PER_HEAD, GPT2, PYTHIA], ids=str)
 def test_the_library_reads_the_same_from_both_files(tmp_path: Path, layout: Layout) -> None:
     saved = circuit(layout, node_scored=True)
     one, other = (Library(saved.save(tmp_path / f"c{suffix}")) for suffix in (".json", ".pt"))
@@ -264,7 +281,7 @@ def change(key: str, value: object) -> Callable[[dict[str, Any]], object]:
     [
         (lambda file: file.pop("cfg"), "missing 'cfg'"),
         (lambda file: file["cfg"].pop("d_model"), "missing 'd_model'"),
-        (change("parallel_attn_mlp", True), "parallel"),
+        (change("parallel_attn_mlp", 1), "its cfg.parallel_attn_mlp is 1: it is true or false"),
         (change("n_layers", 3), "readers are not those of its cfg"),
         (change("n_layers", "2"), "cannot be read"),
         (change("n_heads", 8), "readers are not those of its cfg"),
@@ -285,6 +302,16 @@ def test_files_that_contradict_themselves(
         torch.save(file, path)
     with pytest.raises(ValueError, match=what):
         Circuit.load(path)
+
+
+def test_json_says_truly_whether_its_blocks_are_parallel(tmp_path: Path) -> None:
+    """`.pt` cannot be asked: its matrices have a cell for what is no edge."""
+    for layout in (PER_HEAD, PARALLEL):
+        file = json.loads(circuit(layout).save(tmp_path / "c.json").read_text())
+        file["cfg"]["parallel_attn_mlp"] = not layout.parallel
+        (tmp_path / "c.json").write_text(json.dumps(file))
+        with pytest.raises(ValueError, match=r"its edges are not those of Layout\(.*: a0.h0->m0, a0.h1->m0, .*8 such"):
+            Circuit.load(tmp_path / "c.json")
 
 
 @pytest.mark.parametrize(

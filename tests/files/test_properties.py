@@ -30,7 +30,8 @@ numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
 def circuits(draw: st.DrawFn) -> Circuit:
     heads = draw(st.integers(1, 4))
     groups = draw(st.sampled_from([n for n in range(1, heads + 1) if heads % n == 0]))
-    layout = Layout(draw(st.integers(1, 3)), heads, draw(st.integers(1, 9)), groups).in_spans(draw(spans))
+    sizes = draw(st.integers(1, 3)), heads, draw(st.integers(1, 9)), groups
+    layout = Layout(*sizes, parallel=draw(st.booleans())).in_spans(draw(spans))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
 
     def some(n: int, values: st.SearchStrategy[float]) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from lightning_circuits import files
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
-from tests.support.made_circuits import ALL, METADATA, PER_GROUP, PER_HEAD, READABLE, circuit
+from tests.support.made_circuits import ALL, METADATA, PARALLEL, PER_GROUP, PER_HEAD, READABLE, circuit
 
 
 def test_doctest() -> None:
@@ -21,7 +21,7 @@ def test_doctest() -> None:
 
 
 @pytest.mark.parametrize("suffix", READABLE)
-@pytest.mark.parametrize("layout", [PER_HEAD, PER_GROUP, Layout(1, 1, 1), Layout(12, 2, 4, 1)], ids=str)
+@pytest.mark.parametrize("layout", [PER_HEAD, PER_GROUP, PARALLEL, Layout(1, 1, 1), Layout(12, 2, 4, 1)], ids=str)
 @pytest.mark.parametrize(("scored", "node_scored"), [(True, False), (False, False), (True, True), (False, True)])
 def test_round_trip(tmp_path: Path, suffix: str, layout: Layout, scored: bool, node_scored: bool) -> None:
     saved = circuit(layout, scored=scored, node_scored=node_scored)
@@ -75,6 +75,7 @@ def test_every_format_gives_back_the_same_metadata(tmp_path: Path) -> None:
         (Layout(3, 4, 8), r"n_layers 2 against 3 "),
         (Layout(2, 8, 16), r"n_heads 4 against 8, d_model 8 against 16"),
         (PER_GROUP, r"n_kv_readers 4 against 2 .*K/V per head.* against .*K/V per group"),
+        (PARALLEL, r"another layout: parallel False against True .*an MLP reads no head of its own layer"),
     ],
 )
 def test_a_circuit_of_another_layout_is_refused_in_words(

@@ -42,6 +42,7 @@ class Room(NamedTuple):
 
 HOUSE = {
     "configs": Room(0),
+    "components": Room(1),
     "layout": Room(1, {"layout"}),
     "measures": Room(1),
     "objectives": Room(1),

@@ -31,6 +31,8 @@ CASES = [
     ("llama-gqa", "group"),
     ("mistral-window", "head"),
     ("qwen3", "group"),
+    ("gpt-neox", "head"),
+    ("gptj", "head"),
 ]
 
 
@@ -129,11 +131,11 @@ def test_one_prompt_alone() -> None:
         torch.testing.assert_close(found, expected[:, i : i + 1], atol=1e-12, rtol=1e-12)
 
 
-@given(st.integers(1, 4), st.sampled_from([(1, 1), (2, 1), (4, 2), (4, 4)]), st.integers(1, 60))
+@given(st.integers(1, 4), st.sampled_from([(1, 1), (2, 1), (4, 2), (4, 4)]), st.integers(1, 60), st.booleans())
 def test_parts_hold_every_edge_once_and_readers_of_one_kind(
-    n_layers: int, heads: tuple[int, int], at_most: int
+    n_layers: int, heads: tuple[int, int], at_most: int, parallel: bool
 ) -> None:
-    layout = Layout(n_layers, heads[0], 8, heads[1])
+    layout = Layout(n_layers, heads[0], 8, heads[1], parallel=parallel)
     parts = chunks(layout, at_most)
     assert torch.equal(torch.cat(parts).sort().values, torch.arange(layout.n_edges))
     for part in parts:

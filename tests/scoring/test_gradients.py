@@ -28,7 +28,13 @@ CASES = [
     (family, kv, padding)
     for family, kv in [("gpt2", "head"), ("llama-gqa", "head"), ("llama-gqa", "group"), ("qwen2", "group")]
     for padding in ("left", "right")
-] + [("mistral-window", "head", "ragged"), ("llama-biases", "head", "left"), ("qwen3", "group", "ragged")]
+] + [
+    ("mistral-window", "head", "ragged"),
+    ("llama-biases", "head", "left"),
+    ("qwen3", "group", "ragged"),
+    ("gpt-neox", "head", "left"),
+    ("gptj", "head", "right"),
+]
 cases = pytest.mark.parametrize(("family", "kv", "padding"), CASES)
 
 
@@ -200,7 +206,7 @@ def test_scores_are_those_of_the_definition(family: str, kv: str, padding: str, 
     close(ours.edges, reference_scores(stock, model, prompts, kv, method, steps))
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama-gqa"])
+@pytest.mark.parametrize("family", ["gpt2", "llama-gqa", "gpt-neox"])
 @pytest.mark.parametrize("pooled", [True, False, None])
 def test_a_writer_is_worth_all_edges_out_of_it(family: str, pooled: bool | None) -> None:
     """Its output reaches the loss only through its readers, so at M = 1 the edges add up to it."""

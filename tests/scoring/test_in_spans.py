@@ -23,7 +23,12 @@ from tests.support.oracle import pairs
 
 cases = pytest.mark.parametrize(
     ("family", "kv", "padding"),
-    [("gpt2", "head", "left"), ("llama-gqa", "group", "right"), ("mistral-window", "head", "ragged")],
+    [
+        ("gpt2", "head", "left"),
+        ("llama-gqa", "group", "right"),
+        ("mistral-window", "head", "ragged"),
+        ("gpt-neox", "head", "left"),
+    ],
 )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.batch import Batch
+from lightning_circuits.components import Component
 from lightning_circuits.evaluation.completeness import cut_edges
 from lightning_circuits.evaluation.exact import ExactAblation
 from lightning_circuits.models import CircuitModel, wrap
@@ -23,6 +24,8 @@ FAMILIES = [
     ("mistral-window", "head"),
     ("qwen2", "group"),
     ("qwen3", "head"),
+    ("gpt-neox", "head"),
+    ("gptj", "head"),
 ]
 
 
@@ -110,15 +113,30 @@ def test_what_was_run_or_settled_before_changes_nothing() -> None:
             removed[:] = True  # of the caller's, not of the run's
 
 
-def test_only_the_layers_from_the_node_up_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batch = wrapped("gpt2", "head"), batch_of("none")
-    run, layers = NodeAblation(model, batch, ABLATIONS.make("zero")), list[int]()
-    of_layer = run._layer
-    monkeypatch.setattr(run, "_layer", lambda layer, *rest: (layers.append(layer), of_layer(layer, *rest))[1])
-    for name, expected in {"m2": [2], "a2.h0": [2], "m1": [1, 2], "a0.h0": [0, 1, 2]}.items():
-        layers.clear()
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("gpt2", {"m2": ["m2"], "a2.h0": ["a2", "m2"], "m1": ["m1", "a2", "m2"]}),
+        ("gpt-neox", {"m2": ["a2", "m2"], "a2.h0": ["a2", "m2"], "m1": ["a1", "m1", "a2", "m2"]}),
+    ],
+)
+def test_only_what_is_read_after_the_node_is_run(
+    family: str, expected: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what stands beside it, of a parallel block."""
+    model, batch = wrapped(family, "head"), batch_of("none")
+    run, seen = NodeAblation(model, batch, ABLATIONS.make("zero")), list[str]()
+    written = run._written
+
+    def noted(component: Component, *rest: Tensor) -> Tensor:
+        seen.append(f"{component.kind[0]}{component.layer}")
+        return written(component, *rest)
+
+    monkeypatch.setattr(run, "_written", noted)
+    for name, components in expected.items():
+        seen.clear()
         run.logits(torch.tensor([writer == name for writer in model.layout.writer_names]))
-        assert layers == expected
+        assert seen == components
 
 
 def test_the_input_stays() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, GPTNeoXConfig
+from transformers import AutoModelForCausalLM, BloomConfig
 
 from lightning_circuits import CircuitSearch, EdgePruning, from_lightning_module
 from lightning_circuits.masked import masked_logits
@@ -161,9 +161,9 @@ class SimpleNamespaceModule(nn.Module):
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
-def gpt_neox() -> nn.Module:
-    sizes = dict(vocab_size=19, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    return AutoModelForCausalLM.from_config(GPTNeoXConfig(**sizes, bos_token_id=None, eos_token_id=None))
+def bloom() -> nn.Module:
+    sizes = dict(vocab_size=19, hidden_size=16, n_layer=1, n_head=2)
+    return AutoModelForCausalLM.from_config(BloomConfig(**sizes, bos_token_id=None, eos_token_id=None))
 
 
 def two_models() -> nn.Module:
@@ -189,7 +189,7 @@ def two_models() -> nn.Module:
             None,
             "Deep holds 2 language models, model.backbone and teacher: say which, such as model='model.b",
         ),
-        (lambda: SimpleNamespaceModule(gpt_neox()), None, "holds no .* of one of the families gpt2, .*in it: lm"),
+        (lambda: SimpleNamespaceModule(bloom()), None, "holds no .* of one of the families gpt2, .*in it: lm"),
         (lambda: nn.Linear(2, 2), None, "Linear holds no language model .* The modules in it: no module"),
     ],
 )

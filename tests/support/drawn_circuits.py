@@ -12,6 +12,8 @@ from lightning_circuits.layout import Layout
 
 PER_HEAD = Layout(n_layers=3, n_heads=4, d_model=16)
 PER_GROUP = Layout(n_layers=3, n_heads=4, d_model=16, n_kv_readers=2)
+PARALLEL = Layout(n_layers=3, n_heads=4, d_model=16, parallel=True)
+LAYOUTS = {"per head": PER_HEAD, "per group": PER_GROUP, "parallel": PARALLEL}
 
 
 def scored(layout: Layout, n: int, seed: int = 0, ranking: str = "absolute", **metadata: Any) -> Circuit:

@@ -7,7 +7,7 @@ import torch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
 
-PER_HEAD, PER_GROUP = Layout(2, 4, 8), Layout(2, 4, 8, 2)
+PER_HEAD, PER_GROUP, PARALLEL = Layout(2, 4, 8), Layout(2, 4, 8, 2), Layout(2, 4, 8, parallel=True)
 READABLE = [".json", ".pt", ".safetensors"]
 ALL = [*READABLE, ".graphml", ".dot"]
 METADATA = {"model": "gpt2", "seed": 3, "data": {"name": "ioi", "sizes": [0.01, 0.1]}, "size": 0.25, "none": None}

@@ -24,7 +24,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTJConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from tests.support.stock_parts import parts_of
 
 VOCABULARY, WINDOW = 19, 3
 SIZES: dict[str, Any] = dict(
@@ -38,6 +49,11 @@ SIZES_GPT2: dict[str, Any] = dict(
     vocab_size=VOCABULARY, n_embd=24, n_layer=2, n_head=2, n_positions=32, bos_token_id=None, eos_token_id=None
 )
 
+SIZES_NEOX: dict[str, Any] = {key: size for key, size in SIZES.items() if key != "num_key_value_heads"}
+PARALLEL = SIZES_NEOX | dict(num_hidden_layers=3, num_attention_heads=3)
+TURNING = dict(rope_type="default", rope_theta=100.0)
+SIZES_GPTJ = SIZES_GPT2 | dict(n_layer=3, n_head=3, rotary_dim=4, n_inner=20)
+
 FAMILIES: dict[str, Callable[..., Any]] = {
     "gpt2": lambda: GPT2Config(**SIZES_GPT2 | dict(n_layer=3, n_head=3)),
     "gpt2-scaled": lambda: GPT2Config(**SIZES_GPT2, scale_attn_by_inverse_layer_idx=True),
@@ -50,6 +66,10 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "qwen2": lambda: Qwen2Config(**GROUPED, tie_word_embeddings=True),
     "qwen2-window": lambda: Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
     "qwen3": lambda: Qwen3Config(**GROUPED, head_dim=10),
+    "gpt-neox": lambda: GPTNeoXConfig(**PARALLEL, rope_parameters=dict(TURNING, partial_rotary_factor=0.5)),
+    "gpt-neox-plain": lambda: GPTNeoXConfig(**PARALLEL, rope_parameters=TURNING, attention_bias=False),
+    "gpt-neox-sequential": lambda: GPTNeoXConfig(**SIZES_NEOX, use_parallel_residual=False, rope_parameters=TURNING),
+    "gptj": lambda: GPTJConfig(**SIZES_GPTJ),
 }
 """Every family that is read, with what its members differ in."""
 
@@ -65,10 +85,13 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -
             parameter.data = _lively(name, noise).to(dtype)  # parameters only: rotary buffers stay in float32
     if dtype == torch.float64:
         # Hugging Face's RMS norm computes in float32 whatever the model's dtype. That caps the agreement of any two
-        # float64 computations at 1e-7; so the stock module gets a norm that keeps the dtype: the same function.
+        # float64 computations at 1e-7; so the stock module gets a norm that keeps the dtype: the same function. So does
+        # GPT-J's attention with its scores.
         for module in model.modules():
             if type(module).__name__.endswith("RMSNorm"):
                 module.forward = MethodType(_rms_norm, module)
+            if type(module).__name__ == "GPTJAttention":
+                module._attn = MethodType(_attention, module)
     return model.eval()
 
 
@@ -79,18 +102,25 @@ def _lively(name: str, noise: Tensor) -> Tensor:
         return 0.5 * noise
     if noise.ndim == 1:  # norm gains; those of queries and keys decide how sharp Qwen3's attention is
         return (1.0 + 0.4 * noise) * (1.6 if owner in ("q_norm", "k_norm") else 1.0)
-    if owner in ("wte", "embed_tokens", "wpe"):
+    if owner in ("wte", "embed_tokens", "embed_in", "wpe"):
         return noise
     if owner == "c_attn":  # Conv1D: [in, out]; query and key are the first two thirds
         sharp = torch.ones(noise.shape[1], dtype=noise.dtype)
         sharp[: 2 * noise.shape[1] // 3] = 1.6
         return noise * sharp / noise.shape[0] ** 0.5
+    if owner == "query_key_value":  # Linear: [out, in]; of every head a query, a key and a value
+        return noise * 1.4 / noise.shape[1] ** 0.5
     fan_in = noise.shape[0] if owner in ("c_proj", "c_fc") else noise.shape[1]
     return noise * (1.6 if owner in ("q_proj", "k_proj") else 1.0) / fan_in**0.5
 
 
 def _rms_norm(self: Any, x: Tensor) -> Tensor:
     return self.weight * x / (x.square().mean(-1, keepdim=True) + self.variance_epsilon).sqrt()
+
+
+def _attention(self: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    weights = (query @ key.mT / self.scale_attn + mask).softmax(-1)
+    return weights @ value, weights
 
 
 @dataclass(frozen=True)
@@ -208,32 +238,25 @@ class _Prompt:
     def __init__(
         self, model: Any, gates: Mapping[str, Any], ids: Tensor, reference: dict[str, Tensor] | None, kv: str
     ) -> None:
-        self.model, self.gates, self.ids, self.reference, self.kv = model, gates, ids, reference, kv
-        self.gpt2 = model.config.model_type == "gpt2"
-        self.blocks = model.transformer.h if self.gpt2 else model.model.layers
-        self.n_heads = model.config.num_attention_heads
-        self.n_groups = self.n_heads if self.gpt2 else model.config.num_key_value_heads
+        self.parts, self.gates, self.ids, self.reference, self.kv = parts_of(model), gates, ids, reference, kv
         self.writers: dict[str, Tensor] = {}
         self.constants: list[Tensor] = []
         self.edges: list[str] = []
         self.attention: list[Tensor] = []
 
     def run(self, position: int) -> Run:
-        config = self.model.config
-        if self.gpt2:
-            self.writers["input"] = self.model.transformer.wte(self.ids)
-            self.constants.append(self.model.transformer.wpe(torch.arange(len(self.ids))))
-        else:
-            self.writers["input"] = self.model.model.embed_tokens(self.ids)
-        for layer in range(config.num_hidden_layers):
-            block = self.blocks[layer]
-            written = {f"a{layer}.h{head}": self.head(layer, head) for head in range(self.n_heads)}
-            self.writers.update(written)  # only now: heads of one layer do not read each other
+        parts = self.parts
+        self.writers["input"] = parts.tokens(self.ids)
+        positions = parts.constant(len(self.ids))
+        self.constants += [] if positions is None else [positions]
+        for layer in range(len(parts.blocks)):
+            heads = {f"a{layer}.h{head}": self.head(layer, head) for head in range(parts.n_heads)}
+            if parts.parallel:
+                mlp = parts.mlp(layer, self.stream(f"m{layer}"))
+            self.writers.update(heads)  # only now: heads of one layer do not read each other
             self.constants.append(self.write(layer, None))
-            norm = block.ln_2 if self.gpt2 else block.post_attention_layernorm
-            self.writers[f"m{layer}"] = block.mlp(norm(self.stream(f"m{layer}")))
-        norm = self.model.transformer.ln_f if self.gpt2 else self.model.model.norm
-        logits = self.model.lm_head(norm(self.stream("logits")))[position]
+            self.writers[f"m{layer}"] = mlp if parts.parallel else parts.mlp(layer, self.stream(f"m{layer}"))
+        logits = parts.logits(self.stream("logits"))[position]
         return Run(logits, self.writers, self.edges, self.attention)
 
     def stream(self, reader: str) -> Tensor:
@@ -248,49 +271,24 @@ class _Prompt:
 
     def head(self, layer: int, head: int) -> Tensor:
         """``[T, d]``: what one head writes, its query, key and value reading a stream each."""
-        group = head * self.n_groups // self.n_heads
-        of_kv = f"h{head}" if self.kv == "head" or self.n_groups == self.n_heads else f"g{group}"
-        q = self.projection(layer, "q", head, self.n_heads, self.stream(f"a{layer}.h{head}<q>"))
-        k = self.projection(layer, "k", group, self.n_groups, self.stream(f"a{layer}.{of_kv}<k>"))
-        v = self.projection(layer, "v", group, self.n_groups, self.stream(f"a{layer}.{of_kv}<v>"))
-        config, mixed = self.model.config, []
-        scale = q.shape[-1] ** -0.5
-        if self.gpt2 and config.scale_attn_by_inverse_layer_idx:
-            scale /= layer + 1
-        windowed = config.model_type == "mistral" or (
-            config.model_type == "qwen2" and config.use_sliding_window and layer >= config.max_window_layers
-        )
+        parts = self.parts
+        group = head * parts.n_groups // parts.n_heads
+        of_kv = f"h{head}" if self.kv == "head" or parts.n_groups == parts.n_heads else f"g{group}"
+        q = parts.query_key_value(layer, "q", head, self.stream(f"a{layer}.h{head}<q>"))
+        k = parts.query_key_value(layer, "k", group, self.stream(f"a{layer}.{of_kv}<k>"))
+        v = parts.query_key_value(layer, "v", group, self.stream(f"a{layer}.{of_kv}<v>"))
+        scale, mixed = parts.scale(layer, q.shape[-1]), []
         for t in range(len(q)):
-            keys = [s for s in range(t + 1) if not windowed or t - s < config.sliding_window]
+            keys = [s for s in range(t + 1) if parts.sees(layer, t, s)]
             scores = torch.stack([scale * (q[t] * k[s]).sum() for s in keys])
             weights = scores.exp() / scores.exp().sum()
             self.attention.append(weights.detach())
             mixed.append(sum(weight * v[s] for weight, s in zip(weights, keys, strict=True)))
         return self.write(layer, head, torch.stack(mixed)) - self.write(layer, None)
 
-    def projection(self, layer: int, kind: str, index: int, count: int, stream: Tensor) -> Tensor:
-        """``[T, d_head]``: the ``index``-th of ``count`` queries, keys or values that the module makes of a stream."""
-        block = self.blocks[layer]
-        if self.gpt2:
-            return block.attn.c_attn(block.ln_1(stream)).chunk(3, -1)["qkv".index(kind)].chunk(count, -1)[index]
-        attention = block.self_attn
-        x = getattr(attention, f"{kind}_proj")(block.input_layernorm(stream)).chunk(count, -1)[index]
-        if kind == "v":
-            return x
-        if self.model.config.model_type == "qwen3":
-            x = getattr(attention, f"{kind}_norm")(x)
-        cos, sin = self.model.model.rotary_emb(x, torch.arange(len(x))[None])
-        half, turned = x.shape[-1] // 2, []
-        for i in range(half):  # numbers i and i + half are a point in the plane, turned by an angle of its own
-            turned.append(x[:, i] * cos[0, :, i] - x[:, i + half] * sin[0, :, i])
-        for i in range(half):
-            turned.append(x[:, i + half] * cos[0, :, i] + x[:, i] * sin[0, :, i])
-        return torch.stack(turned, -1)
-
     def write(self, layer: int, head: int | None, z: Tensor | None = None) -> Tensor:
         """``[T, d]``: the output projection of one head's values, all other heads zero; without a head, its bias."""
-        block = self.blocks[layer]
-        module = block.attn.c_proj if self.gpt2 else block.self_attn.o_proj
-        width = module.weight.shape[0 if self.gpt2 else 1] // self.n_heads
+        module, n_heads = self.parts.output(layer), self.parts.n_heads
+        width = getattr(module, "in_features", len(module.weight)) // n_heads  # GPT-2's Conv1D is [in, out]
         nothing = self.writers["input"].new_zeros(len(self.ids), width)
-        return module(torch.cat([z if i == head else nothing for i in range(self.n_heads)], -1))
+        return module(torch.cat([z if i == head else nothing for i in range(n_heads)], -1))

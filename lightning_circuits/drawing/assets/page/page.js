@@ -4,7 +4,7 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const { n_layers: nLayers, n_heads: nHeads, n_kv_readers: nKv, spans = [] } = data.layout;
+  const { n_layers: nLayers, n_heads: nHeads, n_kv_readers: nKv, spans = [], parallel = false } = data.layout;
   const nSpans = Math.max(1, spans.length); // without spans, all tokens are one
   const circuits = data.circuits;
   const pair = circuits.length === 2;
@@ -57,7 +57,7 @@
         const heads = Array.from({ length: share }, (_, i) => first + g * share + i);
         reader(`a${layer}.${letter}${g}<${kind}>`, kind, heads, first);
       }
-    reader(`m${layer}`, "mlp", [first + nHeads], first + nHeads);
+    reader(`m${layer}`, "mlp", [first + nHeads], parallel ? first : first + nHeads);
   }
   plainNames.push("logits");
   plainLayers.push(nLayers);
@@ -180,7 +180,7 @@
     (layer) => !spans.length || placedNodes.some((i) => nodeLayers[i] === layer)
   );
   const ROW = layers.length > 8 ? 84 : 116;
-  const RAISED = 0.42 * ROW; // an MLP stands above the heads of its layer, for it reads them
+  const RAISED = parallel ? 0 : 0.42 * ROW; // an MLP that reads the heads of its layer stands above them
   const layerY = (layer) => -ROW * (layer === nLayers ? layers.length : layer < 0 ? -1 : layers.indexOf(layer));
   const nodeY = nodeNames.map((_, i) => layerY(nodeLayers[i]) - (nodeColumns[i] === nHeads ? RAISED : 0));
   const headsOf = Array.from({ length: nSpans }, () => Array.from({ length: nLayers }, () => [])); // by span and layer
