@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from lightning_circuits.models import CircuitModel, wrap
+from lightning_circuits.models import CircuitModel, Dimensions, Norm, wrap
+from lightning_circuits.models.gpt_neox import GPTNeoXCircuitModel
+from lightning_circuits.models.gptj import GPTJCircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
 from lightning_circuits.models.registry import FAMILIES as REGISTERED
+from lightning_circuits.models.rotary import rotate
 from lightning_circuits.models.verify import verify
 from tests.support.oracle import FAMILIES, SIZES, VOCABULARY, tiny_model
 
@@ -176,6 +179,103 @@ def test_whatever_a_model_fails_with_is_one_message() -> None:
 
     with pytest.raises(NotImplementedError):
         Unfinished(deepcopy(tiny_model("gpt2"))).attention_norm(0)
+
+
+# ---- a family that is read wrongly -----------------------------------------------------------------------------------
+
+WRONGLY = 1
+"""The layer that is read wrongly, if not all are."""
+
+ATTENTION, MLP = "the attention of layer 1 of this", "the MLP of layer 1 of this"
+ABOVE = "the residual stream before the attention of layer 2"
+
+
+def swapped(projections: list[Any], first: int, second: int) -> list[Any]:
+    projections[first], projections[second] = projections[second], projections[first]
+    return projections
+
+
+PLANTED: dict[str, tuple[str, Callable[..., Any], str]] = {
+    "no output bias": ("output_bias", lambda right: None, ABOVE),
+    "no bias of the projections": ("projections", lambda right: [(weight, None) for weight, _ in right], ATTENTION),
+    "a wrong scale": ("scaling", lambda right: 1.1 * right, ATTENTION),
+    "heads swapped where they write": ("output_weight", lambda right: right.flip(0), ABOVE),
+    "heads swapped where they read": (
+        "projections",
+        lambda right: [(w.flip(0), b.flip(0)) for w, b in right],
+        ATTENTION,
+    ),
+    "queries for keys": ("projections", lambda right: swapped(right, 0, 1), ATTENTION),
+    "keys for values": ("projections", lambda right: swapped(right, 1, 2), ATTENTION),
+    "all queries, all keys, all values": (
+        "projections",
+        lambda right: [
+            (weight, bias)
+            for weight, bias in zip(
+                torch.stack([w for w, _ in right], 1).flatten(0, 1).chunk(3),
+                torch.stack([b for _, b in right], 1).flatten(0, 1).chunk(3),
+                strict=True,
+            )
+        ],
+        ATTENTION,
+    ),
+    "a query that is not turned": ("turn", lambda right, q: (q, right[1]), ATTENTION),
+    "a mask that sees ahead": ("layer_mask", lambda right: right | right.mT, ATTENTION),
+    "the other MLP": ("mlp_module", lambda right: nn.Sequential(right, nn.Identity(), right), MLP),
+    "an MLP behind another norm": ("mlp_norm", lambda right: nn.LayerNorm(24), MLP),
+    "a norm that is another": ("attention_norm", lambda right: nn.LayerNorm(24), "attention of layer 1"),
+}
+
+
+@pytest.mark.parametrize("mistake", PLANTED)
+def test_a_family_that_is_read_wrongly_is_found_by_layer_and_part(mistake: str) -> None:
+    method, wrong, place = PLANTED[mistake]
+
+    class Misread(GPTNeoXCircuitModel): ...
+
+    def misread(self: Any, layer: int, *rest: Any) -> Any:
+        right = getattr(GPTNeoXCircuitModel, method)(self, layer, *rest)
+        return right if layer != WRONGLY else wrong(right, rest[0]) if method == "turn" else wrong(right)
+
+    setattr(Misread, method, misread)
+    with pytest.raises(ValueError, match=place):
+        verify(Misread(deepcopy(tiny_model("gpt-neox"))))
+
+
+def test_a_norm_that_is_described_wrongly_is_found_by_its_place() -> None:
+    class Uncentred(GPTJCircuitModel):
+        @staticmethod
+        def read_norm(norm: Any) -> Norm:
+            return Norm(norm.weight, norm.eps, centres=False, constant=norm.bias)
+
+    with pytest.raises(ValueError, match="the norm before the attention of layer 0"):
+        verify(Uncentred(deepcopy(tiny_model("gptj"))))
+
+
+@pytest.mark.parametrize(
+    ("family", "parallel", "place"),
+    [
+        ("gpt-neox", False, "the residual stream before the MLP of layer 0"),
+        ("gpt-neox-sequential", True, "the MLP of layer 0"),
+    ],
+)
+def test_parallel_blocks_and_others_are_told_apart(family: str, parallel: bool, place: str) -> None:
+    class Misread(GPTNeoXCircuitModel):
+        @staticmethod
+        def read_dimensions(model: Any) -> Dimensions:
+            return CircuitModel.read_dimensions(model)._replace(parallel=parallel)
+
+    with pytest.raises(ValueError, match=f"{place} of this GPTNeoXForCausalLM"):
+        verify(Misread(deepcopy(tiny_model(family))))
+
+
+def test_positions_that_turn_in_halves_are_no_pairs() -> None:
+    class Halves(GPTJCircuitModel):
+        def turn(self, layer: int, q: Tensor, k: Tensor, context: Any) -> tuple[Tensor, Tensor]:
+            return rotate(q, context), rotate(k, context)
+
+    with pytest.raises(ValueError, match="the attention of layer 0 of this GPTJForCausalLM"):
+        verify(Halves(deepcopy(tiny_model("gptj"))))
 
 
 # ---- models that are not Hugging Face's ------------------------------------------------------------------------------
