@@ -21,6 +21,7 @@ from lightning_circuits.weights.composition import composition, weight_overlap
 from lightning_circuits.weights.space import WeightSpace, WeightTensor
 from lightning_circuits.weights.weight_circuit import WeightCircuit
 from tests.support.oracle import FAMILIES, tiny_model
+from tests.support.stock_parts import parts_of
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +49,13 @@ def test_every_weight_is_of_one_kind(family: str) -> None:
     found = model_weights(wrap(language_model))
     assert {id(weight.parameter) for weight in found} == {id(p) for p in language_model.parameters()}
     assert len(found) == len({weight.name for weight in found})
-    blocks = language_model.transformer.h if hasattr(language_model, "transformer") else language_model.model.layers
-    inside = {id(p) for p in blocks.parameters()}
+    inside = {id(p) for p in parts_of(language_model).blocks.parameters()}
     for weight in found:
         if id(weight.parameter) not in inside:
             assert weight.layer is None
-            assert (weight.kind == "embedding") == (weight.name.split(".")[-2] in ("embed_tokens", "wte", "wpe"))
+            assert (weight.kind == "embedding") == (
+                weight.name.split(".")[-2] in ("embed_tokens", "embed_in", "wte", "wpe")
+            )
             assert weight.kind in ("embedding", "head"), weight.name
             continue
         assert (weight.kind == "norm") == ("norm" in weight.name or ".ln_" in weight.name), weight.name
