@@ -5,5 +5,13 @@ from lightning_circuits.callbacks.export import CircuitExport
 from lightning_circuits.callbacks.faithfulness import FaithfulnessValidation
 from lightning_circuits.callbacks.probe import CircuitProbe
 from lightning_circuits.callbacks.report import CircuitReport
+from lightning_circuits.callbacks.weights import WeightValidation
 
-__all__ = ["CircuitExport", "CircuitProbe", "CircuitReport", "FaithfulnessCurve", "FaithfulnessValidation"]
+__all__ = [
+    "CircuitExport",
+    "CircuitProbe",
+    "CircuitReport",
+    "FaithfulnessCurve",
+    "FaithfulnessValidation",
+    "WeightValidation",
+]

@@ -1,21 +1,19 @@
 """What callbacks that judge circuits by exact ablation have in common.
 
-Lightning's validation loop is not used: it would repeat prompts to even out the processes, and it cannot run between
-two steps of an epoch without counting batches. The loader is asked for directly, and every process takes its share of
-the batches, each batch once. Training prompts are never measured on; mean ablations take their means over them.
+Every process takes its share of the batches of a split, each batch once (see `callbacks.held_out`). Training prompts
+are never measured on; mean ablations take their means over them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.arguments import require_seed
-from lightning_circuits.batch import Batch
+from lightning_circuits.callbacks.held_out import held_out, require_held_out
 from lightning_circuits.callbacks.options import require_ablations, require_measure
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.rows import Row, evaluate
@@ -60,16 +58,11 @@ class ExactAblationCallback(pl.Callback):
                 reference for some prompt, such as one of another group; one under which prompts differ in spans that
                 are not searched.
         """
-        with torch.random.fork_rng(devices=[]):
-            if next(self._batches(trainer, split), None) is None:
-                raise ValueError(
-                    f"the {split} loader (with Trainer(limit_{split}_batches=...), if that was given) has no batch to "
-                    "measure circuits on"
-                )
+        require_held_out(trainer, split)
         for ablation in self.ablations:
             fitted = fitted_on(trainer, ablation)
             with undisturbed(), drawing_nothing(fitted):
-                ablation.require_known(fitted, self._batches(trainer, split))
+                ablation.require_known(fitted, held_out(trainer, split))
         if search.spans or search.layout.spans:
             self._require_spans(trainer, search, split)
         self._fitted = False  # a run of its own: other prompts perhaps
@@ -102,7 +95,7 @@ class ExactAblationCallback(pl.Callback):
                 self._fitted = True
             return evaluate(
                 search.circuit_model,
-                self._batches(trainer, split),
+                held_out(trainer, split),
                 circuits,
                 self.ablations,
                 split=split,
@@ -116,11 +109,3 @@ class ExactAblationCallback(pl.Callback):
     def _describe_ablations(self) -> dict[str, dict[str, Any]]:
         """What each of them is, by name, for files that hold its numbers."""
         return {ablation.name: ablation.describe() for ablation in self.ablations}
-
-    def _batches(self, trainer: pl.Trainer, split: str) -> Iterator[Batch]:
-        """The split, or as much of it as `Trainer(limit_val_batches=...)` (`limit_test_batches`) leaves."""
-        limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
-        loader = whole_split(trainer, split)
-        if isinstance(limit, float):  # a share; 1.0 is all, also of a loader that does not know its length
-            return islice(loader, None if limit == 1.0 else int(limit * len(loader)))
-        return islice(loader, limit)

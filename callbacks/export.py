@@ -8,8 +8,7 @@ leaves behind, after each measurement of `FaithfulnessValidation` and at the end
     runs/ioi/circuit-last-1pct.json, .pt              the circuit as it stands
     runs/ioi/circuit-step000200-1pct.json, .pt        the best one measured so far (`save_top_k` of them)
 
-The files of a circuit are all written whole and then moved into their places together, and those they replace are
-removed after that. So a run killed at any moment, or a disk that is full, leaves complete files. On a full disk
+A run killed at any moment, or a disk that is full, leaves complete files (see `callbacks.kept`). On a full disk
 training goes on: a warning says so, the next export tries again, and if the last one fails too the run ends with an
 error, the search still in memory. Other callbacks are told of what has been written: `on_circuits_written` (see
 `lightning_circuits.callbacks.announcing`).
@@ -25,16 +24,15 @@ that was searched for under one of them is written as it was measured.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_circuits.arguments import require_choice, require_whole_numbers, shortened
+from lightning_circuits.arguments import require_choice, shortened
 from lightning_circuits.callbacks.announcing import Measured, Written, announce
 from lightning_circuits.callbacks.disk import once, writable_folder
-from lightning_circuits.callbacks.loggers import in_key
+from lightning_circuits.callbacks.kept import KeptCircuits
 from lightning_circuits.callbacks.looked_at import circuits_to_look_at, sizes_to_look_at
 from lightning_circuits.callbacks.options import require_folder, require_several, require_sizes
 from lightning_circuits.callbacks.requirements import require_search
@@ -45,7 +43,6 @@ from lightning_circuits.drawing.page import save_page
 from lightning_circuits.drawing.style import SUFFIXES
 from lightning_circuits.evaluation.rows import Row
 from lightning_circuits.files import FORMATS
-from lightning_circuits.files.atomic import staging
 from lightning_circuits.namespace import pl
 from lightning_circuits.printable import printable
 from lightning_circuits.search.base import CircuitSearch
@@ -109,15 +106,11 @@ class CircuitExport(pl.Callback):
             asked = f"unknown format {shortened(unknown[0])}" if self.formats else "no format to write circuits in"
             raise ValueError(f"{asked}: choose from {', '.join(known)}")
         require_choice("monitor", monitor, Monitor)
-        require_whole_numbers(save_top_k=save_top_k)
-        if save_top_k < -1:
-            raise ValueError(f"save_top_k is {save_top_k}: a number of circuits to keep, or -1 for all")
         self.dirpath = require_folder(dirpath)
         self.sizes = None if sizes is None else require_sizes(sizes)
         self.save_top_k = save_top_k
         self.monitor = monitor
-        self.best: dict[str, list[tuple[float, int]]] = {}  # for each size: how bad, and of which step; best first
-        self._folder = self.dirpath or Path()  # known at setup
+        self._kept = KeptCircuits(self.dirpath, self.formats, save_top_k)
         self._measured: Measured | None = None  # what was announced last
         self._left = False  # whether circuits have come out of training that are not in the files
         self._warned = False
@@ -128,12 +121,7 @@ class CircuitExport(pl.Callback):
 
         With several processes, the first one knows.
         """
-        return [
-            path
-            for name, entries in self.best.items()
-            for step in (None, *(step for _, step in entries))
-            for path in self._files(name, step)
-        ]
+        return self._kept.paths
 
     # ---- when --------------------------------------------------------------------------------------------------
 
@@ -148,9 +136,9 @@ class CircuitExport(pl.Callback):
                 f"{' and '.join(without)} know no spans of tokens, which {type(search).__name__} tells edges apart by: "
                 f"give {type(self).__name__} other formats, formats={kept}"
             )
-        self.best = {}  # a resumed run gets the best of its checkpoint after this
+        self._kept.best = {}  # a resumed run gets the best of its checkpoint after this
         self._measured, self._left, self._warned = None, False, False
-        self._folder = writable_folder(trainer, self.dirpath, "circuits", self)
+        self._kept.folder = writable_folder(trainer, self.dirpath, "circuits", self)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._left = True
@@ -169,15 +157,15 @@ class CircuitExport(pl.Callback):
             raise OSError(f"{trouble}. Unless they are saved from memory, search.circuit(...).save(...), they are lost")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit" and self.best and trainer.is_global_zero:
+        if stage == "fit" and self.paths and trainer.is_global_zero:
             close_progress_bar(trainer, stage)
             print("Circuits written:", *(f"  {printable(path)}" for path in self.paths), sep="\n")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": {name: [list(entry) for entry in entries] for name, entries in self.best.items()}}
+        return self._kept.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = {name: [(value, step) for value, step in entries] for name, entries in state_dict["best"].items()}
+        self._kept.load_state_dict(state_dict)
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
@@ -217,35 +205,16 @@ class CircuitExport(pl.Callback):
         self._left = trouble is not None
         if trouble is not None:
             return (
-                f"the circuits of step {trainer.global_step} could not all be written to {self._folder} ({trouble}). "
-                "The files that are there are complete, of this step or an earlier one"
+                f"the circuits of step {trainer.global_step} could not all be written to {self._kept.folder} "
+                f"({trouble}). The files that are there are complete, of this step or an earlier one"
             )
         paths = trainer.strategy.broadcast(self.paths)
         announce(trainer, "on_circuits_written", search, Written(trainer.global_step, written, paths))
         return None
 
     def _write(self, name: str, circuit: Circuit, measured: Sequence[Row], step: int) -> None:
-        """Write a circuit as the last of its size and, if it is among the best, as that; remove what it displaces."""
-        before = [entry for entry in self.best.get(name, []) if entry[1] != step]
-        value = MONITORS[self.monitor](measured[0]) if measured else math.nan
-        # What has no number is not comparable, and never among the best.
-        after = sorted(before if math.isnan(value) else [*before, (value, step)])
-        if self.save_top_k >= 0:
-            after = after[: self.save_top_k]
-        paths = self._files(name, None) + (self._files(name, step) if (value, step) in after else [])
-        with staging(self._folder) as folder:
-            for path in paths:
-                PICTURES.get(path.suffix, Circuit.save)(circuit, folder / path.name)
-            for path in paths:
-                os.replace(folder / path.name, path)
-        self.best[name] = after
-        for entry in before:
-            if entry not in after:
-                for path in self._files(name, entry[1]):
-                    path.unlink(missing_ok=True)
+        def save(path: Path) -> None:
+            PICTURES.get(path.suffix, Circuit.save)(circuit, path)
 
-    def _files(self, name: str, step: int | None) -> list[Path]:
-        """The files of the circuit called `name` at a step; without one, of the last."""
-        label = "last" if step is None else f"step{step:06d}"
-        stem = f"circuit-{label}-{in_key(name).replace('%', 'pct')}"
-        return [self._folder / f"{stem}.{suffix}" for suffix in self.formats]
+        value = MONITORS[self.monitor](measured[0]) if measured else math.nan
+        self._kept.write(name, value, step, save)

@@ -21,21 +21,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
 
-import torch
+from rich.console import RenderableType
 
 from lightning_circuits.ablation import Ablation
-from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.callbacks.announcing import Measured, announce
 from lightning_circuits.callbacks.exact_ablation import ExactAblationCallback
-from lightning_circuits.callbacks.launched import leave_room
-from lightning_circuits.callbacks.loggers import in_key, log_scalars, log_table
+from lightning_circuits.callbacks.loggers import in_key, log_table
 from lightning_circuits.callbacks.looked_at import circuits_to_look_at, sizes_to_look_at
-from lightning_circuits.callbacks.monitors import monitored, monitored_each_step, refuse_unknown
+from lightning_circuits.callbacks.measuring import MeasuringCallback
 from lightning_circuits.callbacks.options import require_sizes
 from lightning_circuits.callbacks.requirements import require_search
-from lightning_circuits.callbacks.terminal import close_progress_bar, console
 from lightning_circuits.drawing.tables import rows_table
 from lightning_circuits.evaluation.rows import Row
 from lightning_circuits.measures import DEFAULT, AnyMeasure, by_measure, measure_name
@@ -46,7 +42,7 @@ CONTROLS = ("", "-pruned", "-random", "-complement")
 """What a circuit's name ends with in the keys of its own numbers and of its controls'."""
 
 
-class FaithfulnessValidation(ExactAblationCallback):
+class FaithfulnessValidation(MeasuringCallback, ExactAblationCallback):
     """Measure binary circuits on the validation split every so many training steps and at the end.
 
     Args:
@@ -81,11 +77,8 @@ class FaithfulnessValidation(ExactAblationCallback):
         seed: int = 0,
         measure: AnyMeasure = DEFAULT,
     ) -> None:
-        require_whole_numbers(every_n_steps=every_n_steps)
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps is {every_n_steps}: it has to be at least 1")
-        super().__init__(ablations, seed, measure)
-        self.every_n_steps = every_n_steps
+        MeasuringCallback.__init__(self, every_n_steps)
+        ExactAblationCallback.__init__(self, ablations, seed, measure)
         self.sizes = None if sizes is None else require_sizes(sizes)
         self.measured: Measured | None = None
 
@@ -104,40 +97,6 @@ class FaithfulnessValidation(ExactAblationCallback):
         self._begin(trainer, search, "test" if stage == "test" else "val")
         self.measured = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        refuse_unknown(trainer, pl_module)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if trainer.global_step > 0 and trainer.global_step % self.every_n_steps == 0:
-            self._measure_step(trainer, require_search(self, trainer, pl_module))
-        elif monitored_each_step(trainer):
-            self._measure_what_is_monitored(trainer, pl_module)
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            with torch.inference_mode(False), torch.no_grad():  # what ablations learn here is used in training
-                self._measure_what_is_monitored(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._measure_what_is_monitored(trainer, pl_module)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._measure_step(trainer, require_search(self, trainer, pl_module))
-        self._log_table(trainer, "val")
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == "validate":  # within fit there are steps to go by
-            self._measure_now(trainer, require_search(self, trainer, pl_module), "val")
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._measure_now(trainer, require_search(self, trainer, pl_module), "test")
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self.measured is not None and trainer.is_global_zero:
-            close_progress_bar(trainer, stage)
-            console(trainer).print(rows_table(self.rows))
-            leave_room(trainer, _scalars(self.rows))
-
     def logged_keys(self, search: CircuitSearch) -> list[str]:
         """What can be monitored: every number of the circuits, their controls, the full and the empty one."""
         numbers = [*(field.name for field in fields(Row) if field.type != "str"), "overshoot"]
@@ -148,44 +107,26 @@ class FaithfulnessValidation(ExactAblationCallback):
 
     # ---- measuring ---------------------------------------------------------------------------------------------
 
-    def _measure_what_is_monitored(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lightning would end the run if a number were not there."""
-        if self.measured is None and monitored(trainer):
-            search = require_search(self, trainer, pl_module)
-            if monitored(trainer) & set(self.logged_keys(search)):
-                self._measure_step(trainer, search)
-
-    def _measure_step(self, trainer: pl.Trainer, search: CircuitSearch) -> None:
-        """Within fit. With gradients accumulated there are several batches to a step, and the last step may be due."""
-        if self.measured is not None and self.measured.step == trainer.global_step:
-            return
-        self.measured = self._measure(trainer, search, "val")
-        scalars = _scalars(self.rows)
-        log_scalars(trainer, scalars)
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in scalars.items()})
-        announce(trainer, "on_circuits_measured", search, self.measured)
-
-    def _measure_now(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> None:
-        """For `trainer.validate` and `trainer.test`, which return what is logged here."""
-        self.measured = self._measure(trainer, search, split)
-        search.log_dict(_scalars(self.rows), sync_dist=trainer.world_size > 1)
-        self._log_table(trainer, split)
-        announce(trainer, "on_circuits_measured", search, self.measured)
-
-    def _log_table(self, trainer: pl.Trainer, split: str) -> None:
-        key = by_measure(f"{split}/circuits", measure_name(self.measure), "/")
-        log_table(trainer, key, [row.to_dict() for row in self.rows])
-
-    def _measure(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> Measured:
+    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str) -> Measured:
+        search = require_search(self, trainer, pl_module)
         circuits = circuits_to_look_at(search, self.sizes)
         rows = self._evaluate(trainer, search, circuits, split)
         return Measured(trainer.global_step, split, circuits, rows, self._describe_ablations())
 
+    def _scalars(self) -> dict[str, float]:
+        """``val/interchange/1%-random/kl`` and so on."""
+        return {
+            f"{row.split}/{by_measure(row.ablation, row.measure, '/')}/{in_key(row.circuit)}/{key}": value
+            for row in self.rows
+            for key, value in row.scalars().items()
+        }
 
-def _scalars(rows: Sequence[Row]) -> dict[str, float]:
-    """``val/interchange/1%-random/kl`` and so on."""
-    return {
-        f"{row.split}/{by_measure(row.ablation, row.measure, '/')}/{in_key(row.circuit)}/{key}": value
-        for row in rows
-        for key, value in row.scalars().items()
-    }
+    def _table(self) -> RenderableType:
+        return rows_table(self.rows)
+
+    def _tell(self, trainer: pl.Trainer, pl_module: pl.LightningModule, measured: Measured) -> None:
+        announce(trainer, "on_circuits_measured", require_search(self, trainer, pl_module), measured)
+
+    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        key = by_measure(f"{self.rows[0].split}/circuits", measure_name(self.measure), "/")
+        log_table(trainer, key, [row.to_dict() for row in self.rows])

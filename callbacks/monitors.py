@@ -49,7 +49,7 @@ def refuse_unknown(trainer: pl.Trainer, module: pl.LightningModule) -> None:
 
 def _advice(key: str, there_will_be: Sequence[str]) -> str:
     if not there_will_be:
-        return "FaithfulnessValidation among the callbacks logs such numbers"
+        return "FaithfulnessValidation among the callbacks (of weights, WeightValidation) logs such numbers"
     depths = groupby(sorted((name.split("/") for name in there_will_be), key=len), key=len)
     shapes = ["/".join(map(_either, zip(*names, strict=True))) for _, names in depths]
     [near] = get_close_matches(key, there_will_be, n=1, cutoff=0.0)

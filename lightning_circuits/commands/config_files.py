@@ -73,7 +73,24 @@ def tokenizer_of(own: str | None, model: str, data: Any) -> str:
     """
     if data is None:
         raise ValueError("data: say which prompts, such as --data IOIDataModule")
-    chosen, given = model if own is None else own, data.init_args.get("tokenizer")
+    return _the_same(own, model, data, "data")
+
+
+def tokenizer_of_text(own: str | None, search: Any) -> str:
+    """The same for the ordinary text of a search that has one.
+
+    Args:
+        own: the tokenizer that was asked for by name, if any.
+        search: the section of the search, as jsonargparse has it.
+
+    Raises:
+        ValueError: it names another tokenizer.
+    """
+    return _the_same(own, search.init_args.model, search.init_args.get("text"), "model.text")
+
+
+def _the_same(own: str | None, model: str, section: Any, where: str) -> str:
+    chosen, given = model if own is None else own, section and section.init_args.get("tokenizer")
     if given not in (None, chosen):
-        raise ValueError(f"--data.tokenizer {given}: the tokenizer is the model's, or that of --tokenizer {given}")
+        raise ValueError(f"--{where}.tokenizer {given}: the tokenizer is the model's, or that of --tokenizer {given}")
     return chosen

@@ -64,6 +64,7 @@ _WORDS = {
     r"(one of your own goes by its path, such as my_package.\1)",
     r"^Parser key \"([^\"]*)\":": r"\1:",
     r"Unable to load config ['\"](.*?)['\"]$": r"expected its options by name, got \1",
+    r"Not a valid subclass of FrozenModelModule": "expected a search: its name, or class_path and init_args",
     r"Not a valid subclass of (\w+)": r"expected \1: its name, or class_path and init_args",
     r"Problem with given class_path ('\S+'):$": r"\1 cannot be made",
     r"Expected a typing\.Literal\[(.*?)\]": r"expected one of \1",

@@ -11,6 +11,11 @@ validated on, `test` on prompts that nothing has seen.
 
     lightning-circuits test --config ioi_gpt2.yaml --model SavedCircuit --model.path circuit.json
 
+A circuit of weights, and the same of its file:
+
+    lightning-circuits fit --config weights.yaml
+    lightning-circuits test --config weights.yaml --model SavedWeightCircuit --model.path circuit.safetensors
+
 The whole faithfulness curve of a saved ranking (or, with `--ckpt_path`, of a search), and several in one figure:
 
     lightning-circuits evaluate --config ioi_gpt2.yaml --model SavedCircuit --model.path scores.json --output runs/eap
@@ -26,7 +31,7 @@ A circuit as an interactive page, or as a figure:
     lightning-circuits view circuit.json --output page.html
 
 Classes go by their bare names if they are ours or Lightning's, else by their path (`my_package.MySearch`).
-The prompts are tokenised by the model's own tokenizer; `--tokenizer NAME` takes another one.
+Prompts and text are tokenised by the model's own tokenizer; `--tokenizer NAME` takes another one.
 
 A mistake in the options, the model, the data or a file ends with one line, `error: ...`, and exit code 2, before
 anything is trained; with JSONARGPARSE_DEBUG=true in the environment, with its traceback. What goes wrong once
@@ -48,17 +53,18 @@ from jsonargparse import ActionConfigFile, DefaultHelpFormatter
 
 # Imported for their classes: a bare name in a config can mean only what has been imported.
 from lightning_circuits import ablation, callbacks, datamodules, gates, objectives, search  # noqa: F401
-from lightning_circuits.callbacks import FaithfulnessCurve
+from lightning_circuits.callbacks import FaithfulnessCurve, WeightValidation
 from lightning_circuits.commands import compare, transfer, view
-from lightning_circuits.commands.config_files import find_config, read_sections, tokenizer_of
+from lightning_circuits.commands.config_files import find_config, read_sections, tokenizer_of, tokenizer_of_text
 from lightning_circuits.commands.ending import Ending
 from lightning_circuits.commands.errors import LightningParser, debugging, in_one_line
 from lightning_circuits.measures import AnyMeasure
 from lightning_circuits.models.loading import load_without_bars
 from lightning_circuits.namespace import LightningArgumentParser, LightningCLI, pl
 from lightning_circuits.printable import printable
-from lightning_circuits.search import CircuitSearch
+from lightning_circuits.search import WeightSearch
 from lightning_circuits.search.checkpoints import read_checkpoint
+from lightning_circuits.search.frozen_model import FrozenModelModule
 
 SECTIONS = {"seed_everything", "trainer", "model", "data", "ckpt_path", "tokenizer", "quiet"}
 """What a config may say; what else the parser knows are options of single commands."""
@@ -110,7 +116,7 @@ def _run(words: list[str], ending: Ending, args: list[str] | None) -> None:
         without_trainer[words[0]](words[1:])
         return
     CircuitCLI(
-        CircuitSearch,
+        FrozenModelModule,
         datamodules.PairDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
@@ -138,7 +144,7 @@ class CircuitTrainer(pl.Trainer):
 
     def evaluate(
         self,
-        model: CircuitSearch,
+        model: FrozenModelModule,
         datamodule: pl.LightningDataModule,
         sizes: list[int | float] | None = None,
         ablations: list[str] | None = None,
@@ -149,7 +155,8 @@ class CircuitTrainer(pl.Trainer):
     ) -> None:
         """Measure the faithfulness curve of a saved ranking, or of a search and its checkpoint, on the test split.
 
-        Nothing is trained. What is not given is as the config's own FaithfulnessCurve has it, if there is one.
+        Nothing is trained. What is not given is as the config's own FaithfulnessCurve has it, if there is one. A
+        circuit of weights has no curve: it is judged as its WeightValidation says.
 
         Args:
             model: the search.
@@ -157,17 +164,27 @@ class CircuitTrainer(pl.Trainer):
             sizes: of the circuits: shares of the edges (1.0 is all of them), or numbers of edges (1 is a single one).
             ablations: what cut edges carry: interchange, zero, mean, mean-positional, mean-group, mean-span.
             rankings: by what edges are taken: signed, absolute.
-            output: the folder for curve.json, .csv, .png and .svg. Default: where the logger writes.
+            output: the folder for curve.json, .csv, .png and .svg, or weights-test.json and .csv. Default: where the
+                logger writes.
             measure: what faithfulness is of: logit_difference, probability_difference, kl, or a function by its path.
             ckpt_path: the checkpoint of a search that was trained.
         """
-        callbacks_of = self.callbacks  # type: ignore[has-type]  # Lightning sets it elsewhere
-        curve = next((one for one in callbacks_of if isinstance(one, FaithfulnessCurve)), FaithfulnessCurve())
         given = {"sizes": sizes, "ablations": ablations, "rankings": rankings, "dirpath": output, "measure": measure}
-        curve = FaithfulnessCurve(**curve.options | {name: value for name, value in given.items() if value is not None})
-        # The other callbacks judge and export what the curve does not need.
-        ours = callbacks.CircuitExport, callbacks.FaithfulnessValidation, FaithfulnessCurve
-        self.callbacks = [*(one for one in callbacks_of if not isinstance(one, ours)), curve]
+        given = {name: value for name, value in given.items() if value is not None}
+        kind: type[FaithfulnessCurve | WeightValidation] = FaithfulnessCurve
+        if isinstance(model, WeightSearch):
+            kind = WeightValidation
+            if of_edges := [name for name in given if name != "dirpath"]:
+                name = type(model).__name__
+                raise ValueError(
+                    f"--{of_edges[0]} is for circuits of edges, and {name} has one of weights: leave it out"
+                )
+        callbacks_of = self.callbacks  # type: ignore[has-type]  # Lightning sets it elsewhere
+        judge = next((one for one in callbacks_of if isinstance(one, kind)), kind())
+        judge = kind(**judge.options | given)
+        # The other callbacks judge and export what is not asked for.
+        ours = callbacks.CircuitExport, callbacks.FaithfulnessValidation, FaithfulnessCurve, WeightValidation
+        self.callbacks = [*(one for one in callbacks_of if not isinstance(one, ours)), judge]
         self.test(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
 
 
@@ -208,6 +225,9 @@ class CircuitCLI(LightningCLI):
         parser.link_arguments(
             ("tokenizer", "model.init_args.model", "data"), "data.init_args.tokenizer", compute_fn=tokenizer_of
         )
+        parser.link_arguments(  # of a search that has a text
+            ("tokenizer", "model"), "model.init_args.text.init_args.tokenizer", compute_fn=tokenizer_of_text
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
@@ -222,9 +242,9 @@ class CircuitCLI(LightningCLI):
         quiet = self._get(self.config, "quiet", default=False)
         if quiet:
             trainer_config = self._get(self.config_init, "trainer")
-            trainer_config["callbacks"] = [
-                one for one in trainer_config["callbacks"] or () if not isinstance(one, pl.callbacks.ProgressBar)
-            ]
+            given = trainer_config["callbacks"] or []
+            several = given if isinstance(given, list) else [given]
+            trainer_config["callbacks"] = [one for one in several if not isinstance(one, pl.callbacks.ProgressBar)]
             options |= {"enable_progress_bar": False, "enable_model_summary": False}
         trainer: Any = super().instantiate_trainer(**options)
         trainer.quiet = quiet
@@ -257,11 +277,11 @@ class FindConfig(ActionConfigFile):
 
 
 class _BareNames(DefaultHelpFormatter):
-    """Help that calls our classes by the bare names by which configs know them, and leaves out their base class."""
+    """Help that calls our classes by the bare names by which configs know them and leaves out base classes."""
 
     def _expand_help(self, action: argparse.Action) -> str:
         bare = re.sub(r"\blightning_circuits\.[\w.]*\b([A-Z]\w*)", r"\1", super()._expand_help(action))
-        return re.sub(r"(?<=, known subclasses: )\w+, ", "", bare)
+        return re.sub(r"(?<=, known subclasses: )\w+, |\b(Circuit|Weight)Search, ", "", bare)
 
 
 class _Parser(LightningParser):

@@ -18,6 +18,7 @@ from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.pages import see_page
 
 IS_CURVE = re.compile(r"curve(-[^/]+)?\.json")
+OF_WEIGHTS = re.compile(r"weights(-[^/]+)?\.(json|csv)")
 RUN_ID = re.compile(r"[^/\s]+/[^/\s]+/[^/\s]+")
 
 
@@ -61,6 +62,13 @@ def find_curves(sources: Sequence[str], split: str | None = None) -> list[FoundC
 
 def _curves_of(source: str) -> list[FoundCurve]:
     path = Path(source).expanduser()
+    if OF_WEIGHTS.fullmatch(path.name) and path.is_file():
+        raise ValueError(f"{path} has the rows of circuits of weights, which have no curve over sizes to compare")
+    if path.suffix == ".safetensors" and path.is_file():
+        raise ValueError(
+            f"{path} is a circuit, not a curve: 'lightning-circuits evaluate' measures that of a circuit of edges, and "
+            "writes its curve.json"
+        )
     if path.is_file():
         return [FoundCurve(source, str(path.resolve()), Curve.load(path))]
     if path.is_dir():

@@ -3,23 +3,21 @@
     >>> rich.print(rows_table(evaluate(model, loader, {"1%": circuit}, ablations)))                    # doctest: +SKIP
 
 What stands in them: `evaluation.rows`, `evaluation.curve`, `evaluation.completeness`, `evaluation.hypotheses`,
-`evaluation.stability`, `evaluation.transfer`, `evaluation.attention_by_role`; several curves side by side:
-`evaluation.comparison`.
+`evaluation.stability`, `evaluation.transfer`, `evaluation.attention_by_role`, `weights.judging`; several curves side by
+side: `evaluation.comparison`.
 
-Names in them come from files: text is text here (`_Table`), whatever rich would make of it.
+Names in them come from files: text is text here (`text_tables`), whatever rich would make of it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from lightning_circuits.drawing.text_tables import TextTable, add_numbers, begin, begin_section, number
 from lightning_circuits.evaluation.attention_by_role import LEAST_ATTENTION, Estimate, HeadAttention
 from lightning_circuits.evaluation.comparison import ParetoPoint, Shown, Size, lines_of, measured_on
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
@@ -30,47 +28,44 @@ from lightning_circuits.evaluation.stability import Stability
 from lightning_circuits.evaluation.transfer import RANDOM as RANDOM_EDGES
 from lightning_circuits.evaluation.transfer import Transfer, match_of
 from lightning_circuits.measures import DEFAULT, by_measure
-from lightning_circuits.printable import printable
-
-LONGEST = 100
-"""So many characters of a cell are shown at most."""
+from lightning_circuits.weights.judging import WeightRow
 
 # ---- circuits --------------------------------------------------------------------------------------------------------
 
 
-def rows_table(rows: Sequence[Row]) -> Table:
+def rows_table(rows: Sequence[Row]) -> TextTable:
     """Rows of one split, a section for each ablation and measure. Quartiles, plain ratio: see `Row.to_dict`."""
     splits = dict.fromkeys(f"{row.split} split, {row.prompts:,} prompts" for row in rows)
     sizes = _Sizes(rows)
-    view = _view(
+    view = begin(
         f"Circuits by exact ablation: {'; '.join(splits)}",
         *sizes.caption,
         f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}). KL from the full model in nats. Agreement with "
         "the full model where it is right / where it is wrong.",
     )
     view.add_column("ablation", no_wrap=True)
-    _add_numbers(view, *sizes.names, "f", "median f", "KL", "accuracy", "agreement")
+    add_numbers(view, *sizes.names, "f", "median f", "KL", "accuracy", "agreement")
     section = None
     for row in rows:
         if section != (row.split, row.ablation, row.measure):
             section = (row.split, row.ablation, row.measure)
-            _begin_section(view, by_measure(row.ablation, row.measure, ", f by "))
+            begin_section(view, by_measure(row.ablation, row.measure, ", f by "))
         view.add_row(
             row.circuit,
             *sizes.cells(row),
             _faithfulness(row.faithfulness, row.overshoot),
-            _number(row.faithfulness_median, ".2f"),
-            _number(row.kl, ".3f"),
-            _number(row.accuracy, ".1%"),
+            number(row.faithfulness_median, ".2f"),
+            number(row.kl, ".3f"),
+            number(row.accuracy, ".1%"),
             _agreement(row.agreement_when_right, row.agreement_when_wrong),
         )
     return view
 
 
-def curve_table(curve: Curve) -> Table:
+def curve_table(curve: Curve) -> TextTable:
     """A curve, a section for each ablation, and the areas of each of its lines."""
     sizes = _Sizes(curve.rows)
-    view = _view(
+    view = begin(
         f"{curve.method} on {curve.model}: {measured_on({curve.method: curve})}",
         *map(_areas_in_words, curve.summary),
         *sizes.caption,
@@ -79,9 +74,9 @@ def curve_table(curve: Curve) -> Table:
     )
     view.caption_justify = "left"
     view.add_column("circuit", no_wrap=True)
-    _add_numbers(view, *sizes.names, "f", "95 % of f", "random f", "KL", "accuracy", "agreement")
+    add_numbers(view, *sizes.names, "f", "95 % of f", "random f", "KL", "accuracy", "agreement")
     for ablation in curve.ablations:
-        _begin_section(view, ablation)
+        begin_section(view, ablation)
         rows = [row for row in curve.rows if row.ablation == ablation]
         chance = {row.edges: row.faithfulness for row in rows if row.ranking == RANDOM}
         for row in (row for row in rows if row.ranking != RANDOM):
@@ -89,10 +84,10 @@ def curve_table(curve: Curve) -> Table:
                 row.circuit,
                 *sizes.cells(row),
                 _faithfulness(row.faithfulness, row.overshoot),
-                f"{_number(row.faithfulness_low, '.2f')}..{_number(row.faithfulness_high, '.2f')}",
-                "" if row.pruned else _number(chance.get(row.edges), ".2f"),
-                _number(row.kl, ".3f"),
-                _number(row.accuracy, ".1%"),
+                f"{number(row.faithfulness_low, '.2f')}..{number(row.faithfulness_high, '.2f')}",
+                "" if row.pruned else number(chance.get(row.edges), ".2f"),
+                number(row.kl, ".3f"),
+                number(row.accuracy, ".1%"),
                 _agreement(row.agreement_when_right, row.agreement_when_wrong),
             )
     return view
@@ -100,21 +95,46 @@ def curve_table(curve: Curve) -> Table:
 
 def _areas_in_words(areas: CurveAreas) -> str:
     return (
-        f"{areas.ablation}, {areas.ranking}: CPR {_number(areas.cpr, '.3f')}, CMD "
-        f"{_number(areas.cmd, '.3f')}, log-x area {_number(areas.log_area, '.3f')}"
+        f"{areas.ablation}, {areas.ranking}: CPR {number(areas.cpr, '.3f')}, CMD "
+        f"{number(areas.cmd, '.3f')}, log-x area {number(areas.log_area, '.3f')}"
         + (", overshoots" if areas.overshoot else "")
     )
+
+
+def weights_table(rows: Sequence[WeightRow]) -> TextTable:
+    """Circuits of weights on one split, and the full model."""
+    first = rows[0]
+    view = begin(
+        f"Circuits of weights, the rest {first.rest}: {first.split} split, {first.prompts:,} prompts, {first.lines:,} "
+        "lines of text",
+        "Agrees: how often it says what the full model says. Answers: their NLL, nats a prompt. Text: its NLL, nats a "
+        "token. Beside each its 95 % interval.",
+    )
+    view.add_column("circuit", no_wrap=True)
+    add_numbers(view, "density", "agrees", "95 %", "answers", "95 %", "text", "95 %")
+    for row in rows:
+        view.add_row(
+            row.circuit,
+            number(row.density, ".1%"),
+            number(row.agreement, ".1%"),
+            f"{number(100 * row.agreement_low, '.0f')}..{number(row.agreement_high, '.0%')}",
+            number(row.answer_nll, ".2f"),
+            f"{number(row.answer_nll_low, '.2f')}..{number(row.answer_nll_high, '.2f')}",
+            number(row.text_nll, ".2f"),
+            f"{number(row.text_nll_low, '.2f')}..{number(row.text_nll_high, '.2f')}",
+        )
+    return view
 
 
 def transfer_table(found: Transfer) -> RenderableType:
     """Circuits on each other's tasks, a table for each ablation, in it a section for each data."""
     parts: list[RenderableType] = []
     for ablation in found.ablations:
-        view = _view(f"Circuits on each other's tasks: {ablation} ablation, {found.measured_on}")
+        view = begin(f"Circuits on each other's tasks: {ablation} ablation, {found.measured_on}")
         view.add_column("circuit", overflow="fold")
-        _add_numbers(view, "edges", "pruned", "f", "95 % of f", "paths f", "KL", "accuracy")
+        add_numbers(view, "edges", "pruned", "f", "95 % of f", "paths f", "KL", "accuracy")
         for data in found.data:
-            _begin_section(view, data)
+            begin_section(view, data)
             for name in ("full", "empty", *found.circuits, RANDOM_EDGES):
                 row, mine = found.row(data, name, ablation), name in found.circuits
                 view.add_row(
@@ -122,10 +142,10 @@ def transfer_table(found: Transfer) -> RenderableType:
                     f"{row.edges:,}",
                     f"{row.edges_pruned:,}",
                     _faithfulness(row.faithfulness, row.overshoot),
-                    f"{_number(row.faithfulness_low, '.2f')}..{_number(row.faithfulness_high, '.2f')}",
-                    _number(found.row(data, match_of(name), ablation).faithfulness, ".2f") if mine else "",
-                    _number(row.kl, ".3f"),
-                    _number(row.accuracy, ".1%"),
+                    f"{number(row.faithfulness_low, '.2f')}..{number(row.faithfulness_high, '.2f')}",
+                    number(found.row(data, match_of(name), ablation).faithfulness, ".2f") if mine else "",
+                    number(row.kl, ".3f"),
+                    number(row.accuracy, ".1%"),
                 )
         parts.append(view)
     parts.append(
@@ -149,24 +169,24 @@ def curves_table(curves: Mapping[str, Curve]) -> RenderableType:
     shares = sorted({share for curve in curves.values() for share in curve.shares})
     parts: list[RenderableType] = []
     for ablation in first.ablations:
-        view = _view(f"{first.model}, {ablation} ablation: {measured_on(curves)}")
+        view = begin(f"{first.model}, {ablation} ablation: {measured_on(curves)}")
         view.add_column("share of edges", overflow="fold")
-        _add_numbers(view, *(f"{100 * share:.3g}%" for share in shares))
+        add_numbers(view, *(f"{100 * share:.3g}%" for share in shares))
         for key, title in (("faithfulness", "faithfulness f"), ("kl", "KL"), ("accuracy", "accuracy")):
-            _begin_section(view, title)
+            begin_section(view, title)
             for name, line in lines.items():
                 points = {row.share: row for row in line.curve.points(ablation, line.ranking)}
                 view.add_row(name, *(_cell(points[share], key) if share in points else "" for share in shares))
         parts.append(view)
-    areas = _view("Areas")
+    areas = begin("Areas")
     areas.add_column("", overflow="fold")
     areas.add_column("ablation", no_wrap=True)
-    _add_numbers(areas, "CPR", "CMD", "log-x area", "f > 1")
+    add_numbers(areas, "CPR", "CMD", "log-x area", "f > 1")
     for ablation in first.ablations:
         areas.add_section()
         for name, line in lines.items():
             entry = line.curve.areas(ablation, line.ranking)
-            values = [_number(value, ".3f") for value in (entry.cpr, entry.cmd, entry.log_area)]
+            values = [number(value, ".3f") for value in (entry.cpr, entry.cmd, entry.log_area)]
             areas.add_row(name, ablation, *values, "yes!" if entry.overshoot else "no")
     parts.append(areas)
     parts.append(
@@ -183,8 +203,8 @@ def _cell(row: CurveRow, key: str) -> str:
     if key == "faithfulness":
         return _faithfulness(row.faithfulness, row.overshoot)
     if key == "kl":
-        return _number(row.kl, ".3f" if row.kl < 10 else ".1f")
-    return _number(row.accuracy, ".0%")
+        return number(row.kl, ".3f" if row.kl < 10 else ".1f")
+    return number(row.accuracy, ".0%")
 
 
 def pareto_table(panels: Mapping[str, Sequence[ParetoPoint]], x: Size, y: Shown) -> RenderableType:
@@ -192,17 +212,17 @@ def pareto_table(panels: Mapping[str, Sequence[ParetoPoint]], x: Size, y: Shown)
     head = {"faithfulness": "|1 - f|", "kl": "KL", "accuracy": "1 - acc."}[y]
     parts = []
     for title, points in panels.items():
-        view = _view(f"Pareto front, {title}", f"the best of {len(points):,} circuits")
-        _add_numbers(view, x, "pruned", head, "f", "KL", "accuracy")
+        view = begin(f"Pareto front, {title}", f"the best of {len(points):,} circuits")
+        add_numbers(view, x, "pruned", head, "f", "KL", "accuracy")
         view.add_column("run", overflow="fold")
         for point in sorted((point for point in points if point.front), key=lambda point: point.size):
             view.add_row(
                 f"{100 * point.size:.3g}%" if x == "share" else f"{point.size:,.0f}",
                 f"{point.row.edges_pruned:,}",
-                _number(point.distance, ".3f"),
+                number(point.distance, ".3f"),
                 _faithfulness(point.row.faithfulness, point.row.overshoot),
-                _number(point.row.kl, ".3f"),
-                _number(point.row.accuracy, ".1%"),
+                number(point.row.kl, ".3f"),
+                number(point.row.accuracy, ".1%"),
                 f" {point.label}, {point.row.circuit}",
             )
         parts.append(view)
@@ -212,16 +232,16 @@ def pareto_table(panels: Mapping[str, Sequence[ParetoPoint]], x: Size, y: Shown)
 # ---- tests of a circuit ----------------------------------------------------------------------------------------------
 
 
-def knockouts_table(knockouts: Sequence[Knockout]) -> Table:
+def knockouts_table(knockouts: Sequence[Knockout]) -> TextTable:
     """Knock-outs, the worst first."""
     measures = " and ".join({knockout.measure: None for knockout in knockouts} or [DEFAULT]).replace("_", " ")
-    view = _view(
+    view = begin(
         f"Completeness over {len(knockouts)} knock-outs K",
         f"F(C - K), F(M - K): mean {measures} of circuit and model without K. Gap: the incompleteness "
         f"|F(C - K) - F(M - K)|, also as a share of F(M) - F(empty).",
     )
     view.add_column("K", no_wrap=True, max_width=30, overflow="ellipsis")
-    _add_numbers(view, "parts", "F(C - K)", "F(M - K)", "gap", "share")
+    add_numbers(view, "parts", "F(C - K)", "F(M - K)", "gap", "share")
     for knockout in sorted(knockouts, key=lambda knockout: -knockout.incompleteness):
         view.add_row(
             " ".join(knockout.parts) or "(nothing)",
@@ -234,16 +254,16 @@ def knockouts_table(knockouts: Sequence[Knockout]) -> Table:
     return view
 
 
-def contributions_table(found: PartContributions, n: int = 10) -> Table:
+def contributions_table(found: PartContributions, n: int = 10) -> TextTable:
     """The n parts that contribute most and the n that contribute least."""
     order = found.values.sort(descending=True, stable=True).indices.tolist()
     rows = order if len(order) <= 2 * n else order[:n] + order[-n:]
-    view = _view(
+    view = begin(
         by_measure(f"{len(found.parts):,} parts of a circuit, f {found.faithfulness:.2f}", found.measure),
         "Faithfulness lost when the part alone is cut, and its standard error.",
     )
     view.add_column("part", no_wrap=True)
-    _add_numbers(view, "contribution", "error")
+    add_numbers(view, "contribution", "error")
     for place, row in enumerate(rows):
         if place == n and len(rows) < len(order):
             view.add_section()
@@ -251,9 +271,9 @@ def contributions_table(found: PartContributions, n: int = 10) -> Table:
     return view
 
 
-def hypotheses_table(report: HypothesisReport) -> Table:
+def hypotheses_table(report: HypothesisReport) -> TextTable:
     """The verdicts of `hypotheses.examine`."""
-    view = _view(
+    view = begin(
         by_measure(f"A circuit put to the test, {report.ablation} ablation", report.measure, ", by "),
         f"p: adjusted by Holm over the tests, minimality's by Bonferroni over its {len(report.edges):,} edges "
         f"before. A claim stands if it is not rejected at {report.alpha:g} (first three), or if its contrary is (last "
@@ -261,7 +281,7 @@ def hypotheses_table(report: HypothesisReport) -> Table:
     )
     view.add_column("test", no_wrap=True)
     view.add_column("claim", no_wrap=True)
-    _add_numbers(view, "statistic", "n", "p", "stands")
+    add_numbers(view, "statistic", "n", "p", "stands")
     for verdict in report.verdicts:
         view.add_row(
             verdict.test,
@@ -274,13 +294,13 @@ def hypotheses_table(report: HypothesisReport) -> Table:
     return view
 
 
-def stability_table(found: Sequence[Stability]) -> Table:
+def stability_table(found: Sequence[Stability]) -> TextTable:
     """How alike circuits are, a row for each size."""
-    view = _view(
+    view = begin(
         "Stability: how alike are two of the circuits?",
         "Jaccard index (edges in both over edges in either) over all pairs; chance: of random circuits.",
     )
-    _add_numbers(view, "edges", "circuits", "Jaccard", "std", "lowest", "highest", "chance")
+    add_numbers(view, "edges", "circuits", "Jaccard", "std", "lowest", "highest", "chance")
     for row in found:
         numbers = (row.mean, row.std, row.lowest, row.highest, row.chance)
         view.add_row(f"{row.edges:,.0f}", f"{row.circuits:,}", *(f"{value:.2f}" for value in numbers))
@@ -294,20 +314,20 @@ def attention_by_role_table(rows: Sequence[HeadAttention]) -> RenderableType:
     """Heads in the order in which they are given, a table for each question (see `HeadAttention.question`)."""
     parts: list[RenderableType] = []
     for question in dict.fromkeys(row.question for row in rows):
-        view = _view(f"Attention from {question}")
+        view = begin(f"Attention from {question}")
         view.add_column("head", no_wrap=True)
-        _add_numbers(view, "in model", "95 %", "in circuit", "95 %", "", "f right", "f wrong")
+        add_numbers(view, "in model", "95 %", "in circuit", "95 %", "", "f right", "f wrong")
         for row in (row for row in rows if row.question == question):
             model, circuit = row.model_ratio, row.circuit_ratio
             view.add_row(
                 row.head,
-                _number(model.value, ".2f"),
+                number(model.value, ".2f"),
                 _interval(model),
-                _number(circuit.value, ".2f"),
+                number(circuit.value, ".2f"),
                 _interval(circuit),
                 (" >" if circuit.value > 1 else " <") if row.changes_sides else "",
-                _number(row.faithfulness_right.value, ".2f"),
-                _number(row.faithfulness_wrong.value, ".2f"),
+                number(row.faithfulness_right.value, ".2f"),
+                number(row.faithfulness_wrong.value, ".2f"),
             )
         parts.append(view)
     parts.append(
@@ -324,37 +344,7 @@ def _interval(estimate: Estimate) -> str:
     return "" if math.isnan(estimate.value) else f"{estimate.low:.2f}..{estimate.high:.2f}"
 
 
-# ---- how all of them look --------------------------------------------------------------------------------------------
-
-
-class _Table(Table):
-    """A table of text: no markup, no links, nothing that a terminal would obey, and no cell that fills the screen."""
-
-    def add_column(self, header: RenderableType = "", *args: Any, **options: Any) -> None:
-        super().add_column(_text(header), *args, **options)
-
-    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
-        super().add_row(*map(_text, cells), **options)
-
-
-def _text(cell: Any) -> Any:
-    return Text(printable(cell, longest=LONGEST)) if isinstance(cell, str) else cell
-
-
-def _view(title: str, *caption: str) -> _Table:
-    """A table without rows; every line of its caption as one text."""
-    # Columns one letter apart, so that ten of them fit a terminal of 80.
-    return _Table(
-        title=Text(printable(title, longest=3 * LONGEST), style="table.title"),
-        caption=Text("\n".join(map(printable, caption)), style="table.caption") if caption else None,
-        box=box.SIMPLE_HEAD,
-        padding=0,
-    )
-
-
-def _add_numbers(view: Table, *names: str) -> None:
-    for name in names:
-        view.add_column(name, justify="right", no_wrap=True)
+# ---- what several of them show --------------------------------------------------------------------------------------
 
 
 class _Sizes:
@@ -370,25 +360,12 @@ class _Sizes:
         self.caption = (words,) if self.in_tokens else ()
 
     def cells(self, row: Row) -> tuple[str, str]:
-        return f"{row.edges:,}", _number(row.token_edges if self.in_tokens else row.edges_pruned, ",.0f")
-
-
-def _begin_section(view: Table, name: str) -> None:
-    view.add_section()
-    view.add_row(name, style="bold")
-
-
-def _number(value: float | None, form: str) -> str:
-    """A number as tables print it; `-` for one that does not exist."""
-    if value is None or math.isnan(value):
-        return "-"
-    text = format(value, form)
-    return text if text.strip("-0.%") else text.lstrip("-")  # 0.00, not -0.00
+        return f"{row.edges:,}", number(row.token_edges if self.in_tokens else row.edges_pruned, ",.0f")
 
 
 def _faithfulness(value: float | None, overshoot: bool) -> str:
-    return _number(value, ".2f") + ("!" if overshoot else " ")
+    return number(value, ".2f") + ("!" if overshoot else " ")
 
 
 def _agreement(when_right: float | None, when_wrong: float | None) -> str:
-    return f"{_number(when_right, '.0%')} / {_number(when_wrong, '.0%')}"
+    return f"{number(when_right, '.0%')} / {number(when_wrong, '.0%')}"

@@ -28,6 +28,11 @@ class Safetensors(Format):
         except Exception as error:  # the library has classes of its own for what is damaged, and KeyError for a dtype
             raise ValueError(f"it is no .safetensors file, or damaged: {error}") from error
         header = header_of(content)
+        if "weight_circuit" in header:
+            raise ValueError(
+                "it is a circuit of weights, not of edges: WeightCircuit.load reads it, and 'lightning-circuits test' "
+                "judges it with --model SavedWeightCircuit"
+            )
         require_keys(header, "circuit")
         require_keys(tensors, "members")
         if odd := sorted(tensors.keys() - {"members", "scores", "node_scores"}):

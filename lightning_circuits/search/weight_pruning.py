@@ -4,7 +4,7 @@ A step runs the model as it is and with the weights below a threshold taken for 
 on ordinary text, and asks each time how what is said differs. The threshold is where it keeps the share asked for.
 
     >>> search = WeightPruning(model="gpt2", density=0.5)                               # doctest: +SKIP
-    >>> pl.Trainer(max_steps=300).fit(search, FactsDataModule(tokenizer="gpt2"))        # doctest: +SKIP
+    >>> pl.Trainer(max_steps=100).fit(search, FactsDataModule(tokenizer="gpt2"))        # doctest: +SKIP
     >>> search.circuit().save("half.safetensors")                                       # doctest: +SKIP
 
 After "Understanding Language Model Circuits through Knowledge Editing" (Ge et al. 2024), with two differences. The
@@ -33,15 +33,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_circuits.arguments import require_numbers, require_seed, shortened
+from lightning_circuits.arguments import require_numbers, require_seed
 from lightning_circuits.batch import Batch, TextBatch, TextSource, n_prompts
 from lightning_circuits.measures import log_softmax
 from lightning_circuits.models.loading import DType
 from lightning_circuits.models.model_weights import WeightKind
 from lightning_circuits.objectives import OBJECTIVES, AnyObjective, losses
-from lightning_circuits.search.frozen_model import FrozenModelModule, LanguageModel
-from lightning_circuits.search.identity import package_versions
+from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.splits import whole_split
+from lightning_circuits.search.weight_search import WeightSearch
 from lightning_circuits.weights.choosing import largest
 from lightning_circuits.weights.space import OF_BLOCKS, WeightSpace
 from lightning_circuits.weights.start import start
@@ -52,7 +52,7 @@ SEEN = 8
 """So many batches of prompts, and as many of text, say at the beginning what the loss would gain without a weight."""
 
 
-class WeightPruning(FrozenModelModule):
+class WeightPruning(WeightSearch):
     """Train which weights to keep.
 
     Args:
@@ -95,17 +95,10 @@ class WeightPruning(FrozenModelModule):
         for name, value in (("lr", lr), ("text_weight", text_weight)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} has to be positive and finite, got {value}")
-        if text is None:
-            raise ValueError(
-                "ordinary text is missing: a circuit that is asked for its facts alone is a lookup table in a broken "
-                "model. Give text=TextLines(tokenizer), which the package has some lines for, or lines of your own"
-            )
-        if not isinstance(text, TextSource):
-            raise TypeError(f"text takes a source of text, such as TextLines(tokenizer), got {shortened(text)}")
         made = OBJECTIVES.make(objective, "objective")
-        super().__init__(model, dtype=dtype)
+        super().__init__(model, text, dtype)
         self.automatic_optimization = False
-        self.objective, self.text, self.text_weight = made, text, text_weight
+        self.objective, self.text_weight = made, text_weight
         self.density, self.lr, self.seed = density, lr, seed
         self.kinds, self.layers = list(kinds), None if layers is None else list(layers)
         self.space = WeightSpace.of(self.circuit_model, kinds, layers)
@@ -129,21 +122,9 @@ class WeightPruning(FrozenModelModule):
         density = self.density if density is None else density
         if not 0 < density <= 1:
             raise ValueError(f"density is {density}: the share of the weights to keep lies in (0, 1]")
-        masks = largest(self._logits(), round(density * self.space.n_weights))
+        logits = {name: each.half().float() for name, each in self._logits().items()}  # as a checkpoint has them
+        masks = largest(logits, round(density * self.space.n_weights))
         return WeightCircuit.of(self.space, {name: mask.cpu() for name, mask in masks.items()}, self.describe())
-
-    def describe(self) -> dict[str, Any]:
-        """How the circuit came about, as plain JSON data."""
-        return {
-            "method": type(self).__name__,
-            **self._options(),
-            "model": self.model_name,
-            **self._describe_model(),
-            "step": self.global_step if self._fitting() else self._trained_to,
-            **({"trained_on": self._trained_on} if self._trained_on else {}),
-            **({"resumed": self._resumed} if self._resumed else {}),
-            "versions": package_versions(),
-        }
 
     def _describe_searched(self) -> dict[str, Any]:
         return {"n_weights": self.space.n_weights, "tensors": len(self.space.tensors)}

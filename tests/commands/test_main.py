@@ -209,7 +209,7 @@ def test_a_mistake_is_one_line(
         (b"trainer: {max_steps: .nan}", "trainer.max_steps: expected a whole number, got nan"),
         (b"trainer: {max_step: 1}", "does not accept option 'trainer.max_step'"),
         (b"trainer: {callbacks: 5}", "trainer.callbacks: expected a list, or expected Callback: its name"),
-        (b"model: 5", "model: expected CircuitSearch: its name, or class_path and init_args"),
+        (b"model: 5", "model: expected a search: its name, or class_path and init_args"),
         (b"model: {class_path: EdgePruning, init_args: 5}", "init_args holds options by name"),
         (None, "is a folder: name the file in it"),
     ],

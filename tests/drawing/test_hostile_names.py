@@ -26,7 +26,7 @@ import lightning_circuits.drawing
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.commands.compare import main as compare
 from lightning_circuits.commands.view import main as view
-from lightning_circuits.drawing import tables
+from lightning_circuits.drawing import tables, text_tables
 from lightning_circuits.drawing.attention import patterns_figure
 from lightning_circuits.drawing.attention_by_role import attention_by_role_figure
 from lightning_circuits.drawing.circuit import circuit_figure
@@ -48,6 +48,7 @@ from lightning_circuits.printable import printable
 from tests.support.made_attention import make_head
 from tests.support.made_curves import F, make_curve, make_row
 from tests.support.made_transfer import make_transfer
+from tests.support.made_weights import make_weight_row
 
 LAYOUT = Layout(2, 2, 8)
 NAMES = (
@@ -108,6 +109,7 @@ TABLES: dict[str, Callable[[str], RenderableType]] = {
         )
     ),
     "attention_by_role_table": lambda name: tables.attention_by_role_table([head(name)]),
+    "weights_table": lambda name: tables.weights_table([make_weight_row(name, rest=name, split=name)]),
     "transfer_table": lambda name: tables.transfer_table(make_transfer([name, "b"], ablations=[name])),
     "stability_table": lambda name: tables.stability_table([Stability(0.6, 0.1, 0.5, 0.7, 12, 12.0, 0.1)]),
 }
@@ -158,7 +160,7 @@ def test_every_table_and_figure_is_tried() -> None:
 
 
 def test_tables_are_made_in_one_place() -> None:
-    """rich reads markup in a plain cell: so no module but `drawing.tables` knows its tables, where cells are text."""
+    """rich reads markup in a plain cell: so only `drawing.text_tables` knows its tables, where cells are text."""
     package = Path(lightning_circuits.drawing.__file__).parents[1]
     knows = {
         path.name
@@ -167,8 +169,8 @@ def test_tables_are_made_in_one_place() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ImportFrom) and node.module == "rich.table"
     }
-    assert knows == {"tables.py"}
-    made = [node for node in ast.walk(ast.parse(inspect.getsource(tables))) if isinstance(node, ast.Call)]
+    assert knows == {"text_tables.py"}
+    made = [node for node in ast.walk(ast.parse(inspect.getsource(text_tables))) if isinstance(node, ast.Call)]
     assert [node for node in made if getattr(node.func, "id", None) == "Table"] == []
 
 

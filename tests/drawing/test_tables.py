@@ -21,6 +21,7 @@ from lightning_circuits.drawing.tables import (
     rows_table,
     stability_table,
     transfer_table,
+    weights_table,
 )
 from lightning_circuits.evaluation.comparison import pareto_points
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
@@ -29,6 +30,7 @@ from lightning_circuits.evaluation.stability import Stability
 from tests.support.made_attention import make_head
 from tests.support.made_curves import make_curve, make_row
 from tests.support.made_transfer import make_transfer
+from tests.support.made_weights import make_weight_row
 
 GOLDEN = Path(__file__).parent / "tables"
 F = {0.001: -0.25, 0.01: 0.2, 0.1: 0.7, 0.5: 1.4, 1.0: 1.0}
@@ -109,6 +111,19 @@ def transfer() -> RenderableType:
     return transfer_table(make_transfer(("ioi", "capital"), data=("ioi", "other"), ablations=("interchange", "zero")))
 
 
+def weights() -> RenderableType:
+    broken = dict(agreement=-0.0, answer_nll=27.2388, answer_nll_low=26.1992, answer_nll_high=28.2245)
+    wide = dict(text_nll=18.354, text_nll_low=17.999, text_nll_high=19.004)
+    return weights_table(
+        [
+            make_weight_row("full", density=1.0, agreement=1.0, agreement_low=1.0, agreement_high=1.0),
+            make_weight_row("[50%]", agreement_low=0.725, agreement_high=0.975, answer_nll_low=0.9),
+            make_weight_row("random, whole", **broken, **wide),
+            make_weight_row("complement", density=0.00049, text_nll=math.nan),
+        ]
+    )
+
+
 def attention_by_role() -> RenderableType:
     return attention_by_role_table(
         [
@@ -123,6 +138,7 @@ def attention_by_role() -> RenderableType:
 
 TABLES = (
     transfer,
+    weights,
     rows,
     rows_in_spans,
     curve,

@@ -8,36 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_circuits.batch import TextBatch, TextSource
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.identity import WeightsHash
 from lightning_circuits.search.weight_pruning import WeightPruning
 from lightning_circuits.weights.weight_circuit import WeightCircuit
+from tests.support.babble import Babble, ioi
 from tests.support.training import quiet_trainer
-
-
-class Babble(TextSource):
-    """Random tokens, in sentences of eight."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-
-    def describe(self) -> dict[str, Any]:
-        return {"text": "babble", "seed": self.seed}
-
-    def batch(self, number: int) -> TextBatch:
-        generator = torch.Generator().manual_seed(self.seed * 1000 + number)
-        ids = torch.randint(5, 220, (3, 8), generator=generator)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-    def held_out(self, split: str) -> list[TextBatch]:
-        return [self.batch(999)]
-
-
-def data(**options: Any) -> IOIDataModule:
-    return IOIDataModule("tiny-ioi", **{"n_train": 24, "n_val": 16, "n_test": 8, "batch_size": 8, **options})
 
 
 def search(**options: Any) -> WeightPruning:
@@ -47,7 +25,7 @@ def search(**options: Any) -> WeightPruning:
 def fitted(steps: int = 4, callbacks: Any = (), resume: Path | None = None, **options: Any) -> WeightPruning:
     found = search(**options)
     trainer = quiet_trainer(*callbacks, max_steps=steps, max_epochs=-1, enable_checkpointing=bool(callbacks))
-    trainer.fit(found, data(), ckpt_path=resume)
+    trainer.fit(found, ioi(), ckpt_path=resume)
     return found
 
 
@@ -88,7 +66,7 @@ def divergences(found: WeightPruning, circuit: WeightCircuit, module: IOIDataMod
 @pytest.mark.slow
 def test_training_keeps_what_it_is_asked_for() -> None:
     """Far better than where it begins, and than largest or random weights, on held-out prompts and on text."""
-    module = data(n_train=64, n_val=64, batch_size=16)
+    module = ioi(n_train=64, n_val=64, batch_size=16)
     found = search(density=0.2)
     quiet_trainer(max_steps=1).fit(found, module)
     start = divergences(found, found.circuit(), module)
