@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from lightning_circuits import EdgePruning
 from lightning_circuits.callbacks import FaithfulnessValidation
-from lightning_circuits.models import CircuitModel, Context, Dimensions, register
+from lightning_circuits.models import CircuitModel, Context, Dimensions, Where, register
 from lightning_circuits.namespace import pl
 
 # ---- the model, which knows nothing of circuits ----------------------------------------------------------------------
@@ -83,12 +83,17 @@ class TinyTransformer(nn.Module):
 @register
 class TinyTransformerCircuits(CircuitModel):
     module_types = (TinyTransformer,)
-
-    def __init__(self, model: TinyTransformer, kv: str = "head", freeze: bool = True) -> None:
-        super().__init__(model, kv, freeze)
-        self.blocks = model.blocks
-        self.token_embedding = model.tokens
-        self.final_norm = model.norm
+    where = Where(
+        decoder="",  # the model itself
+        token_embedding="tokens",
+        blocks="blocks",
+        final_norm="norm",
+        attention_norm="norm1",
+        attention="attention",
+        output="out",
+        mlp_norm="norm2",
+        mlp="mlp",
+    )
 
     @staticmethod
     def read_dimensions(model: TinyTransformer) -> Dimensions:
@@ -103,29 +108,11 @@ class TinyTransformerCircuits(CircuitModel):
     def position_embedding(self, context: Context) -> Tensor:
         return self.model.places(context.position_ids)
 
-    def attention_norm(self, layer: int) -> nn.Module:
-        return self.blocks[layer].norm1
-
-    def mlp_norm(self, layer: int) -> nn.Module:
-        return self.blocks[layer].norm2
-
-    def mlp_module(self, layer: int) -> nn.Module:
-        return self.blocks[layer].mlp
-
-    def output_module(self, layer: int) -> nn.Module:
-        return self.blocks[layer].attention.out
-
-    def output_weight(self, layer: int) -> Tensor:  # [n_heads, d_head, d_model]
-        return self.output_module(layer).weight.T.unflatten(0, (self.layout.n_heads, -1))
-
-    def output_bias(self, layer: int) -> Tensor:
-        return self.output_module(layer).bias
-
     def scaling(self, layer: int) -> float:
         return self.output_weight(layer).shape[1] ** -0.5
 
     def projections(self, layer: int) -> list[tuple[Tensor, Tensor]]:  # of q, k, v: [n_heads, d_model, d_head], bias
-        qkv, heads = self.blocks[layer].attention.qkv, self.layout.n_heads
+        qkv, heads = self.attention_module(layer).qkv, self.layout.n_heads
         weights = qkv.weight.unflatten(0, (3, heads, -1)).transpose(-1, -2)
         return list(zip(weights, qkv.bias.unflatten(0, (3, heads, -1)), strict=True))
 

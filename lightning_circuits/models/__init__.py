@@ -4,5 +4,6 @@ from lightning_circuits.models.base import CircuitModel, Dimensions
 from lightning_circuits.models.context import Context
 from lightning_circuits.models.norms import Norm
 from lightning_circuits.models.registry import register, wrap
+from lightning_circuits.models.where import Where
 
-__all__ = ["CircuitModel", "Context", "Dimensions", "Norm", "register", "wrap"]
+__all__ = ["CircuitModel", "Context", "Dimensions", "Norm", "Where", "register", "wrap"]

@@ -26,12 +26,14 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from lightning_circuits.batch import Batch, on_device, require_batch
 from lightning_circuits.layout import Layout
 from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
 from lightning_circuits.models.norms import Norm, read_norm
 from lightning_circuits.models.stock import embedded_as, streams_recorded, writers_recorded
+from lightning_circuits.models.where import Where
 
 
 class Dimensions(NamedTuple):
@@ -61,6 +63,9 @@ class CircuitModel:
     module_types: ClassVar[tuple[type, ...]] = ()
     """The classes that an adapter reads, of models that are not Hugging Face's."""
 
+    where: ClassVar[Where]
+    """Where the model has its parts; what is not so simple, an adapter says by a method or attribute of its own."""
+
     pads_left = True
     """False of a model that does not read the attention mask, as `verify` finds: its padding stands on the right."""
 
@@ -77,6 +82,10 @@ class CircuitModel:
             dimensions.n_heads if kv == "head" else dimensions.n_groups,
             parallel=dimensions.parallel,
         )
+        if hasattr(self, "where"):
+            decoder = self.backbone = model.get_submodule(self.where.decoder)
+            self.token_embedding = decoder.get_submodule(self.where.token_embedding)
+            self.blocks, self.final_norm = map(decoder.get_submodule, (self.where.blocks, self.where.final_norm))
 
     def in_spans(self, names: Sequence[str]) -> CircuitModel:
         """The same model with edges told apart in spans of these names; none: each edge holds for all tokens."""
@@ -124,6 +133,8 @@ class CircuitModel:
 
     # ---- what a family says ------------------------------------------------------------------------------------
 
+    # As they stand, methods go by `where`, and by what modules of Hugging Face are called.
+
     backbone: Any  # Hugging Face's decoder without its head
     blocks: Any  # its layers
     token_embedding: Any
@@ -131,11 +142,11 @@ class CircuitModel:
 
     def attention_norm(self, layer: int) -> nn.Module:
         """The norm before the attention of a layer; `read_norm` says what it does."""
-        raise NotImplementedError
+        return self._part(layer, "attention_norm")
 
     def mlp_norm(self, layer: int) -> nn.Module:
         """The norm before the MLP of a layer; in parallel blocks it may be that of the attention."""
-        raise NotImplementedError
+        return self._part(layer, "mlp_norm")
 
     @staticmethod
     def read_norm(norm: nn.Module) -> Norm:
@@ -144,19 +155,32 @@ class CircuitModel:
 
     def mlp_module(self, layer: int) -> nn.Module:
         """The MLP of a layer: the normed stream ``[B, T, d]`` to what it writes, ``[B, T, d]``."""
-        raise NotImplementedError
+        return self._part(layer, "mlp")
+
+    def attention_module(self, layer: int) -> Any:
+        """The attention of a layer."""
+        return self._part(layer, "attention")
 
     def output_module(self, layer: int) -> Any:
         """The module whose input is all heads' values side by side, ``[B, T, n_heads * d_head]``."""
-        raise NotImplementedError
+        return self.attention_module(layer).get_submodule(self.where.output)
+
+    def _part(self, layer: int, name: str) -> Any:
+        """A part of a block, by what it is called in `Where`."""
+        if not hasattr(self, "where"):
+            raise NotImplementedError(f"{type(self).__name__} says neither `where` its parts are nor {name}(layer)")
+        return self.blocks[layer].get_submodule(getattr(self.where, name))
 
     def output_weight(self, layer: int) -> Tensor:
         """``[n_heads, d_head, d_model]``: a view of the output projection, a block for each head."""
-        raise NotImplementedError
+        module = self.output_module(layer)
+        weight = module.weight if isinstance(module, Conv1D) else module.weight.T
+        return weight.unflatten(0, (self.layout.n_heads, -1))
 
     def output_bias(self, layer: int) -> Tensor | None:
         """``[d_model]``: the attention's output bias. It belongs to no head: a constant of the stream."""
-        raise NotImplementedError
+        bias: Tensor | None = self.output_module(layer).bias
+        return bias
 
     def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
         """Of queries, keys and values: weights ``[blocks, d_model, d_head]`` as views, and biases ``[blocks, d_head]``.
@@ -181,7 +205,8 @@ class CircuitModel:
 
     def scaling(self, layer: int) -> float:
         """What attention scores are multiplied with."""
-        raise NotImplementedError
+        scaling: float = self.attention_module(layer).scaling
+        return scaling
 
     @property
     def prompt_limit(self) -> PromptLimit | None:

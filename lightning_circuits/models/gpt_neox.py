@@ -8,48 +8,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_circuits.models.base import CircuitModel, Dimensions
 from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
 from lightning_circuits.models.rotary import angles, rotary_limit, rotate
+from lightning_circuits.models.where import Where
 
 
 class GPTNeoXCircuitModel(CircuitModel):
     model_types = ("gpt_neox",)
 
-    def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
-        super().__init__(model, kv, freeze)
-        self.backbone = model.gpt_neox
-        self.blocks = model.gpt_neox.layers
-        self.token_embedding = model.gpt_neox.embed_in
-        self.final_norm = model.gpt_neox.final_layer_norm
+    where = Where(
+        decoder="gpt_neox",
+        token_embedding="embed_in",
+        blocks="layers",
+        final_norm="final_layer_norm",
+        attention_norm="input_layernorm",
+        attention="attention",
+        output="dense",
+        mlp_norm="post_attention_layernorm",  # a name from sequential blocks
+        mlp="mlp",
+    )
 
     @staticmethod
     def read_dimensions(model: Any) -> Dimensions:
         return CircuitModel.read_dimensions(model)._replace(parallel=model.config.use_parallel_residual)
-
-    def attention_norm(self, layer: int) -> nn.Module:
-        return self.blocks[layer].input_layernorm
-
-    def mlp_norm(self, layer: int) -> nn.Module:
-        return self.blocks[layer].post_attention_layernorm  # a name from sequential blocks
-
-    def mlp_module(self, layer: int) -> nn.Module:
-        return self.blocks[layer].mlp
-
-    def output_module(self, layer: int) -> Any:
-        return self.blocks[layer].attention.dense
-
-    def output_weight(self, layer: int) -> Tensor:
-        weight = self.output_module(layer).weight  # [d_model, n_heads * d_head]
-        return weight.unflatten(1, (self.layout.n_heads, -1)).permute(1, 2, 0)
-
-    def output_bias(self, layer: int) -> Tensor | None:
-        return self.output_module(layer).bias
-
-    def scaling(self, layer: int) -> float:
-        return self.blocks[layer].attention.scaling
 
     @property
     def prompt_limit(self) -> PromptLimit | None:
@@ -61,7 +45,7 @@ class GPTNeoXCircuitModel(CircuitModel):
         return Context(mask=causal_mask(attention_mask), position_ids=positions, rotary=rotary)
 
     def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
-        fused, heads = self.blocks[layer].attention.query_key_value, self.layout.n_heads
+        fused, heads = self.attention_module(layer).query_key_value, self.layout.n_heads
         weights = fused.weight.unflatten(0, (heads, 3, -1)).permute(1, 0, 3, 2)  # [3, n_heads, d_model, d_head]
         biases = [None] * 3 if fused.bias is None else fused.bias.unflatten(0, (heads, 3, -1)).unbind(1)
         return list(zip(weights, biases, strict=True))

@@ -9,49 +9,36 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_circuits.models.base import CircuitModel, of_readers, project
 from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
 from lightning_circuits.models.rotary import angles, rotary_limit, rotate
+from lightning_circuits.models.where import Where
 
 
 class LlamaCircuitModel(CircuitModel):
     model_types = ("llama", "mistral", "qwen2", "qwen3")
 
+    where = Where(
+        decoder="model",
+        token_embedding="embed_tokens",
+        blocks="layers",
+        final_norm="norm",
+        attention_norm="input_layernorm",
+        attention="self_attn",
+        output="o_proj",
+        mlp_norm="post_attention_layernorm",
+        mlp="mlp",
+    )
+
     def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
         super().__init__(model, kv, freeze)
-        self.backbone = model.model
-        self.blocks = model.model.layers
-        self.token_embedding = model.model.embed_tokens
-        self.final_norm = model.model.norm
         config = model.config
         self.window: int | None = getattr(config, "sliding_window", None)
         # Mistral says one window for all layers, Qwen says for each layer whether it has one.
         layer_types = getattr(config, "layer_types", None) or ["sliding_attention"] * self.layout.n_layers
         self.windowed = [self.window is not None and kind == "sliding_attention" for kind in layer_types]
-
-    def attention_norm(self, layer: int) -> nn.Module:
-        return self.blocks[layer].input_layernorm
-
-    def mlp_norm(self, layer: int) -> nn.Module:
-        return self.blocks[layer].post_attention_layernorm
-
-    def mlp_module(self, layer: int) -> nn.Module:
-        return self.blocks[layer].mlp
-
-    def output_module(self, layer: int) -> Any:
-        return self.blocks[layer].self_attn.o_proj
-
-    def output_weight(self, layer: int) -> Tensor:
-        weight = self.output_module(layer).weight  # [d_model, n_heads * d_head]
-        return weight.unflatten(1, (self.layout.n_heads, -1)).permute(1, 2, 0)
-
-    def output_bias(self, layer: int) -> Tensor | None:
-        return self.output_module(layer).bias
-
-    def scaling(self, layer: int) -> float:
-        return self.blocks[layer].self_attn.scaling
 
     @property
     def prompt_limit(self) -> PromptLimit | None:
@@ -70,7 +57,7 @@ class LlamaCircuitModel(CircuitModel):
         return context.window_mask if self.windowed[layer] else context.mask  # type: ignore[return-value]
 
     def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
-        attention, groups = self.blocks[layer].self_attn, self.n_groups
+        attention, groups = self.attention_module(layer), self.n_groups
         linears = (attention.q_proj, self.layout.n_heads), (attention.k_proj, groups), (attention.v_proj, groups)
         return [
             (linear.weight.unflatten(0, (blocks, -1)).mT, None if linear.bias is None else linear.bias.view(blocks, -1))
@@ -87,7 +74,7 @@ class LlamaCircuitModel(CircuitModel):
         return q, k, v
 
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        attention = self.blocks[layer].self_attn
+        attention = self.attention_module(layer)
         if hasattr(attention, "q_norm"):
             q, k = attention.q_norm(q), attention.k_norm(k)
         return rotate(q, context), rotate(k, context)
