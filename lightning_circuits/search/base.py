@@ -30,7 +30,6 @@ from lightning_circuits.models.loading import DType
 from lightning_circuits.objectives import OBJECTIVES, AnyObjective
 from lightning_circuits.registry import Registry
 from lightning_circuits.search.frozen_model import FrozenModelModule, LanguageModel
-from lightning_circuits.search.identity import package_versions
 from lightning_circuits.search.splits import Training, describe_spans, fitted_on, live_spans, whole_split
 
 
@@ -141,11 +140,7 @@ class CircuitSearch(FrozenModelModule):
             **describe_spans(self.layout, self._live_tokens, self._trainer if self._fitting() else None),
             **({"ablation_fitted_over": prompts} if (prompts := self.ablation.fitted_over) else {}),
             "n_edges": self.layout.n_edges,
-            "step": self.global_step if self._fitting() else self._trained_to,
-            # In the run that it is trained in, its data say so themselves.
-            **({} if self._fitting() or not self._trained_on else {"trained_on": self._trained_on}),
-            **({"resumed": self._resumed} if self._resumed else {}),
-            "versions": package_versions(),
+            **self._describe_run(),
         }
 
     def describe_method(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.loading import DType, load_model
 from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.search.checkpoints import read_checkpoint, read_plain_data
-from lightning_circuits.search.identity import WeightsHash, fingerprint
+from lightning_circuits.search.identity import WeightsHash, fingerprint, package_versions
 from lightning_circuits.search.record import (
     RECORD,
     differences,
@@ -83,6 +83,16 @@ class FrozenModelModule(pl.LightningModule):
             "model_hash": fingerprint(self.model),
             "weights_hash": self._weights_hash(self.model),
             "dtype": str(self.circuit_model.dtype).removeprefix("torch."),
+        }
+
+    def _describe_run(self) -> dict[str, Any]:
+        """How far it is trained, on what, and by what."""
+        return {
+            "step": self.global_step if self._fitting() else self._trained_to,
+            # In the run that it is trained in, its data say so themselves.
+            **({} if self._fitting() or not self._trained_on else {"trained_on": self._trained_on}),
+            **({"resumed": self._resumed} if self._resumed else {}),
+            "versions": package_versions(),
         }
 
     def _describe_searched(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_circuits.arguments import require_numbers, require_seed
 from lightning_circuits.batch import Batch, TextBatch, TextSource, n_prompts
-from lightning_circuits.measures import log_softmax
+from lightning_circuits.measures import kl_divergence
 from lightning_circuits.models.loading import DType
 from lightning_circuits.models.model_weights import WeightKind
 from lightning_circuits.objectives import OBJECTIVES, AnyObjective, losses
@@ -141,7 +141,7 @@ class WeightPruning(WeightSearch):
             start(self.model, self._logits(), self._seen(), self.density, torch.Generator().manual_seed(self.seed))
 
     def _seen(self) -> Iterator[tuple[float, Callable[[], Tensor]]]:
-        """Some of what is trained on: how much it weighs, and what says the log-probabilities there, ``[n, V]``."""
+        """Some of what is trained on: how much it weighs, and what gives the logits there, ``[n, V]``."""
         for number, batch in enumerate(islice(whole_split(self.trainer, "train"), SEEN)):
             prompts, text = self.circuit_model.receive(batch), self._text(number)
             yield 1.0, partial(self._answer, prompts)
@@ -151,28 +151,28 @@ class WeightPruning(WeightSearch):
         return {name: each.to(self.circuit_model.device) for name, each in self.text.batch(number).items()}  # type: ignore[return-value, attr-defined]
 
     def _answer(self, batch: Batch) -> Tensor:
-        """Log-probabilities ``[B, V]`` of what follows each prompt."""
-        return log_softmax(self.circuit_model.logits(batch["clean_ids"], batch["attention_mask"], batch["positions"]))
+        """Logits ``[B, V]`` of what follows each prompt."""
+        return self.circuit_model.logits(batch["clean_ids"], batch["attention_mask"], batch["positions"])
 
     def _continue(self, text: TextBatch) -> Tensor:
-        """Log-probabilities ``[n, V]`` of what follows each token of ordinary text."""
+        """Logits ``[n, V]`` of what follows each token of ordinary text."""
         logits = self.circuit_model.token_logits(text["input_ids"], text["attention_mask"])
-        return log_softmax(logits[text["attention_mask"].bool()])
+        return logits[text["attention_mask"].bool()]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Two steps down: for what is said of the prompts, and for ordinary text."""
         batch = self.circuit_model.receive(batch)
         number = self.trainer.fit_loop.total_batch_idx
         text = self._text(number * self.trainer.world_size + self.global_rank)
-        prompts = batch["clean_ids"], batch["attention_mask"], batch["positions"]
         with torch.no_grad():
-            full_logits, full_text = self.circuit_model.run(*prompts), self._continue(text)
+            full_logits = self.circuit_model.run(batch["clean_ids"], batch["attention_mask"], batch["positions"])
+            full_text = self._continue(text)
 
         def of_prompts() -> Tensor:
-            return losses(self.objective, self.circuit_model.logits(*prompts), batch, full_logits).mean()
+            return losses(self.objective, self._answer(batch), batch, full_logits).mean()
 
         def of_text() -> Tensor:
-            return (full_text.exp() * (full_text - self._continue(text))).sum(-1).mean()
+            return kl_divergence(self._continue(text), full_text).mean()
 
         optimizer: Any = self.optimizers()
         objective = self._descend(of_prompts, 1.0, number)

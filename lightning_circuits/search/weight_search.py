@@ -13,7 +13,6 @@ from lightning_circuits.arguments import shortened
 from lightning_circuits.batch import TextSource
 from lightning_circuits.models.loading import DType
 from lightning_circuits.search.frozen_model import FrozenModelModule, LanguageModel
-from lightning_circuits.search.identity import package_versions
 from lightning_circuits.weights.weight_circuit import WeightCircuit
 
 
@@ -61,9 +60,5 @@ class WeightSearch(FrozenModelModule):
             **self._options(),
             "model": self.model_name,
             **self._describe_model(),
-            "step": self.global_step if self._fitting() else self._trained_to,
-            # In the run that it is trained in, its data say so themselves.
-            **({} if self._fitting() or not self._trained_on else {"trained_on": self._trained_on}),
-            **({"resumed": self._resumed} if self._resumed else {}),
-            "versions": package_versions(),
+            **self._describe_run(),
         }

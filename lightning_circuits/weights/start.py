@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from lightning_circuits.measures import log_softmax
 from lightning_circuits.weights.straight_through import sampled, with_kept
 
 
@@ -33,8 +34,8 @@ def start(
     Args:
         model: the language model, frozen.
         logits: float32 ``[*shape]`` by the names of parameters. Whatever they are is lost.
-        said: how much something weighs in the loss, and what runs the model on it: log-probabilities ``[n, V]`` of what
-            it says at ``n`` places.
+        said: how much something weighs in the loss, and what runs the model on it: logits ``[n, V]`` of what it says at
+            ``n`` places.
         density: the share that is above 0.
         generator: of the signs that `F` is estimated with.
     """
@@ -51,11 +52,12 @@ def start(
         each.data.copy_(ranks / len(among) - (1 - density))
 
 
-def _drawn(logs: Tensor, generator: torch.Generator) -> Tensor:
-    """A number whose squared gradient is in the mean ``F``, averaged over places, from log-probabilities ``[n, V]``.
+def _drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """A number whose squared gradient is in the mean ``F``, averaged over places, from logits ``[n, V]``.
 
     Every token comes by the root of its probability and with a random sign, by which the products of two tokens cancel,
     and of two places. A token that is drawn for each place would do as well in the mean, and vary more.
     """
+    logs = log_softmax(logits)
     signs = (torch.randint(0, 2, logs.shape, generator=generator) * 2 - 1).to(logs.device)
     return ((logs.detach() / 2).exp() * signs * logs).sum() / math.sqrt(len(logs))
