@@ -114,7 +114,7 @@ def _name(axes: Axes, changed: Sequence[HeadAttention], far: float) -> None:
         mine.sort(key=lambda row: abs(math.log(truediv(*_inside(far, *_place(row))))), reverse=True)
         more, mine = len(mine[NAMED:]), sorted(mine[:NAMED], key=lambda row: row.circuit_ratio.value)
         side, bottom = ("left", 0.56) if surer else ("right", 0.44 - STEP * (len(mine) - 1))
-        x = 0.03 if surer else 0.97
+        x, inner = (0.03, 1) if surer else (0.97, 0)
         for i, row in enumerate(mine):
             axes.annotate(
                 label(row.head, 16),
@@ -124,7 +124,15 @@ def _name(axes: Axes, changed: Sequence[HeadAttention], far: float) -> None:
                 ha=side,
                 va="center",
                 fontsize=7,
-                arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": CHANGED, "shrinkA": 1, "shrinkB": 2},
+                # From the middle of the name's inner end: to its middle, a steep line would cross the names beside it.
+                arrowprops={
+                    "arrowstyle": "-",
+                    "linewidth": 0.4,
+                    "color": CHANGED,
+                    "shrinkA": 1,
+                    "shrinkB": 2,
+                    "relpos": (inner, 0.5),
+                },
                 zorder=4,
             )
         if more:
