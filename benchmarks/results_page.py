@@ -62,7 +62,10 @@ def show(rows: list[Row], title: str) -> None:
         table.add_column(heading, justify="right" if table.columns else "left")
     for row in rows:
         table.add_row(*(cell.replace("**", "") for cell in row.values()))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # a file has room for every cell
+        console.width = 200
+    console.print(table)
 
 
 def markdown(rows: list[Row]) -> str:

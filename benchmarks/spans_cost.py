@@ -19,7 +19,7 @@ import torch
 from measuring import Clock
 from options import parse, parser, write_json
 from shapes import build, random_batch
-from step_cost import gate_step, gates_open, name_of
+from step_cost import ALL_OPEN, at_zero, gate_step, search_with
 
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.batch import Batch
@@ -47,7 +47,7 @@ def exact_run(model: CircuitModel, batch: Batch, members: torch.Tensor) -> Calla
 
 def main() -> None:
     options = parser(__doc__, model="smollm2-135m", batch=8, length=20, spans=6, repeats=9)
-    options.add_argument("--density", type=float, nargs="+", default=[1.0, 0.02], help="parts of gates that are not 0")
+    options.add_argument("--density", type=float, default=0.02, help="the part of the gates that is not at 0")
     options.add_argument("--sizes", type=float, nargs="+", default=[0.5, 0.05], help="of circuits, as parts of all")
     args = parse(options, QUICK)
     torch.manual_seed(0)
@@ -55,9 +55,9 @@ def main() -> None:
     batch = in_equal_spans(random_batch(stock.config.vocab_size, args.batch, args.length, "cpu"), args.spans)
 
     calls: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {}
-    for density in args.density:
-        pair = [gates_open(stock, density, spans) for spans in ([], batch["span_names"])]
-        calls[f"training step, {name_of(density)}"] = gate_step(pair[0], batch), gate_step(pair[1], batch)
+    for name in (ALL_OPEN, at_zero(args.density)):
+        pair = [search_with(stock, name, args.density, spans) for spans in ([], batch["span_names"])]
+        calls[f"training step, {name}"] = gate_step(pair[0], batch), gate_step(pair[1], batch)
     plain = wrap(stock)
     spread = plain.in_spans(batch["span_names"])
     for size in args.sizes:

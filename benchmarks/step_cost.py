@@ -8,7 +8,8 @@ the input embeddings (weights frozen); `--last-logits` gives the stricter one, w
 A *gate step* is everything `EdgePruning` does: the stock runs on the clean and the corrupt prompts, the forward with
 gated edges, KL, backward, Adam. The two alternate in one process; the ratio is that of the medians. On a CPU seconds
 are CPU seconds, and memory is the peak of the resident set above what stood before the first step; on a GPU they are
-wall seconds and the allocator's peak. `--model` is an id, a folder, or a shape of `shapes.py`.
+wall seconds and the allocator's peak. `--model` is an id, a folder, or a shape of `shapes.py`. `gpu.py` measures more
+shapes in one run.
 """
 
 from __future__ import annotations
@@ -22,66 +23,88 @@ from measuring import Clock, show_steps, stack_bytes, step_rows, stock_step
 from options import parse, parser, write_json
 from shapes import build, random_batch
 from torch import Tensor
+from trained import trained_circuit
 
 from lightning_circuits import EdgePruning
+from lightning_circuits.batch import Batch
 from lightning_circuits.gates import HardConcrete, TopK
-from lightning_circuits.masked import masked_logits
-from lightning_circuits.measures import kl_divergence
+from lightning_circuits.layout import Layout
+from lightning_circuits.search.gated_loss import CapturedLosses, gated_losses
 
 QUICK = {"model": "tiny", "batch": 2, "length": 8, "repeats": 1}
 
 
-def gates_open(model: Any, density: float, spans: Sequence[str] = ()) -> EdgePruning:
-    """A search of which a random part of the gates is open: all of a `TopK`'s, or the rest closed for good."""
-    # A `TopK` has none at exactly 0.
-    search = EdgePruning(model, gate=TopK() if density == 1 else HardConcrete(), spans=bool(spans))
+ALL_OPEN = "all gates open"
+A_CIRCUIT = "hard gates of a circuit of 1 %"
+
+
+def at_zero(density: float) -> str:
+    """What the step is called in which so many of the gates, at random, are not at 0."""
+    return f"{1 - density:.0%} of the gates at 0"
+
+
+def kept(name: str, layout: Layout, density: float) -> Tensor | None:
+    """bool ``[n_edges]``: which gates are open in the step of this name; None for all of a `TopK`'s."""
+    if name == ALL_OPEN:
+        return None
+    if name == A_CIRCUIT:
+        return trained_circuit(layout.plain).repeat(layout.n_spans)
+    return torch.rand(layout.n_edges, generator=torch.Generator().manual_seed(0)) < density
+
+
+def search_with(stock: Any, name: str, density: float = 0.02, spans: Sequence[str] = ()) -> EdgePruning:
+    """A search whose gates are as the name says."""
+    # A `TopK` has none at exactly 0. Those of a `HardConcrete` far enough from 0 are 0 and 1 whatever its noise.
+    search = EdgePruning(stock, gate=TopK() if name == ALL_OPEN else HardConcrete(), spans=bool(spans))
     search.tell_apart(spans)
-    if density == 1:
-        return search
-    closed = torch.rand(search.layout.n_edges, generator=torch.Generator().manual_seed(0)) >= density
-    search.gate.logits.data[closed] = -20.0
+    members = kept(name, search.layout, density)
+    if members is not None:
+        search.gate.logits.data = torch.where(members, 20.0, -20.0)
     return search
 
 
-def name_of(density: float) -> str:
-    return "all gates open" if density == 1 else f"{1 - density:.0%} of the gates at 0"
+def gate_step(
+    search: EdgePruning, batch: Batch, captured: bool = False, alive_alone: bool = True
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    """The first step of training, to be repeated: what `EdgePruning.training_step` does, and the optimizer.
 
+    It gives back losses ``[B]`` and the gradient ``[n_edges]`` at gates, of closed ones too if not ``alive_alone``.
+    """
+    model, gate, n = search.circuit_model, search.gate, len(batch["positions"])
+    optimizer = torch.optim.Adam(gate.parameters(), lr=1e-9)
+    weights = torch.full((n,), 1 / n, device=model.device)
+    graphs = CapturedLosses(model, search.ablation, search.objective)
 
-def gate_step(search: EdgePruning, batch: dict[str, Tensor]) -> Callable[[], None]:
-    """The first step of training, to be repeated: what `EdgePruning.training_step` does, and the optimizer."""
-    optimizer = torch.optim.Adam(search.gate.parameters(), lr=1e-3)
-
-    def step() -> None:
-        full, corrupt = search.circuit_model.run_pair(batch)
-        logits = masked_logits(
-            search.circuit_model,
-            search.gate(torch.Generator().manual_seed(0), 0, 0.0),
-            batch["clean_ids"],
-            batch["attention_mask"],
-            batch["positions"],
-            corrupt,
-            skip_closed=search.gate.closed_for_good(0.0),
-            places=search.ablation.places(search.layout, batch),
-        )
-        loss, penalty = kl_divergence(logits, full).mean(), search.gate.penalty(0.0)
+    def step() -> tuple[Tensor, Tensor]:
+        gates = gate(torch.Generator().manual_seed(1), 0, 0.0)
+        gates.retain_grad()
+        if captured:
+            total, losses = graphs(gates, batch, weights)
+        else:
+            skip = alive_alone and gate.closed_for_good(0.0)
+            losses = gated_losses(model, gates, batch, search.ablation, search.objective, skip)
+            total = losses @ weights.to(losses.dtype)
+        penalty = gate.penalty(0.0)
         optimizer.zero_grad()
-        (loss if penalty is None else loss + penalty).backward()
+        (total if penalty is None else total + penalty).backward()
         optimizer.step()
+        return losses.detach(), gates.grad  # type: ignore[return-value]
 
     return step
 
 
 def main() -> None:
     options = parser(__doc__, model="gpt2", batch=8, length=32, device="cpu", dtype="float32", repeats=9)
-    options.add_argument("--density", type=float, nargs="+", default=[1.0, 0.02], help="parts of gates that are not 0")
+    options.add_argument("--density", type=float, default=0.02, help="the part of the gates that is not at 0")
     options.add_argument("--last-logits", action="store_true", help="stock step: logits at the last position only")
     args = parse(options, QUICK)
     torch.manual_seed(0)
     stock = build(args.model, args.device, args.dtype)
     batch = random_batch(stock.config.vocab_size, args.batch, args.length, args.device)
-    searches = {density: gates_open(stock, density).to(args.device) for density in args.density}
+    names = ALL_OPEN, at_zero(args.density), A_CIRCUIT
+    searches = {name: search_with(stock, name, args.density).to(args.device) for name in names}
     calls: dict[str, Callable[[], object]] = {"stock": lambda: stock_step(stock, batch, 1 if args.last_logits else 0)}
-    calls |= {name_of(density): gate_step(search, batch) for density, search in searches.items()}
+    calls |= {name: gate_step(search, batch) for name, search in searches.items()}
     costs = Clock(args.device).alternate(calls, args.repeats)
     model = next(iter(searches.values())).circuit_model
     rows = step_rows(costs, model, batch)

@@ -115,7 +115,7 @@ class Ablation:
         Raises:
             ValueError: as `Places.of` does, such as for a live token in no span of the layout.
         """
-        return Places.of(layout, batch, self.live(batch) if layout.spans else None)
+        return Places.of(layout, batch, self.live(batch))
 
     def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
         """What stands in for every writer, ``[n_writers, B, T, d]``, to be consumed by the masked computation.

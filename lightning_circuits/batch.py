@@ -329,6 +329,27 @@ class SharedLoader(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
+def shared_out(batches: Iterable[Batch], rank: int, world_size: int) -> Iterator[tuple[Batch, bool]]:
+    """The batches of one of several processes: every ``world_size``-th from number ``rank`` on, and whether it counts.
+
+    Where they do not divide evenly, a process that is left without gets one of another's last, which does not count for
+    it: if the weights of a model are shared out as well (`models.sharding`), all processes have to run equally often.
+
+    Args:
+        batches: all of them, on every process.
+        rank: which process this is.
+        world_size: how many there are.
+    """
+    together: list[Batch] = []
+    for batch in batches:
+        together.append(batch)
+        if len(together) == world_size:
+            yield together[rank], True
+            together = []
+    if together:
+        yield together[rank % len(together)], rank < len(together)
+
+
 def unshared(loader: Any) -> Any:
     """A loader over all prompts of its split on every process: the one given, or a copy of one that shares them out.
 

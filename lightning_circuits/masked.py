@@ -8,15 +8,17 @@ A reader r sees, in place of the residual stream,
 ``base`` the stream that the references alone would make: the sum of ``ref_w`` before r and every constant (learned
 positions, the attention's output biases). So M = 1 is the stock model, M = 0 the ablated one, a binary M a circuit.
 
-The differences ``out_w - ref_w`` stand in one *stack* ``[n_writers, B, T, d]``, filled in place from the bottom. One
-matrix product ``[readers, n] @ [n, B * T * d]`` mixes them for all readers of a layer.
+The differences ``out_w - ref_w`` stand in one *stack* ``[n_writers, B, T, d]``, filled from the bottom. Layers go in
+blocks (`blocks`): one matrix product ``[readers, n] @ [n, B * T * d]`` gives all readers of a block what the writers
+before it put out, and their bases; what is written within the block is added as it comes.
 
-Backward recomputes layer by layer from the top. With ``dx_r`` the gradient at reader r,
+Backward goes through the blocks from the top, and makes what their readers see anew. With ``dx_r`` the gradient at
+reader r,
 
     dL/dM[r, w] = <dx_r, out_w - ref_w>          dL/d out_w = sum over later readers r of  M[r, w] * dx_r
 
-so a second stack of the same size, the gradients of the writers, is all that a step keeps beside the first, and one
-layer's activations.
+so what a step keeps is two stacks, the differences and their gradients, and what is as narrow as a head (`tape`). The
+three products are in `products`; what no way leads from to the logits is in none of them (`alive`).
 
 Where edges are told apart by spans of tokens, ``M[s(t), r, w]`` stands for ``M[r, w]`` at the token t, s(t) its span.
 The stacks hold tokens span by span then (`Places`), and each product is one for every span.
@@ -26,17 +28,18 @@ At M = 1 under interchange ablation, -dL/dM is the EAP score (Syed et al. 2023).
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_circuits.layout import Layout
+from lightning_circuits.blocks import Block, Blocks, Part, blocks_for, closed
 from lightning_circuits.models import CircuitModel, Context
 from lightning_circuits.places import Places
+from lightning_circuits.products import add_mix, dot, mix, push
+from lightning_circuits.tape import Tape, gradient, run
 
 
 def masked_logits(
@@ -46,8 +49,9 @@ def masked_logits(
     attention_mask: Tensor,
     positions: Tensor,
     reference: Tensor,
-    skip_closed: bool = False,
+    skip_closed: bool | Tensor = False,
     places: Places | None = None,
+    blocks: Blocks | None = None,
 ) -> Tensor:
     """Logits of the model with gated edges.
 
@@ -58,11 +62,12 @@ def masked_logits(
         input_ids: ``[B, T]``, the clean prompts.
         attention_mask: ``[B, T]``.
         positions: ``[B]``, where the logits are read.
-        reference: ``[n_writers, B, T, d]``, what a closed edge carries (see `ablation`). It is *consumed*: the stack of
-            differences is built in its memory.
+        reference: ``[n_writers, B, T, d]``, what a closed edge carries (see `ablation`). It is *consumed*: the
+            gradients of the writers come to stand in its memory.
         skip_closed: leave the gradient of gates that are exactly 0 at zero, and save its cost. For learned gates, which
-            have none there; not for scores of closed edges.
+            have none there; not for scores of closed edges. Or which of these, bool like ``gates``.
         places: of gates that are told apart by spans of tokens. Default: each holds for all tokens.
+        blocks: what has to be computed for these gates, `blocks_for` them. Default: what lies on a way to the logits.
 
     Returns:
         ``[B, V]``.
@@ -73,8 +78,10 @@ def masked_logits(
         model.layout.plain.check(of_a_span)
     context = model.context(attention_mask)
     bases = reference_streams(model, reference, context)
-    stack = places.keep(reference)
-    stream = _MaskedStream.apply(gates, model, context, model.embed(input_ids), places, bases, stack, skip_closed)
+    reference = places.keep(reference)
+    skip = closed(gates, skip_closed)
+    blocks = blocks_for(model.layout, gates, skip) if blocks is None else blocks
+    stream = _MaskedStream.apply(gates, model, context, model.embed(input_ids), places, bases, reference, blocks, skip)
     return model.unembed(stream)
 
 
@@ -87,10 +94,12 @@ def masked_stream(
     bases: Tensor,
     reference: Tensor,
     stack: Tensor,
+    blocks: Blocks,
+    tape: Tape | None = None,
 ) -> Tensor:
-    """The stream ``[B, d]`` that the logits read: the forward, layer by layer, without a gradient.
+    """The stream ``[B, d]`` that the logits read: the forward, without a gradient.
 
-    For many masks on one batch: all but ``gates`` and ``stack`` is the same for each.
+    For many masks on one batch: all but ``gates``, ``stack`` and ``blocks`` is the same for each.
 
     Args:
         gates: ``[n_spans * n_edges]``.
@@ -100,24 +109,38 @@ def masked_stream(
         places: where the N tokens of a stack stand, and where the logits are read.
         bases: ``[n_streams, B, T, d]``, the `reference_streams`.
         reference: ``[n_writers, N, d]``.
-        stack: of the same shape, filled with the differences ``out - reference``; it may be ``reference`` itself.
+        stack: `new_stack` for these blocks, filled with the differences ``out - reference`` of what is alive.
+        blocks: of what is alive.
+        tape: what a backward needs of each part is kept in it.
     """
-    layout, own = model.layout, slice(model.layout.n_own_heads)
-    masks = gates.detach().to(stack.dtype).view(len(places.slices), -1)
-    x = bases.new_empty(layout.n_attention_readers + 1, *bases.shape[1:])
-    torch.sub(places.take(embedding[None])[0], reference[0], out=stack[0])
-    for layer in range(layout.n_layers):
-        heads, mlp = _own_writers(stack, layout, layer)
-        ref_heads, ref_mlp = _own_writers(reference, layout, layer)
-        m = layout.layer(masks, layer)
-        _streams(x, _fast(m.shared), stack, places, bases, layout, layer)
-        torch.sub(places.take(model.attention(layer, x[:-1], context)), ref_heads, out=heads)
-        x[-1:] += _mix(_fast(m.own[:, None]), heads[own], places)
-        torch.sub(places.take(model.mlp(layer, x[-1])[None])[0], ref_mlp, out=mlp)
+    memory = blocks.laid_out(gates.detach().view(len(places.slices), -1), stack.dtype)
+    differences = stack[-blocks.n_writers :]
+    if blocks.has_input:
+        torch.sub(places.take(embedding[None]), reference[:1], out=differences[:1])
+    *layers, of_logits = blocks.blocks
+    for block in layers:
+        whole, m = block.of(memory)
+        n_before = block.n_before
+        x = mix(
+            whole[:, : block.n_streams + n_before], _with_bases(stack, bases, block, n_before, blocks, places), places
+        )
+        for part in _at_hand(model, block.parts):
+            if part.n_seen < part.n_before:
+                new = slice(part.n_seen, part.n_before)
+                add_mix(x[part.layer], m[:, new, part.layer], differences[new], places)
+            written = run(model, part, context, places, bases[part.component.stream], x[part.readers], tape)
+            torch.sub(written, reference[part.sources], out=differences[part.writers])
+        del x, written  # before the next block takes as much
     stream = bases[-1][torch.arange(len(places.positions), device=bases.device), places.positions]
-    for mask, (rows, tokens) in zip(_fast(layout.logits(masks)[:, None]), places.read, strict=True):
-        stream[rows] += _product(mask, stack[:, tokens])[0]
+    for m, (rows, tokens) in zip(of_logits.of(memory)[0], places.read, strict=True):
+        stream[rows] += torch.mm(m[:, :1].mT, differences[:, tokens].flatten(1)).view(-1, stream.shape[-1])
     return stream
+
+
+def new_stack(blocks: Blocks, like: Tensor) -> Tensor:
+    """Memory for a stack, like ``[..., N, d]``: the differences of what is alive, and before them the bases of a block,
+    whose product is then one with theirs."""
+    return like.new_empty(blocks.most_streams + blocks.n_writers, *like.shape[-2:])
 
 
 def reference_streams(model: CircuitModel, reference: Tensor, context: Context) -> Tensor:
@@ -154,126 +177,63 @@ class _MaskedStream(torch.autograd.Function):
         embedding: Tensor,
         places: Places,
         bases: Tensor,
-        stack: Tensor,
-        skip_closed: bool,
+        reference: Tensor,
+        blocks: Blocks,
+        skip: Tensor | None,
     ) -> Tensor:
-        # The stack of differences is built in the memory of the reference.
-        stream = masked_stream(gates, model, context, embedding, places, bases, stack, stack)
+        stack = new_stack(blocks, reference)
+        tape = Tape.of(stack, reference) if ctx.needs_input_grad[0] else None
+        stream = masked_stream(gates, model, context, embedding, places, bases, reference, stack, blocks, tape)
         ctx.save_for_backward(gates)
-        ctx.run = model, context, places, bases, stack, skip_closed
+        ctx.run = model, places, bases, reference[: blocks.n_writers], stack, blocks, skip, tape
         return stream
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dlogits: Tensor) -> tuple[Tensor | None, ...]:
         (gates,) = ctx.saved_tensors
-        model, context, places, bases, stack, skip_closed = ctx.run
-        layout, own = model.layout, slice(model.layout.n_own_heads)
-        masks = gates.detach().to(stack.dtype).view(len(places.slices), -1)
-        dgates, dstack = torch.zeros_like(gates), torch.zeros_like(stack)
-        dmasks = dgates.view_as(masks)
-        x = bases.new_empty(layout.n_attention_readers + 1, *bases.shape[1:])
-        dx = torch.empty_like(x)
-
-        for mask, dmask, (rows, tokens) in zip(masks, dmasks, places.read, strict=True):
-            layout.logits(dmask).copy_(_dot(dlogits[None, rows], stack[:, tokens])[0])
-            dstack[:, tokens] = layout.logits(mask)[:, None, None] * dlogits[rows]
-        for layer in reversed(range(layout.n_layers)):
-            n = layout.writers_before(layer)
-            (heads, _), (dheads, dmlp) = _own_writers(stack, layout, layer), _own_writers(dstack, layout, layer)
-            m, dm = layout.layer(masks, layer), layout.layer(dmasks, layer)
-            shared = _fast(m.shared)
-            _streams(x, shared, stack, places, bases, layout, layer)
-            x[-1:] += _mix(_fast(m.own[:, None]), heads[own], places)
-
-            dx[-1] = _vjp(partial(model.mlp, layer), x[-1], places.spread(dmlp[None])[0])
-            dread = places.take(dx[-1:])
-            for span, part in enumerate(places.slices):
-                dm.own[span].copy_(_dot(dread[:, part], heads[own, part])[0])
-                dheads[own, part] += m.own[span, :, None, None] * dread[:, part]
-
-            dx[:-1] = _vjp(partial(model.attention, layer, context=context), x[:-1], places.spread(dheads))
-            dread = places.take(dx)
-            for span, (part, transposed) in enumerate(zip(places.slices, _fast(m.shared.mT), strict=True)):
-                only = shared[span] if skip_closed else None
-                dm.shared[span].copy_(_dot(dread[:, part], stack[:n, part], only))
-                _add_product(dstack[:n, part], transposed, dread[:, part])
-        if skip_closed:  # layers that went the dense way have computed them all the same
-            dgates.masked_fill_(gates == 0, 0.0)
-        return dgates, *[None] * 7
+        model, places, bases, dstack, stack, blocks, skip, tape = ctx.run
+        differences = stack[-blocks.n_writers :]
+        memory = blocks.laid_out(gates.detach().view(len(places.slices), -1), stack.dtype)
+        dmemory = memory.new_zeros(memory.shape, dtype=gates.dtype)
+        wanted = None if skip is None else blocks.laid_out(~skip.view(len(places.slices), -1), stack.dtype)
+        dstack.zero_()
+        *layers, of_logits = blocks.blocks
+        of_read = zip(of_logits.of(memory)[0], of_logits.of(dmemory)[0], places.read, strict=True)
+        for m, dm, (rows, tokens) in of_read:
+            read, dread = differences[:, tokens].flatten(1), dlogits[rows]
+            dm[:, 0] = torch.mv(read.to(dm.dtype), dread.flatten().to(dm.dtype))
+            dstack[:, tokens] = m[:, :1, None] * dread
+            del read, dread  # a stack of one token
+        for block in reversed(layers):
+            whole, m = block.of(memory)
+            n, end = block.n_before, block.n_writers
+            x = mix(whole, _with_bases(stack, bases, block, end, blocks, places), places)
+            dx = x  # a part's streams make room for its gradient
+            for part in _at_hand(model, block.parts[::-1]):
+                gradient(model, part, tape, x[part.readers], dstack[part.writers])
+                if part.n_seen < part.n_before:
+                    new = slice(part.n_seen, part.n_before)
+                    push(dstack[new], m[:, new, part.layer], dx[part.layer], places)
+            only = None if wanted is None else block.of(wanted)[1]
+            dot(block.of(dmemory)[1], differences[:end], dx, places, only)
+            push(dstack[:n], m[:, :n], dx, places)
+            del x, dx  # before the next block takes as much
+        dgates = blocks.flat(dmemory).view_as(gates)
+        if skip is not None:  # products that went the dense way have computed them all the same
+            dgates.masked_fill_(skip, 0.0)
+        return dgates, *[None] * 8
 
 
-def _streams(
-    x: Tensor, shared: list[Tensor], stack: Tensor, places: Places, bases: Tensor, layout: Layout, layer: int
-) -> None:
-    """Into ``x`` ``[n_attention_readers + 1, B, T, d]``: what a layer's readers see of all the writers before it."""
-    attention, mlp = layout.of_layer(layer)
-    _mix(shared, stack[: attention.n_before], places, out=x)
-    x[:-1] += bases[attention.stream]
-    x[-1] += bases[mlp.stream]
+def _with_bases(stack: Tensor, bases: Tensor, block: Block, n: int, blocks: Blocks, places: Places) -> Tensor:
+    """The bases of the streams of a block, and behind them the first ``n`` writers: ``[n_streams + n, N, d]``."""
+    first = len(stack) - blocks.n_writers
+    stack[first - block.n_streams : first] = places.take(bases[block.streams])
+    return stack[first - block.n_streams : first + n]
 
 
-def _own_writers(stack: Tensor, layout: Layout, layer: int) -> tuple[Tensor, Tensor]:
-    """The heads ``[n_heads, ...]`` and the MLP ``[...]`` of a layer in a stack of writers, as views."""
-    heads, mlp = layout.own_writers(layer)
-    return stack[heads], stack[mlp]
-
-
-def _vjp(function: Callable[[Tensor], Tensor], x: Tensor, dy: Tensor) -> Tensor:
-    """The gradient of ``<function(x), dy>`` with respect to ``x``."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad(function(x), x, dy)[0]
-
-
-# ---- the three products of gates and stacks ----------------------------------------------------------------------
-#
-# A mask that is mostly zeros goes as a sparse matrix: a product then costs what its open gates cost. On a GPU the dense
-# product is the faster one.
-
-SPARSE_BELOW = 0.2
-"""The share of open gates in a layer under which the CPU multiplies with a sparse matrix."""
-
-with warnings.catch_warnings():  # PyTorch says once a process that sparse matrices are in beta: let it say so to nobody
-    warnings.simplefilter("ignore", UserWarning)
-    torch.zeros(1, 1).to_sparse_csr()
-
-
-def _mix(masks: list[Tensor], stack: Tensor, places: Places, out: Tensor | None = None) -> Tensor:
-    """Masks ``[readers, n]`` of each span, and ``[n, N, d]``, to ``[readers, B, T, d]``: what readers see."""
-    readers, width = len(masks[0]), stack.shape[-1]
-    out = stack.new_empty(readers, *places.shape, width) if out is None else out
-    mixed = places.take(out) if places.order is None else stack.new_empty(readers, stack.shape[1], width)
-    for mask, part in zip(masks, places.slices, strict=True):
-        _product(mask, stack[:, part], out=mixed[:, part])
-    return places.spread(mixed, out)
-
-
-def _product(mask: Tensor, stack: Tensor, out: Tensor | None = None) -> Tensor:
-    """``[readers, n]`` and ``[n, N, d]`` to ``[readers, N, d]``."""
-    if out is None:
-        out = stack.new_empty(len(mask), *stack.shape[1:])
-    torch.mm(mask, stack.flatten(1), out=out.flatten(1))
-    return out
-
-
-def _add_product(total: Tensor, mask: Tensor, stack: Tensor) -> None:
-    """``total += _product(mask, stack)``, in place."""
-    flat = total.flatten(1)
-    torch.addmm(flat, mask, stack.flatten(1), out=flat)
-
-
-def _dot(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Inner products of ``[readers, ...]`` with ``[n, ...]``: ``[readers, n]``; of a sparse mask, where it is not 0."""
-    a, b = a.flatten(1), b.flatten(1)
-    if mask is not None and mask.is_sparse_csr:
-        return torch.sparse.sampled_addmm(mask, a, b.mT, beta=0.0).to_dense()
-    return (b @ a.mT).mT  # this way round it is twice as fast on a CPU
-
-
-def _fast(masks: Tensor) -> list[Tensor]:
-    """Each of the masks ``[n_spans, readers, n]`` itself, or as a sparse matrix where that multiplies faster."""
-    if masks.is_cuda or masks.dtype not in (torch.float32, torch.float64):
-        return list(masks)
-    few = masks.count_nonzero((1, 2)) < SPARSE_BELOW * masks[0].numel()
-    return [mask.to_sparse_csr() if sparse else mask for mask, sparse in zip(masks, few.tolist(), strict=True)]
+def _at_hand(model: CircuitModel, parts: list[Part]) -> Iterator[Part]:
+    """Parts one after the other, the weights of each one's layer at hand: once for its attention and its MLP."""
+    for layer, of_layer in groupby(parts, lambda part: part.component.layer):
+        with model.at_hand(layer):
+            yield from of_layer

@@ -48,14 +48,17 @@ class Places:
         Args:
             layout: of the gates.
             batch: the prompts, with the spans of their tokens if the layout is in spans.
-            live: bool ``[B, T]``, the tokens at which cutting an edge may change something. Default: none.
+            live: bool ``[B, T]``, the tokens at which cutting an edge may change something. Of a layout without spans
+                the others are left out, and none by default.
 
         Raises:
             ValueError: the layout is in spans, and the prompts have none, or know none of one of these names; a live
                 token in no span of the layout.
         """
         if not layout.spans:
-            return cls.in_order(batch["positions"], batch["clean_ids"].shape[1])
+            if live is None or live.all():
+                return cls.in_order(batch["positions"], batch["clean_ids"].shape[1])
+            return cls.of_spans(live.long() - 1, batch["positions"], n_spans=1)
         names = batch.get("span_names", ())
         if missing := [name for name in layout.spans if name not in names]:
             there = f"have the spans {', '.join(names)}" if names else "have no spans"
@@ -126,14 +129,13 @@ class Places:
             each[: len(self.order)] = each[self.order]
         return flat[:, : len(self.order)]
 
-    def spread(self, values: Tensor, out: Tensor | None = None) -> Tensor:
-        """``[n, N, d]`` back to ``[n, B, T, d]``, zero at the tokens left out.
+    def spread(self, values: Tensor, around: Tensor | None = None) -> Tensor:
+        """``[n, N, d]`` back to ``[n, B, T, d]``; at the tokens left out what stands ``around`` ``[n, B, T, d]``, or 0.
 
-        Where all tokens stand in order, a view; else into ``out``, of that shape, or new memory.
+        Where all tokens stand in order, a view.
         """
         shape = len(values), *self.shape, values.shape[-1]
         if self.order is None:
             return values.view(shape)
-        out = values.new_empty(shape) if out is None else out
-        out.zero_().flatten(1, 2).index_copy_(1, self.order, values)
-        return out
+        around = values.new_zeros(shape) if around is None else around
+        return around.flatten(1, 2).index_copy(1, self.order, values).view(shape)

@@ -17,8 +17,11 @@ from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch
-from lightning_circuits.masked import masked_stream, reference_streams
+from lightning_circuits.blocks import blocks_for
+from lightning_circuits.captured import Captured, worth_capturing
+from lightning_circuits.masked import masked_stream, new_stack, reference_streams
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.places import Places
 
 
 class ExactAblation:
@@ -30,7 +33,7 @@ class ExactAblation:
         full_logits: ``[B, V]``, of the stock model on the clean prompts.
         ablation: what cut edges carry.
         corrupt: ``[n_writers, B, T, d]``, the writers' outputs on the corrupt prompts; kept as it is.
-        stack: memory of the same shape to compute in; several ablations of a batch may share it. Default: new memory.
+        runs: `captured_runs` that the batches share, for those that are `worth_capturing`.
 
     Attributes:
         empty_logits: ``[B, V]``, with every edge cut.
@@ -44,16 +47,18 @@ class ExactAblation:
         full_logits: Tensor,
         ablation: Ablation,
         corrupt: Tensor,
-        stack: Tensor | None = None,
+        runs: Captured | None = None,
     ) -> None:
         context, positions = model.context(batch["attention_mask"]), batch["positions"]
         reference, places = ablation.reference(batch, corrupt), ablation.places(model.layout, batch)
         bases = reference_streams(model, reference, context)
         self.model, self.full_logits, self.places = model, full_logits, places
         self.empty_logits = model.unembed(bases[-1][torch.arange(len(positions), device=positions.device), positions])
-        stack = torch.empty_like(reference) if stack is None else stack
-        reference, stack = places.take(reference), places.keep(stack)
-        self.common = model, context, model.embed(batch["clean_ids"]), places, bases, reference, stack
+        self.runs = runs if runs is not None and worth_capturing(model, batch) else None
+        self.of_batch = batch["clean_ids"], batch["attention_mask"], positions, bases, reference
+        reference = places.take(reference)
+        self.common = model, context, model.embed(batch["clean_ids"]), places, bases, reference
+        self.prune = ablation.pruning_keeps_output
 
     @torch.no_grad()
     def logits(self, members: Tensor) -> Tensor:
@@ -62,4 +67,24 @@ class ExactAblation:
             return self.empty_logits
         if members.all():
             return self.full_logits
-        return self.model.unembed(masked_stream(members.to(self.model.device), *self.common))
+        gates = members.to(self.model.device)
+        if self.runs is not None:
+            return self.runs(gates, *self.of_batch)[0]
+        blocks = blocks_for(self.model.layout, gates, ~gates, self.prune)
+        stack = new_stack(blocks, self.common[-1])
+        return self.model.unembed(masked_stream(gates, *self.common, stack, blocks))
+
+
+def captured_runs(model: CircuitModel) -> Captured:
+    """Circuits of a small model on a GPU, run as CUDA graphs: every edge of them, so that one graph serves all."""
+
+    def run(
+        gates: Tensor, input_ids: Tensor, mask: Tensor, positions: Tensor, bases: Tensor, reference: Tensor
+    ) -> tuple[Tensor, ...]:
+        context, places = model.context(mask), Places.in_order(positions, input_ids.shape[1])
+        blocks, reference = blocks_for(model.layout, gates), places.take(reference)
+        stack, embedding = new_stack(blocks, reference), model.embed(input_ids)
+        stream = masked_stream(gates, model, context, embedding, places, bases, reference, stack, blocks)
+        return (model.unembed(stream),)
+
+    return Captured(run)

@@ -19,7 +19,7 @@ from torch import Tensor
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.evaluation.exact import ExactAblation
+from lightning_circuits.evaluation.exact import ExactAblation, captured_runs
 from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, values
 from lightning_circuits.models import CircuitModel
 
@@ -58,10 +58,11 @@ def measured(
     if not members:
         raise ValueError("no circuits to run")
     rows: list[list[Tensor]] = [[] for _ in members]
+    captured = captured_runs(model)
     for batch in batches:
         batch = model.receive(batch)
         full_logits, corrupt = model.run_pair(batch)
-        run = ExactAblation(model, batch, full_logits, ablation, corrupt)
+        run = ExactAblation(model, batch, full_logits, ablation, corrupt, captured)
         for row, edges in zip(rows, members, strict=True):
             row.append(values(measure, run.logits(edges), batch, full_logits).double().cpu())
     if not rows[0]:

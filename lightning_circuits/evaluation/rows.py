@@ -35,9 +35,9 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
-from lightning_circuits.batch import Batch
+from lightning_circuits.batch import Batch, shared_out
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.evaluation.exact import ExactAblation
+from lightning_circuits.evaluation.exact import ExactAblation, captured_runs
 from lightning_circuits.evaluation.metrics import CircuitFaithfulness, TokenEdges
 from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, measure_name
 from lightning_circuits.models import CircuitModel
@@ -190,22 +190,20 @@ def evaluate(
     sync = {"sync_on_compute": world_size > 1}
     faithfulness = {run: CircuitFaithfulness(measure, **sync).to(model.device) for run in runs}
     token_edges = {run: TokenEdges(**sync).to(model.device) for run in runs}
-    number = -1
-    for number, batch in enumerate(batches):
-        if number % world_size != rank:
-            continue
+    there_are_any, captured = False, captured_runs(model)
+    for batch, counts in shared_out(batches, rank, world_size):
+        there_are_any = True
         batch = model.receive(batch)
         full_logits, corrupt = model.run_pair(batch)
-        stack = torch.empty_like(corrupt)
         for ablation in ablations:
-            exact = ExactAblation(model, batch, full_logits, ablation, corrupt, stack)
+            exact = ExactAblation(model, batch, full_logits, ablation, corrupt, captured)
             live_tokens = ablation.live_tokens(exact.places, batch).cpu()
             for name, circuit in lineups[ablation.name].items():
-                faithfulness[ablation.name, name].update(
-                    exact.logits(circuit.members), full_logits, exact.empty_logits, batch
-                )
-                token_edges[ablation.name, name].update(circuit, live_tokens)
-    if number < 0:
+                logits = exact.logits(circuit.members)
+                if counts:
+                    faithfulness[ablation.name, name].update(logits, full_logits, exact.empty_logits, batch)
+                    token_edges[ablation.name, name].update(circuit, live_tokens)
+    if not there_are_any:
         raise ValueError(f"no batches in the {split} split to evaluate circuits on")
 
     rows = []

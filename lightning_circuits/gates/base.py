@@ -45,11 +45,11 @@ class Gate(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not say start_from(scores)")
 
     def forward(self, generator: torch.Generator, number: int, progress: float) -> Tensor:
-        """The values for one batch, float32 ``[n_edges]`` in [0, 1].
+        """The values for one step, float32 ``[n_edges]`` in [0, 1].
 
         Args:
-            generator: random numbers of this batch's own, the same in all processes.
-            number: of the batch, counted over the whole training; that of a step is the same in all processes.
+            generator: random numbers of this step's own, the same for all its batches, in all processes.
+            number: of the optimizer's step, counted over the whole training.
             progress: how far training is, from 0 to 1.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say forward(generator, number, progress)")
@@ -57,8 +57,9 @@ class Gate(nn.Module):
     def after_step(self, progress: float) -> None:
         """Called when the optimizer has moved the logits, ``progress`` in (0, 1] of the way."""
 
-    def closed_for_good(self, progress: float) -> bool:
-        """Whether gates whose value is exactly 0 have no gradient in that step, so that its cost can be saved."""
+    def closed_for_good(self, progress: float) -> bool | Tensor:
+        """Which gates have no gradient in the step whose values were made last, so that its cost can be saved: True for
+        those whose value is exactly 0; or some of these, bool ``[n_edges]``."""
         return False
 
     def edge_scores(self) -> Tensor:

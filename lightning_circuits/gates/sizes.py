@@ -20,9 +20,9 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 class SizeRange:
-    """Sizes for top-k gates: each batch trains the circuit of another size, so one ranking serves all sizes.
+    """Sizes for top-k gates: each step trains the circuit of another size, so one ranking serves all sizes.
 
-    The sizes are not drawn at random but spread evenly, by multiples of the golden ratio: batches that follow each
+    The sizes are not drawn at random but spread evenly, by multiples of the golden ratio: steps that follow each
     other are small, middling and large. The processes of one step take the same size, as one process would. At random,
     a training of a few hundred steps is short of some size at its end (5 %: KL .131 against .091 in
     `benchmarks/ioi_smollm2.py`, seed 0).
@@ -54,7 +54,7 @@ class SizeRange:
         self.low, self.high, self.law, self.warmup = low, high, law, warmup
 
     def size(self, number: int, progress: float) -> float:
-        """The size for a batch by its number, ``progress`` in [0, 1] of the way through training."""
+        """The size for a step by its number, ``progress`` in [0, 1] of the way through training."""
         opened = min(1.0, progress / self.warmup) if self.warmup else 1.0
         low = self.high * (self.low / self.high) ** opened
         u = number * GOLDEN_RATIO % 1

@@ -70,6 +70,7 @@ class TopK(Gate):
         super().start(n_edges, generator)
         self.register_buffer("average", torch.zeros(n_edges, dtype=torch.float32))
         self.register_buffer("averaged", torch.zeros((), dtype=torch.int64))
+        self._out_of_reach: bool | Tensor = False  # of the values that were made last, where these are hard
 
     def start_from(self, scores: Tensor) -> None:
         # By the logarithm of the rank, as sizes are asked for by theirs: from one size to half of it is the same way
@@ -89,6 +90,7 @@ class TopK(Gate):
             return soft
         best = self.logits.detach().sort(descending=True, stable=True).indices  # of equals the first, as in `selection`
         hard = torch.zeros_like(soft).index_fill_(0, best[: max(round(k), 1)], 1.0)
+        self._out_of_reach = (soft.detach() == 0) & (hard == 0)
         return _StraightThrough.apply(soft, hard)
 
     @torch.no_grad()
@@ -109,8 +111,9 @@ class TopK(Gate):
         # circuits of 5 and 10 % come out a third worse, `benchmarks/places.py` per span, seed 1.)
         return [{"params": [self.logits], "eps": 3e-4}]
 
-    def closed_for_good(self, progress: float) -> bool:
-        return progress < self.hard_from  # of a hard circuit, the edge that is not in it may be the better one
+    def closed_for_good(self, progress: float) -> bool | Tensor:
+        # Of a hard circuit, an edge that is not in it may be the better one, if its soft value is not 0 too.
+        return True if progress < self.hard_from else self._out_of_reach
 
 
 class _SoftTopK(torch.autograd.Function):

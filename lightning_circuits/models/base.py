@@ -19,7 +19,7 @@ What Hugging Face models have in common (a config with the sizes, a decoder and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import copy
 from typing import Any, ClassVar, NamedTuple
 
@@ -32,6 +32,9 @@ from lightning_circuits.batch import Batch, on_device, require_batch
 from lightning_circuits.layout import Layout
 from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
 from lightning_circuits.models.norms import Norm, read_norm
+from lightning_circuits.models.projections import NormedProjection
+from lightning_circuits.models.prompts import refuse_prompts
+from lightning_circuits.models.sharding import gathered
 from lightning_circuits.models.stock import embedded_as, streams_recorded, writers_recorded
 from lightning_circuits.models.where import Where
 
@@ -189,15 +192,33 @@ class CircuitModel:
         """
         raise NotImplementedError
 
-    def query_key_value(self, layer: int, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """Streams ``[n_attention_readers, B, T, d]``, normed and projected: ``[readers, B, T, d_head]`` each.
+    def projection(self, layer: int, units: Tensor | None = None) -> NormedProjection:
+        """What makes queries, keys, values of the streams of a layer; of some units, int64 ``[n]``, see `attention`."""
+        norm = self.read_norm(self.attention_norm(layer))
+        return NormedProjection(norm, self.projections_of(layer, units), self.readers(units))
 
-        As it stands, for any norm and any `projections`.
-        """
+    def readers(self, units: Tensor | None = None) -> tuple[int, int, int]:
+        """How many queries, keys and values an attention reads; of units, int64 ``[n]``, K/V readers with heads."""
         layout = self.layout
-        streams = self.attention_norm(layer)(x).split((layout.n_heads, layout.n_kv_readers, layout.n_kv_readers))
-        q, k, v = (project(s, *projection) for s, projection in zip(streams, self.projections(layer), strict=True))
-        return q, k, v
+        n = layout.n_kv_readers if units is None else len(units)
+        return n * (layout.n_heads // layout.n_kv_readers), n, n
+
+    def heads(self, units: Tensor) -> Tensor:
+        """int64 ``[n_heads]``: the heads of some units ``[n]``."""
+        of_each = self.layout.n_heads // self.layout.n_kv_readers
+        return (units[:, None] * of_each + torch.arange(of_each, device=units.device)).flatten()
+
+    def projections_of(self, layer: int, units: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+        """Of some units, int64 ``[n]``, the `projections`, a block for each reader; of all, these themselves."""
+        if units is None:
+            return self.projections(layer)
+        chosen = []
+        for (weight, bias), n, readers in zip(
+            self.projections(layer), self.readers(), (self.heads(units), units, units), strict=True
+        ):
+            blocks = readers // (n // len(weight))  # readers of a group share its block
+            chosen.append((weight[blocks], None if bias is None else bias[blocks]))
+        return chosen
 
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """What happens to projected queries and keys ``[readers, B, T, d_head]`` before they meet: rotations, norms."""
@@ -229,11 +250,11 @@ class CircuitModel:
 
     @property
     def device(self) -> torch.device:
-        return self.output_weight(0).device
+        return self.token_embedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.output_weight(0).dtype
+        return self.token_embedding.weight.dtype
 
     @property
     def vocabulary(self) -> int:
@@ -244,20 +265,31 @@ class CircuitModel:
         """An uninitialised stack ``[n_writers, B, T, d]`` for prompts of shape ``[B, T]``."""
         return torch.empty(self.layout.n_writers, *shape, self.layout.d_model, dtype=self.dtype, device=self.device)
 
+    def at_hand(self, layer: int) -> AbstractContextManager[None]:
+        """While open, the weights of a layer can be read: always, unless processes share them out (`sharding`)."""
+        blocks = getattr(self, "blocks", None)
+        return nullcontext() if blocks is None else gathered(blocks[layer])
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """``[B, T]`` to ``[B, T, d]``: what the writer ``input`` puts into the stream."""
         return self.token_embedding(input_ids)
 
-    def attention(self, layer: int, x: Tensor, context: Context) -> Tensor:
+    def attention(self, layer: int, x: Tensor, context: Context, units: Tensor | None = None) -> Tensor:
         """What the heads of a layer write when each reader sees its own stream.
 
         Args:
+            layer: which layer.
             x: ``[n_attention_readers, B, T, d]``: queries of all heads, then keys, then values.
+            context: of the prompts.
+            units: int64 ``[n]``, some of the K/V readers: only the heads that read them are computed, and ``x`` has
+                these heads' readers alone. Default: all.
 
         Returns:
             ``[n_heads, B, T, d]``, without the attention's output bias.
         """
-        return self.write_heads(layer, self.mix(layer, *self.query_key_value(layer, x, context), context))
+        with self.at_hand(layer):
+            q, k, v = self.projection(layer, units)(x)
+            return self.write_heads(layer, self.mix(layer, q, k, v, context), units)
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """Queries, keys and values ``[readers, B, T, d_head]``, as projected, to the heads' mixed values.
@@ -273,13 +305,23 @@ class CircuitModel:
             q, k, v, attn_mask=self.layer_mask(layer, context), scale=self.scaling(layer)
         )
 
-    def write_heads(self, layer: int, z: Tensor) -> Tensor:
-        """Each head's mixed values ``[n_heads, B, T, d_head]`` to what it writes, ``[n_heads, B, T, d]``."""
-        return torch.bmm(z.flatten(1, 2), self.output_weight(layer)).view(*z.shape[:3], -1)
+    def write_heads(self, layer: int, z: Tensor, units: Tensor | None = None) -> Tensor:
+        """Each head's mixed values ``[n_heads, ..., d_head]``, or those of some units, to what it writes."""
+        return torch.bmm(z.flatten(1, -2), self._output_weight(layer, units)).unflatten(1, z.shape[1:-1])
+
+    def heads_gradient(self, layer: int, dwritten: Tensor, units: Tensor | None = None) -> Tensor:
+        """The gradient ``[n_heads, ..., d_head]`` at what heads have mixed, from that at what they write."""
+        dz = torch.bmm(dwritten.flatten(1, -2), self._output_weight(layer, units).mT)
+        return dz.unflatten(1, dwritten.shape[1:-1])
+
+    def _output_weight(self, layer: int, units: Tensor | None) -> Tensor:
+        weight = self.output_weight(layer)
+        return weight if units is None else weight[self.heads(units)]
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """``[B, T, d]`` to ``[B, T, d]``: what the MLP of a layer writes when it sees the stream ``x``."""
-        return self.mlp_module(layer)(self.mlp_norm(layer)(x))
+        with self.at_hand(layer):
+            return self.mlp_module(layer)(self.mlp_norm(layer)(x))
 
     def unembed(self, x: Tensor) -> Tensor:
         """``[..., d]`` to logits ``[..., V]``."""
@@ -325,7 +367,7 @@ class CircuitModel:
             ValueError: a prompt that is too long for the model, or (looked for on the CPU alone, where it costs
                 nothing) with token ids that it does not have.
         """
-        self._refuse_prompts(input_ids, attention_mask)
+        refuse_prompts(self, input_ids, attention_mask)
         with ExitStack() as hooks:
             if input_ids.is_floating_point():
                 hooks.enter_context(embedded_as(self, input_ids))
@@ -335,29 +377,6 @@ class CircuitModel:
             if streams is not None:
                 hooks.enter_context(streams_recorded(self, streams))
             return self.logits(input_ids, attention_mask, positions)
-
-    def _refuse_prompts(self, input_ids: Tensor, attention_mask: Tensor) -> None:
-        owner, limit = type(self.model).__name__, self.prompt_limit
-        if limit is not None and attention_mask.shape[1] > limit.tokens:
-            lengths = attention_mask.sum(-1)
-            if (longest := int(lengths.max())) > limit.tokens:
-                raise ValueError(
-                    f"prompt {int(lengths.argmax())} of a batch has {longest} tokens, more than the {limit.tokens} "
-                    f"that this {owner} takes: {limit.reason}"
-                )
-        if not self.pads_left and not attention_mask[:, 0].all():
-            raise ValueError(
-                f"prompts are padded on the left, and this {owner} computes something else on them: it does not read "
-                "the attention mask. Pad on the right"
-            )
-        if not input_ids.is_floating_point() and input_ids.device.type == "cpu":
-            outside = (input_ids < 0) | (input_ids >= self.vocabulary)
-            if outside.any():
-                row, column = outside.nonzero()[0].tolist()
-                raise ValueError(
-                    f"token {column} of prompt {row} of a batch has the id {int(input_ids[row, column])}, and this "
-                    f"{owner} knows ids from 0 to {self.vocabulary - 1}: give the data the tokenizer of the model"
-                )
 
     def run_pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The stock model on both prompts of every pair, in one forward.
@@ -375,23 +394,3 @@ class CircuitModel:
             writers=corrupt,
         )
         return logits[:n], corrupt
-
-
-def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Streams of readers through their blocks of a projection, ``k`` consecutive readers sharing a block.
-
-    Args:
-        x: ``[blocks * k, B, T, d]``.
-        weight: ``[blocks, d, d_head]``.
-        bias: ``[blocks, d_head]``.
-
-    Returns:
-        ``[blocks * k, B, T, d_head]``.
-    """
-    projected = torch.bmm(x.reshape(len(weight), -1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
-    return projected if bias is None else projected + of_readers(bias, len(x))
-
-
-def of_readers(bias: Tensor, readers: int) -> Tensor:
-    """A bias ``[blocks, d_head]`` for the streams of readers, ``[readers, 1, 1, d_head]``."""
-    return bias.repeat_interleave(readers // len(bias), dim=0)[:, None, None]

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from lightning_circuits.models.base import CircuitModel, of_readers, project
+from lightning_circuits.models.base import CircuitModel
 from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
 from lightning_circuits.models.rotary import angles, rotary_limit, rotate
 from lightning_circuits.models.where import Where
@@ -64,54 +63,8 @@ class LlamaCircuitModel(CircuitModel):
             for linear, blocks in linears
         ]
 
-    def query_key_value(self, layer: int, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        norm = self.read_norm(self.attention_norm(layer))
-        split = (self.layout.n_heads, self.layout.n_kv_readers, self.layout.n_kv_readers)
-        weights, biases = zip(*self.projections(layer), strict=True)
-        q, k, v = _NormedProjection.apply(x, split, norm.gain, norm.epsilon, *weights)
-        if biases[0] is not None:
-            q, k, v = (t + of_readers(bias, len(t)) for t, bias in zip((q, k, v), biases, strict=True))
-        return q, k, v
-
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         attention = self.attention_module(layer)
         if hasattr(attention, "q_norm"):
             q, k = attention.q_norm(q), attention.k_norm(k)
         return rotate(q, context), rotate(k, context)
-
-
-class _NormedProjection(torch.autograd.Function):
-    """RMS norm of every reader's stream, then its block of the query, key or value projection.
-
-    A layer has some 30 streams, and plain autograd would pass over all of them a dozen times for the norm alone. With
-    ``s = 1 / rms(x)`` a number per token, ``(x * s * g) @ W = s * (x @ (g W))``: the norm never touches a stream, only
-    the weights and the narrow outputs. Backward, with ``y = s * (x @ (g W))``,
-
-        dx = (s dy) @ (g W)^T - x * s^2 / d * <dy, y>.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, split: tuple[int, int, int], gain: Tensor, eps: float, *weights: Tensor) -> Any:
-        wide = torch.promote_types(x.dtype, torch.float32)  # the mean of squares overflows and rounds in 16 bits
-        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square() / x.shape[-1]
-        scale = (mean_square + eps).rsqrt().to(x.dtype)
-        outputs = [
-            project(streams, gain[:, None] * weight) * s
-            for streams, s, weight in zip(x.split(split), scale.split(split), weights, strict=True)
-        ]
-        ctx.save_for_backward(x, scale, gain, *weights, *outputs)
-        ctx.split = split
-        return tuple(outputs)
-
-    @staticmethod
-    def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, gain, *rest = ctx.saved_tensors
-        weights, outputs = rest[:3], rest[3:]
-        dx, along = torch.empty_like(x), torch.empty_like(scale)
-        for d, a, s, y, dy, weight in zip(
-            dx.split(ctx.split), along.split(ctx.split), scale.split(ctx.split), outputs, dys, weights, strict=True
-        ):
-            streams = (dy * s).reshape(len(weight), -1, weight.shape[-1])
-            torch.bmm(streams, (gain[:, None] * weight).mT, out=d.view(len(weight), -1, weight.shape[1]))
-            a.copy_((dy * y).sum(-1, keepdim=True) * s.square() / x.shape[-1])
-        return dx.addcmul_(x, along, value=-1), None, None, None, None, None, None

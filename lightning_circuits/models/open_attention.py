@@ -34,9 +34,10 @@ def component_output(model: CircuitModel, component: Component, x: Tensor, conte
 def attention_output(model: CircuitModel, layer: int, x: Tensor, context: Context) -> Tensor:
     """What a layer's attention adds to the stream ``x`` that it reads, both ``[B, T, d]``, with the output bias."""
     norm = model.read_norm(model.attention_norm(layer))
-    q, k, v = (each.output for each in _projected(model, layer, norm, norm.standardised(x)[0]))
-    z = model.mix(layer, q, k, v, context)
-    out = z.permute(1, 2, 0, 3).flatten(2) @ model.output_weight(layer).flatten(0, 1)
+    with model.at_hand(layer):
+        q, k, v = (each.output for each in _projected(model, layer, norm, norm.standardised(x)[0]))
+        z = model.mix(layer, q, k, v, context)
+        out = z.permute(1, 2, 0, 3).flatten(2) @ model.output_weight(layer).flatten(0, 1)
     bias = model.output_bias(layer)
     return out if bias is None else out + bias
 
@@ -60,13 +61,14 @@ def attention_gradients(
     (rows, length, width), steps = x.shape, len(x) // out.shape[1]
     norm = model.read_norm(model.attention_norm(layer))
     unit, scale = norm.standardised(x)
-    projected = _projected(model, layer, norm, unit)
-    leaves = [each.output.requires_grad_() for each in projected]
-    with torch.enable_grad():
-        q, k, v = leaves
-        z = model.mix(layer, q, k, v, context)
-    dz = dout @ model.output_weight(layer).flatten(0, 1).mT
-    dys = torch.autograd.grad(z, leaves, dz.unflatten(-1, (len(z), -1)).permute(2, 0, 1, 3))
+    with model.at_hand(layer):
+        projected = _projected(model, layer, norm, unit)
+        leaves = [each.output.requires_grad_() for each in projected]
+        with torch.enable_grad():
+            q, k, v = leaves
+            z = model.mix(layer, q, k, v, context)
+        dz = dout @ model.output_weight(layer).flatten(0, 1).mT
+        dys = torch.autograd.grad(z, leaves, dz.unflatten(-1, (len(z), -1)).permute(2, 0, 1, 3))
 
     dreaders = out.view(len(out), -1, width)
     split = [len(dy) for dy in dys]
@@ -90,7 +92,7 @@ def attention_gradients(
 
 def mlp_gradient(model: CircuitModel, layer: int, x: Tensor, dout: Tensor) -> Tensor:
     """The gradient ``[B, T, d]`` at the stream ``x`` that an MLP reads, ``dout`` being that at what it writes."""
-    with torch.enable_grad():
+    with model.at_hand(layer), torch.enable_grad():
         x = x.detach().requires_grad_()
         return torch.autograd.grad(model.mlp(layer, x), x, dout)[0]
 

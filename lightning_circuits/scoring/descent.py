@@ -195,6 +195,9 @@ def _contract(gradients: Tensor, differences: Tensor, places: Places) -> Tensor:
 
     Sums have float32 or better. Gradients are exactly 0 at padding, so that it does not count.
     """
+    if differences.is_cuda and torch.finfo(differences.dtype).bits < 32:
+        wide = torch.mm(differences.flatten(1), gradients.to(differences.dtype).flatten(1).mT, out_dtype=torch.float32)
+        return wide.mT
     if torch.finfo(differences.dtype).bits < 32:  # a prompt at a time: the whole stack widened would be two more
         n_tokens = places.shape[1]
         prompts = zip(gradients.split(n_tokens, 1), differences.split(n_tokens, 1), strict=True)

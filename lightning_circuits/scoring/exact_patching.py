@@ -30,7 +30,7 @@ from lightning_circuits.batch import Batch, n_prompts, repeated
 from lightning_circuits.components import Component
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
-from lightning_circuits.models.base import project
+from lightning_circuits.models.projections import project
 from lightning_circuits.models.stock import StockLayers
 from lightning_circuits.objectives import Objective
 
@@ -132,13 +132,14 @@ class ExactPatching:
             x = self.streams[-1] + self._change(writers, span, layout.n_streams - 1)
             return self.model.unembed(x[:, row, positions])
         attention, mlp = layout.of_layer(layer)
-        if kind == 3:
-            read, change = mlp.stream, self._mlp(mlp, writers, span)
-        else:
-            read, change = attention.stream, self._heads(attention, kind, writers, which, span)
-        x = self.streams[read + 1] + change
-        if read + 1 == mlp.stream:
-            x += self.model.mlp(layer, x)
+        with self.model.at_hand(layer):
+            if kind == 3:
+                read, change = mlp.stream, self._mlp(mlp, writers, span)
+            else:
+                read, change = attention.stream, self._heads(attention, kind, writers, which, span)
+            x = self.streams[read + 1] + change
+            if read + 1 == mlp.stream:
+                x += self.model.mlp(layer, x)
         x = x.flatten(0, 1)
         for above in range(layer + 1, layout.n_layers):
             x = self.layers(above, x)

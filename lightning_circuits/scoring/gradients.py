@@ -23,6 +23,7 @@ from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch, copied
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.objectives import Objective
+from lightning_circuits.places import Places
 from lightning_circuits.scoring.descent import (
     Differences,
     EdgeAndWriterScores,
@@ -38,7 +39,12 @@ from lightning_circuits.scoring.paths import CLEAN, PathPoint
 
 
 def gradient_scores(
-    model: CircuitModel, batch: Batch, ablation: Ablation, objective: Objective, points: Sequence[PathPoint] = CLEAN
+    model: CircuitModel,
+    batch: Batch,
+    ablation: Ablation,
+    objective: Objective,
+    points: Sequence[PathPoint] = CLEAN,
+    places: Places | None = None,
 ) -> EdgeAndWriterScores:
     """Scores of all edges and writers, from gradients on inputs between the reference and the clean prompt.
 
@@ -50,6 +56,7 @@ def gradient_scores(
         ablation: what a cut edge carries.
         objective: ``(logits, batch, full_logits) -> loss [B]``.
         points: where gradients are taken.
+        places: where the tokens stand. Default: those at which the ablation changes something.
 
     Raises:
         ValueError: an objective that does not give one number per prompt.
@@ -79,7 +86,7 @@ def gradient_scores(
                 streams=streams[:, -len(between) * len(ids) :],
             )
 
-        places = ablation.places(model.layout, batch)
+        places = ablation.places(model.layout, batch) if places is None else places
         differences = Differences(places.keep(difference), places)
         context = model.context(mask.repeat(len(points), 1))
         weights = [point.weight for point in points]

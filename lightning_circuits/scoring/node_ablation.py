@@ -22,7 +22,7 @@ from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch
 from lightning_circuits.components import Component
 from lightning_circuits.models import CircuitModel
-from lightning_circuits.models.base import project
+from lightning_circuits.models.projections import project
 
 
 class NodeAblation:
@@ -100,6 +100,8 @@ class NodeAblation:
     def _heads(self, layer: int, stream: Tensor, kept: Tensor) -> Tensor:
         """``[B, T, d]``: what those heads of a layer write that are kept, bool ``[n_heads]``."""
         model, x = self.model, self.model.attention_norm(layer)(stream)
-        q, k, v = (project(x.expand(len(weight), *x.shape), weight, bias) for weight, bias in model.projections(layer))
-        z = model.mix(layer, q, k, v, self.context)
-        return torch.einsum("hbtk,hkd->btd", z[kept], model.output_weight(layer)[kept])
+        with model.at_hand(layer):
+            projections = model.projections(layer)
+            q, k, v = (project(x.expand(len(weight), *x.shape), weight, bias) for weight, bias in projections)
+            z = model.mix(layer, q, k, v, self.context)
+            return torch.einsum("hbtk,hkd->btd", z[kept], model.output_weight(layer)[kept])

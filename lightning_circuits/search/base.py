@@ -42,7 +42,7 @@ class CircuitSearch(FrozenModelModule):
         objective: what is asked: an `Objective`, its name, or a function like it.
         kv: K/V readers per query ``head`` (MIB), or ``group``.
         dtype: of a model loaded by name.
-        spans: tell edges apart by spans of the prompts.
+        spans: edges by spans of tokens.
 
     Raises:
         FileNotFoundError: no such model.

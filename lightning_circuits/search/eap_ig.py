@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from lightning_circuits.arguments import require_whole_numbers
-from lightning_circuits.batch import Batch
-from lightning_circuits.scoring.gradients import gradient_scores
 from lightning_circuits.scoring.paths import Rule, integral
 from lightning_circuits.search.base import METHODS
+from lightning_circuits.search.by_gradients import GradientAttribution
 from lightning_circuits.search.frozen_model import LanguageModel
-from lightning_circuits.search.one_pass import Attribution
 
 
 @METHODS.register
-class EAPIG(Attribution):
+class EAPIG(GradientAttribution):
     """EAP-IG over inputs.
 
     The token embedding moves on a straight line from the reference's (under interchange ablation, the corrupt
@@ -48,6 +44,3 @@ class EAPIG(Attribution):
         self.points = integral(rule, steps)
         super().__init__(model, **options)
         self.steps, self.rule = steps, rule
-
-    def attribute(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return gradient_scores(self.circuit_model, batch, self.ablation, self.objective, self.points)

@@ -2,7 +2,7 @@
 
 A step runs the stock model on both prompts of each pair (full logits, and what cut edges carry), draws gates, runs the
 model with gated edges and asks the objective how the answer differs from the full model's. The gradient goes to the
-gates alone.
+gates alone. The learning rate falls linearly to zero in the last 60 % of training.
 
     >>> search = EdgePruning(model="gpt2")                                              # doctest: +SKIP
     >>> trainer = pl.Trainer(max_steps=300)                                             # doctest: +SKIP
@@ -15,24 +15,29 @@ After "Finding Transformer Circuits with Edge Pruning" (Bhaskar et al. 2024), wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_circuits.arguments import hash_of_numbers, require_numbers, require_seed
-from lightning_circuits.batch import Batch
+from lightning_circuits.arguments import hash_of_numbers, require_choice, require_numbers, require_seed
+from lightning_circuits.batch import Batch, n_prompts
+from lightning_circuits.captured import worth_capturing
 from lightning_circuits.gates import GATES, Gate
-from lightning_circuits.masked import masked_logits
-from lightning_circuits.objectives import losses
+from lightning_circuits.memory import MemoryPlan, free_memory, out_of_memory_explained
+from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import METHODS, CircuitSearch
 from lightning_circuits.search.frozen_model import LanguageModel
+from lightning_circuits.search.gated_loss import CapturedLosses, gated_losses
 from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.search.record import adam_faults, count_faults
 from lightning_circuits.search.splits import Share, share_of, whole_split
 from lightning_circuits.search.warm_start import WarmStart, describe_start, read_warm_start, start_scores
+
+Capture = Literal["auto", "never"]
 
 
 @METHODS.register
@@ -42,10 +47,11 @@ class EdgePruning(CircuitSearch):
     Args:
         model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
         gate: the gates: a `Gate` or its name.
-        lr: learning rate of Adam, linearly to zero in the last 60 % of training.
+        lr: learning rate of Adam.
         warm_start: where the gates begin: at the ranks of edge scores ``[n_edges]``, of a `Circuit` or its file, or of
             an attribution method (its model left out) or its name. Default: all alike.
-        seed: of where the gates begin, and of their noise.
+        seed: of the gates' start and noise.
+        capture: ``auto``: small steps on a GPU as CUDA graphs.
         options: ``ablation``, ``objective``, ``kv``, ``dtype``, see `CircuitSearch`.
 
     Raises, beside what `CircuitSearch` does:
@@ -60,16 +66,21 @@ class EdgePruning(CircuitSearch):
         lr: float = 0.2,
         warm_start: WarmStart | None = None,
         seed: int = 0,
+        capture: Capture = "auto",
         **options: Any,
     ) -> None:
         require_numbers(lr=lr)
+        require_choice("capture", capture, Capture)
         require_seed(seed)
         if not 0 < lr < float("inf"):
             raise ValueError(f"the learning rate lr must be positive and finite, got {lr}")
         made, start = GATES.make(gate, "gate"), read_warm_start(warm_start)
         super().__init__(model, **options)
-        self.lr, self.seed, self.gate = lr, seed, made
+        self.lr, self.seed, self.gate, self.capture = lr, seed, made, capture
         self._share = Share()
+        self._prompts, self._prompts_before = 1, 0  # of a batch in all processes; of those before it in the same step
+        self._shape: Sequence[int] = (1, 1)  # of the batch at work
+        self._free: int | None = None  # bytes, before the first step
         self._starts = [] if start is None else [start]  # in a list a method is no submodule, to be trained and saved
         self.warm_start, self._start_hash = describe_start(start), ""
         self.begin()
@@ -110,24 +121,24 @@ class EdgePruning(CircuitSearch):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch, objective and penalty: a scalar."""
+        with out_of_memory_explained(self._plan, self._free):
+            return self._loss(batch, batch_idx)
+
+    def _loss(self, batch: Batch, batch_idx: int) -> Tensor:
         batch = self.circuit_model.receive(batch)
-        full_logits, corrupt = self.circuit_model.run_pair(batch)
+        self._shape = batch["clean_ids"].shape
         progress = self._progress()
-        done = self.trainer.fit_loop.total_batch_idx
-        # The same gates in all processes: together they make the step that one would make with all their prompts.
+        done = self.global_step
+        # The same gates in all processes, and in all batches that gradients are accumulated over: together they make
+        # the step that one process would make with all their prompts at once.
         gates = self.gate(self._generator(1 + done), done, progress)
-        logits = masked_logits(
-            self.circuit_model,
-            gates,
-            batch["clean_ids"],
-            batch["attention_mask"],
-            batch["positions"],
-            self.ablation.reference(batch, corrupt),
-            skip_closed=self.gate.closed_for_good(progress),
-            places=self.ablation.places(self.layout, batch),
-        )
-        loss = losses(self.objective, logits, batch, full_logits)
-        objective = self._mean(loss, batch_idx)
+        weights = self._weights(batch, batch_idx)
+        if self.capture == "auto" and worth_capturing(self.circuit_model, batch):
+            objective, loss = self._captured(gates, batch, weights)
+        else:
+            skip_closed = self.gate.closed_for_good(progress)
+            loss = gated_losses(self.circuit_model, gates, batch, self.ablation, self.objective, skip_closed)
+            objective = loss @ weights.to(loss.dtype)
         if not objective.isfinite():
             raise FloatingPointError(
                 f"the objective is {objective.item()} at step {self.global_step} (batch {batch_idx} of epoch "
@@ -142,6 +153,7 @@ class EdgePruning(CircuitSearch):
         return objective if penalty is None else objective + penalty
 
     def on_train_start(self) -> None:
+        self._captured = CapturedLosses(self.circuit_model, self.ablation, self.objective)
         # A run that goes on has the rates of its checkpoint; one that is longer now is to have those of its own plan.
         for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
             if isinstance(schedule, LambdaLR):  # as it is, unless a subclass has another
@@ -149,21 +161,65 @@ class EdgePruning(CircuitSearch):
                 for group, base, rule in rates:
                     group["lr"] = base * rule(schedule.last_epoch)
         self._share = share_of(self.trainer.train_dataloader, self.trainer.world_size)
+        self._prompts_before = 0
+        self._free = None
 
-    def _mean(self, loss: Tensor, batch_idx: int) -> Tensor:
-        """The mean of the losses ``[B]``, such that its mean over the processes is that over all their prompts.
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Before the first step on a GPU, say what it will need of its memory, and what fits."""
+        if self._free is None and (free := free_memory(self.circuit_model.device)) is not None:
+            self._free, self._shape = free, self.circuit_model.receive(batch)["clean_ids"].shape
+            pl.utilities.rank_zero_info(self._plan().describe(free))
+
+    def _plan(self) -> MemoryPlan:
+        """What a step on the batch at work needs."""
+        return MemoryPlan.of(self.circuit_model, *self._shape)
+
+    def _weights(self, batch: Batch, batch_idx: int) -> Tensor:
+        """``[n_prompts]``: weights of losses whose sum, in the mean over the processes, is the mean over all prompts.
 
         What a loader repeats, only to give all processes equally many, does not count.
         """
-        size = getattr(self.trainer.train_dataloader, "batch_size", None)
+        n, size = n_prompts(batch), getattr(self.trainer.train_dataloader, "batch_size", None)
+        weights = torch.ones(n, device=batch["clean_ids"].device)
         if self._share.total is None or size is None:
-            return loss.mean()
+            self._prompts = n
+            if self.trainer.accumulate_grad_batches > 1:  # each process has to weigh the batch alike
+                prompts = torch.tensor(n, dtype=torch.float32, device=weights.device)
+                self._prompts = int(self.trainer.strategy.reduce(prompts, reduce_op="sum"))
+            return weights / n
         shares = [replace(self._share, rank=rank) for rank in range(self._share.replicas)]
-        new = [share.new_rows(batch_idx * size, len(loss)) for share in shares]
-        return loss[: new[self._share.rank]].sum() * len(new) / sum(new)
+        new = [share.new_rows(batch_idx * size, n) for share in shares]
+        self._prompts = sum(new)
+        weights[new[self._share.rank] :] = 0
+        return weights * len(new) / sum(new)
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        del self._captured  # and the memory that graphs hold
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """As usual; over several batches to a step, the gradient is that of the mean over all their prompts.
+
+        Lightning would divide by the number of batches that a step is planned to have, however few prompts the last of
+        them has, and however few batches are left at the end of an epoch.
+
+        Args:
+            loss: a scalar, the mean over the prompts of a batch, divided by ``accumulate_grad_batches``.
+            args: see Lightning's.
+            kwargs: see Lightning's.
+        """
+        share = self._prompts / (self._prompts_before + self._prompts)
+        if self._prompts_before:
+            for parameter in self.gate.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(1 - share)
+        with out_of_memory_explained(self._plan, self._free):
+            super().backward(loss * (share * self.trainer.accumulate_grad_batches), *args, **kwargs)
+        self._prompts_before += self._prompts
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
+        self._prompts_before = 0
         self.gate.after_step(self._progress(1))  # here: callbacks at the end of a batch may write a checkpoint
 
     def configure_optimizers(self) -> Any:

@@ -19,8 +19,10 @@ from lightning_circuits.batch import Batch
 from lightning_circuits.layout import KV
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.loading import DType, load_model
+from lightning_circuits.models.sharding import shard
 from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.search.checkpoints import read_checkpoint, read_plain_data
+from lightning_circuits.search.fsdp import shards
 from lightning_circuits.search.identity import WeightsHash, fingerprint, package_versions
 from lightning_circuits.search.record import (
     RECORD,
@@ -63,6 +65,7 @@ class FrozenModelModule(pl.LightningModule):
         require_choice("dtype", dtype, DType)
         self.read_model(model, kv, dtype)
         self._weights_hash = WeightsHash()
+        self._sharded = False
         self._trained_before = 0
         self._forget_training()
         # A checkpoint holds what was learned. The frozen model is hundreds of times larger, and is where it was.
@@ -101,7 +104,7 @@ class FrozenModelModule(pl.LightningModule):
 
     def _options(self) -> dict[str, Any]:
         """What the search was made with, beside its language model, in full."""
-        return options_of(self, leave_out=("model", "kv", "dtype"))
+        return options_of(self, leave_out=("model", "kv", "dtype", "capture"))
 
     # ---- Lightning ---------------------------------------------------------------------------------------------
 
@@ -111,12 +114,29 @@ class FrozenModelModule(pl.LightningModule):
                 raise ValueError(f"nothing would be searched: the Trainer's {name} is 0")
         # Lightning warns of every module in eval mode. Here it is the language model, and means to be.
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+        self._sharded = shards(self.trainer)
         read_plain_data(self.trainer)
         if stage == "fit":
             self._trained_before = self._trained_to
             self._forget_training()
         else:
             require_fit(getattr(self.trainer, "datamodule", None), self.circuit_model)
+
+    def configure_model(self) -> None:
+        """Under `FSDP2Strategy` the language model is shared out among the processes; what is learned, none of it."""
+        if self._sharded:
+            self.trainer.precision_plugin.convert_module(self)  # first: the hash is of the weights as they are used
+            self._weights_hash.fix(self.model)
+            strategy: Any = self.trainer.strategy
+            shard(self.circuit_model, strategy.device_mesh["data_parallel"])
+            # As DDP does, should they have begun differently.
+            self.load_state_dict(strategy.broadcast(self.state_dict()), strict=False)
+
+    def on_after_backward(self) -> None:
+        if self._sharded:  # DDP adds gradients up by itself, FSDP2 those of what is sharded alone
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.trainer.strategy.reduce(parameter.grad, reduce_op="mean")
 
     def on_fit_start(self) -> None:
         # Only now, after a checkpoint of another model has been refused.

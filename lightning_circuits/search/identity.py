@@ -53,9 +53,12 @@ class WeightsHash:
     def __init__(self) -> None:
         self._of: Any = None
         self._hash = ""
+        self._fixed = False
 
     def __call__(self, model: nn.Module) -> str:
         """16 hex digits that depend on the dtype and the value of every weight."""
+        if self._fixed:
+            return self._hash
         weights = model.state_dict()
         # Where each is, and how often it has been written to, by PyTorch's count. Tied ones are at one place.
         of = {name: (each.data_ptr(), each.shape, each.stride(), each._version) for name, each in weights.items()}
@@ -66,6 +69,11 @@ class WeightsHash:
             named = sorted((name, list(each.shape), hashes[of[name]]) for name, each in weights.items())
             self._of, self._hash = of, _short_hash(json.dumps(named))
         return self._hash
+
+    def fix(self, model: nn.Module) -> None:
+        """Take it for good, before processes share the weights out and none can see them all."""
+        self(model)
+        self._fixed = True
 
 
 def hash_of_prompts(batches: Iterable[Batch]) -> tuple[int, str]:

@@ -29,14 +29,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lightning_circuits.ablation import Ablation, AblationName
 from lightning_circuits.arguments import require_choice, require_numbers, require_seed
-from lightning_circuits.batch import Batch
+from lightning_circuits.batch import Batch, shared_out
 from lightning_circuits.evaluation.metrics.ratio import FLOOR
 from lightning_circuits.layout import KV, Layout
 from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, measure_name, values
@@ -168,9 +168,12 @@ class NodePruning(WithoutTraining):
     def _sweep(self) -> bool:
         """Try every node that is left; gives whether any was removed."""
         with undisturbed():  # a loader may draw random numbers just by being iterated
-            runs = [NodeAblation(self.circuit_model, batch, self.ablation) for batch in self._batches()]
+            runs = [
+                _Run(NodeAblation(self.circuit_model, batch, self.ablation), counts)
+                for batch, counts in self._batches()
+            ]
         of_model, removed = self._of_model(runs), self.removed_as.cpu() > 0
-        for run in runs:
+        for run, _ in runs:
             run.logits(removed)
             run.settle()
         before = int(removed.sum())
@@ -178,7 +181,7 @@ class NodePruning(WithoutTraining):
             if removed[node]:
                 continue
             one_more = removed.index_fill(0, torch.tensor(node), True)
-            performance = self._mean(runs, [run.logits(one_more) for run in runs])[0] / of_model
+            performance = self._mean(runs, [run.logits(one_more) for run, _ in runs])[0] / of_model
             if not math.isfinite(performance):
                 raise FloatingPointError(
                     f"the performance without {self.layout.writer_names[node]} is {performance}. Usual causes: a dtype "
@@ -187,26 +190,27 @@ class NodePruning(WithoutTraining):
             self.without[node] = performance
             if performance >= self.threshold:
                 removed = one_more
-                for run in runs:
+                for run, _ in runs:
                     run.settle()
                 self.removed_as[node], self.performance[...] = int(removed.sum()), performance
         return int(removed.sum()) > before
 
-    def _batches(self) -> Iterator[Batch]:
-        """The training prompts, or as many as ``limit_train_batches`` leaves: this process' share of them."""
+    def _batches(self) -> Iterator[tuple[Batch, bool]]:
+        """The training prompts, or as many as ``limit_train_batches`` leaves: this process' share of them, and whether
+        they count (`batch.shared_out`)."""
         trainer = self.trainer
         n = trainer.num_training_batches * trainer.world_size
         used = islice(whole_split(trainer, "train"), None if math.isinf(n) else int(n))
-        for batch in islice(used, trainer.global_rank, None, trainer.world_size):
-            yield self.circuit_model.receive(batch)
+        for batch, counts in shared_out(used, trainer.global_rank, trainer.world_size):
+            yield self.circuit_model.receive(batch), counts
 
-    def _of_model(self, runs: Sequence[NodeAblation]) -> float:
+    def _of_model(self, runs: Sequence[_Run]) -> float:
         """F(M).
 
         Raises:
             ValueError: it cannot be told from 0.
         """
-        mean, error = self._mean(runs, [run.full_logits for run in runs])
+        mean, error = self._mean(runs, [run.full_logits for run, _ in runs])
         if not abs(mean) > FLOOR * error:
             raise ValueError(
                 f"performance is a share of F(M), and the model's mean {measure_name(self.measure)} is {mean:.3g}, "
@@ -215,10 +219,12 @@ class NodePruning(WithoutTraining):
             )
         return mean
 
-    def _mean(self, runs: Sequence[NodeAblation], logits: Sequence[Tensor]) -> tuple[float, float]:
+    def _mean(self, runs: Sequence[_Run], logits: Sequence[Tensor]) -> tuple[float, float]:
         """The mean of the measure over the prompts of all processes, and its standard error."""
         total = torch.zeros(3, dtype=torch.float64, device=self.circuit_model.device)
-        for run, of_a_batch in zip(runs, logits, strict=True):
+        for (run, counts), of_a_batch in zip(runs, logits, strict=True):
+            if not counts:
+                continue
             found = values(self.measure, of_a_batch, run.batch, run.full_logits).double()
             total += torch.stack([torch.ones_like(found), found, found**2]).sum(1)
         n, linear, square = self.trainer.strategy.reduce(total, reduce_op="sum").tolist()
@@ -254,6 +260,13 @@ class NodePruning(WithoutTraining):
         state = checkpoint.get("state_dict")
         counts = count_faults(state, "sweeps", 1 if checkpoint.get("global_step") else 0)
         return [*super()._faults(checkpoint), *counts, *count_faults(state, "removed_as")]
+
+
+class _Run(NamedTuple):
+    """A batch, and whether it counts in this process."""
+
+    ablation: NodeAblation
+    counts: bool
 
 
 def lower_of_both_nodes(layout: Layout, nodes: Tensor) -> Tensor:

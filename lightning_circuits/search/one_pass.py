@@ -181,8 +181,10 @@ class Attribution(WithoutTraining):
         batch = self.circuit_model.receive(batch)
         more = [torch.zeros_like(sums, requires_grad=False) for sums in self._sums()]
         rows = n_prompts(batch)
-        if new := self._share.new_rows(int(self.rows) // self._share.replicas, rows):
-            edges, writers = self.attribute(first_prompts(batch, new))
+        new = self._share.new_rows(int(self.rows) // self._share.replicas, rows)
+        # With nothing new a prompt is run for nothing: other processes may be waiting for weights (`models.sharding`).
+        edges, writers = self.attribute(first_prompts(batch, max(new, 1)))
+        if new:
             more[0] += self.layout.check(edges.detach())
             if writers is not None:
                 more[1] += writers.detach()

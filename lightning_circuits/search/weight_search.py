@@ -12,6 +12,7 @@ from typing import Any
 from lightning_circuits.arguments import shortened
 from lightning_circuits.batch import TextSource
 from lightning_circuits.models.loading import DType
+from lightning_circuits.pages import see_page
 from lightning_circuits.search.frozen_model import FrozenModelModule, LanguageModel
 from lightning_circuits.weights.weight_circuit import WeightCircuit
 
@@ -48,6 +49,12 @@ class WeightSearch(FrozenModelModule):
         # A step of a Trainer goes down twice here, and what is saved is meant to be what came of both.
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         super().setup(stage)
+        if self._sharded:
+            strategy, page = type(self.trainer.strategy).__name__, see_page("multi-gpu", "Models larger than one GPU")
+            raise ValueError(
+                f"{type(self).__name__} chooses among all weights of the model, which {strategy} shares out among the "
+                f"processes: use strategy=ddp {page}"
+            )
 
     def circuit(self) -> WeightCircuit:
         """The weights that are kept as it stands."""

@@ -49,6 +49,7 @@ PROGRAM = [sys.executable, "-m", "lightning_circuits.commands.main"]
 LAUNCHERS = {
     "one": [*PROGRAM, "fit", "--config=quickstart.yaml", "--config=with/ddp.yaml", "--config=test.yaml"],
     "lightning": [*PROGRAM, "fit", "--config=quickstart.yaml", "--config=with/ddp.yaml", "--config=test.yaml"],
+    "fsdp": [*PROGRAM, "fit", "--config=quickstart.yaml", "--config=with/fsdp.yaml", "--config=test.yaml"],
     "torchrun": [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "--no-python"),
         *(*PROGRAM, "fit", "--config=quickstart.yaml", "--config=with/ddp.yaml", "--config=test.yaml"),
@@ -113,7 +114,7 @@ def read(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", ["lightning", "torchrun", "slurm"])
+@pytest.mark.parametrize("name", ["lightning", "fsdp", "torchrun", "slurm"])
 def test_two_processes_measure_and_leave_what_one_does(name: str, runs: dict[str, Path]) -> None:
     one, two = read(runs["one"]), read(runs[name])
     assert torch.equal(one["members"], two["members"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from lightning_circuits.gates import Gate, HardConcrete, TopK
 from tests.support.gates import generator, spread, with_logits
@@ -87,12 +88,17 @@ def test_edge_scores_are_the_logits_without_their_graph() -> None:
 @every_gate
 def test_gates_closed_for_good_do_not_need_their_gradient(make: Callable[[], Gate]) -> None:
     """Where a gate says so, whatever comes back to a value of 0 moves nothing, and may be left out; else it moves."""
-    moved = []
+    moved, moved_by_others = [], []
     for garbage in (0.0, 100.0):
-        gate = with_logits(make(), 3 * spread(400))
-        values = gate(generator(3), 3, 0.5)
-        closed = values.detach() == 0
-        values.backward(spread(400, seed=1).masked_fill(closed, garbage))
-        moved.append(gate.logits.grad)
-    assert 50 < closed.sum() < 400
-    assert torch.equal(*moved) is gate.closed_for_good(0.5)
+        for found, said_alone in ((moved, True), (moved_by_others, False)):
+            gate = with_logits(make(), 3 * spread(400))
+            values = gate(generator(3), 3, 0.5)
+            said = gate.closed_for_good(0.5)
+            at_zero = values.detach() == 0
+            good = said if isinstance(said, Tensor) else at_zero & said
+            assert not (good & ~at_zero).any()
+            values.backward(spread(400, seed=1).masked_fill(good if said_alone else at_zero & ~good, garbage))
+            found.append(gate.logits.grad)
+    assert 50 < at_zero.sum() < 400
+    assert torch.equal(*moved)
+    assert torch.equal(*moved_by_others) is torch.equal(good, at_zero), "some that could move are said not to"

@@ -45,10 +45,10 @@ def prompts(extra_io: int, n: int = 16, **options: Any) -> Any:
     return ioi_toy.ToyIOI(ioi_toy.tokenizer(), **sizes, extra_io=extra_io, batch_size=8, **options)
 
 
-def toy(layout: Layout | None = None) -> CircuitModel:
+def toy(layout: Layout | None = None, dtype: torch.dtype = torch.float32) -> CircuitModel:
     import ioi_toy
 
-    model = wrap(ioi_toy.by_hand())
+    model = wrap(ioi_toy.by_hand().to(dtype))
     return model if layout is None else model.in_spans(layout.spans)
 
 
@@ -101,7 +101,7 @@ def test_with_a_third_name_for_s2_nothing_is_inflated() -> None:
     """Under interchange the mentions of IO are as they were, whatever the circuit."""
     base = circuit(1)
     batches, runs = prompts(1).test_dataloader(), [Circuit.full(base.layout), base]
-    full, value = measured(toy(base.layout), batches, runs, InterchangeAblation())
+    full, value = measured(toy(base.layout, torch.float64), batches, runs, InterchangeAblation())
     torch.testing.assert_close(value, full)
 
 

@@ -65,5 +65,5 @@ def test_help_begins_with_the_methods_own_options_and_is_short(tmp_path: Path) -
     assert len(lines) <= 60
     options = [line.split()[0].removeprefix("--model.") for line in lines if line.startswith("  --model.")]
     options = [option for option in options if not option.endswith(".help")]
-    own = ["model", "gate", "lr", "warm_start", "seed"]
+    own = ["model", "gate", "lr", "warm_start", "seed", "capture"]
     assert options == [*own, "ablation", "objective", "kv", "dtype", "spans"]

@@ -108,7 +108,7 @@ def test_the_circuit_is_every_edge_between_the_nodes_kept(pruned: NodePruning) -
     by_nodes, by_edges = measured(
         pruned.circuit_model, data().train_dataloader(), [~cut_edges(circuit.layout, gone), circuit], pruned.ablation
     )
-    torch.testing.assert_close(by_nodes, by_edges)
+    torch.testing.assert_close(by_nodes, by_edges, rtol=1e-5, atol=1e-6)  # other products, rounded in float32
 
 
 def test_circuits_of_other_sizes_are_those_on_the_way(pruned: NodePruning) -> None:
