@@ -11,12 +11,12 @@ from typing import Any
 from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.scoring.paths import Rule, integral
 from lightning_circuits.search.base import METHODS
-from lightning_circuits.search.by_gradients import GradientAttribution
+from lightning_circuits.search.eap import EAP
 from lightning_circuits.search.frozen_model import LanguageModel
 
 
 @METHODS.register
-class EAPIG(GradientAttribution):
+class EAPIG(EAP):
     """EAP-IG over inputs.
 
     The token embedding moves on a straight line from the reference's (under interchange ablation, the corrupt
