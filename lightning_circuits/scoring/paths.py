@@ -45,6 +45,10 @@ def _gauss_legendre(steps: int) -> Sequence[tuple[float, float]]:
 _RULES = {"left": _left, "midpoint": _midpoint, "gauss-legendre": _gauss_legendre}
 
 
+MOST_STEPS = 1000
+"""Of an integral."""
+
+
 def integral(rule: Rule, steps: int) -> list[PathPoint]:
     """The points of an integral from the reference to the clean prompt.
 
@@ -54,9 +58,14 @@ def integral(rule: Rule, steps: int) -> list[PathPoint]:
         steps: how many.
 
     Raises:
-        ValueError: less than one step; an unknown rule.
+        ValueError: less than one step, or more than `MOST_STEPS`; an unknown rule.
     """
     if steps < 1:
         raise ValueError(f"an integral takes at least 1 step, got {steps}")
+    if steps > MOST_STEPS:
+        raise ValueError(
+            f"an integral takes at most {MOST_STEPS:,} steps, got {steps:,}: all of them go through the model at once, "
+            "each with all prompts of a batch. 5 are usual"
+        )
     require_choice("rule", rule, Rule)
     return [PathPoint(at, weight) for at, weight in _RULES[rule](steps)]

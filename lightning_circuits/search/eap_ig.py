@@ -31,7 +31,7 @@ class EAPIG(EAP):
         options: ``objective``, ``absolute``, ``ablation``, ``kv``, ``dtype``, see `Attribution`.
 
     Raises, beside what `Attribution` does:
-        ValueError: less than one step, or an unknown rule.
+        ValueError: less than one step or more than 1,000, or an unknown rule.
 
     Edge scores are those of the library EAP-IG, which divides them once more by its batch size. Node scores come from
     the same points; the library takes the right ends, (k + 1) / steps, for nodes.
