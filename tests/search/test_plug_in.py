@@ -186,14 +186,14 @@ def two_models() -> nn.Module:
         (
             Deep,
             "model.head",
-            r"Deep.model.head is a Linear, and no language model .*supported: gpt2, .*\)$",
+            r"Deep.model.head is a Linear, and no language model .*supported: cohere, .*\)$",
         ),
         (
             two_models,
             None,
             "Deep holds 2 language models, model.backbone and teacher: say which, such as model='model.b",
         ),
-        (lambda: SimpleNamespaceModule(bloom()), None, "holds no .* of one of the families gpt2, .*in it: lm"),
+        (lambda: SimpleNamespaceModule(bloom()), None, "holds no .* of one of the families cohere, .*in it: lm"),
         (lambda: nn.Linear(2, 2), None, "Linear holds no language model .* The modules in it: no module"),
     ],
 )
