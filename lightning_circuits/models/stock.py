@@ -46,7 +46,7 @@ class Recordable(Protocol):
 
 
 def scaled(x: Tensor, multiplier: float) -> Tensor:
-    """``x`` times a number; ``x`` itself where that is 1."""
+    """``x`` ``[...]`` times a number; ``x`` itself where that is 1."""
     return x if multiplier == 1 else x * multiplier
 
 

@@ -95,7 +95,7 @@ FAMILIES: dict[str, Callable[..., Any]] = {
         attention_bias=True,
         mlp_bias=True,
         embedding_multiplier=3.0,
-        attention_multiplier=0.6,
+        attention_multiplier=0.3,
         residual_multiplier=0.7,
         logits_scaling=0.5,
     ),
