@@ -76,12 +76,17 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "qwen2": lambda: Qwen2Config(**GROUPED, tie_word_embeddings=True),
     "qwen2-window": lambda: Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
     "qwen3": lambda: Qwen3Config(**GROUPED, head_dim=10),
-    "starcoder2": lambda: Starcoder2Config(**GROUPED, sliding_window=WINDOW),
+    "starcoder2": lambda: Starcoder2Config(**GROUPED, sliding_window=WINDOW, tie_word_embeddings=False),
     "phi3": lambda: Phi3Config(
         **GROUPED, pad_token_id=None, rope_parameters=dict(TURNING, partial_rotary_factor=0.7), sliding_window=WINDOW
     ),
     "smollm3": lambda: SmolLM3Config(
-        **GROUPED, pad_token_id=None, no_rope_layers=[0, 1], use_sliding_window=True, sliding_window=WINDOW
+        **GROUPED,
+        pad_token_id=None,
+        no_rope_layers=[0, 1],
+        use_sliding_window=True,
+        sliding_window=WINDOW,
+        tie_word_embeddings=False,
     ),
     "stablelm": lambda: StableLmConfig(
         **GROUPED, use_qkv_bias=True, rope_parameters=dict(TURNING, partial_rotary_factor=0.7)
@@ -89,7 +94,7 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "stablelm-parallel": lambda: StableLmConfig(
         **SIZES | dict(num_attention_heads=3, num_key_value_heads=3), use_parallel_residual=True
     ),
-    "gemma": lambda: GemmaConfig(**GROUPED, pad_token_id=None, head_dim=8),
+    "gemma": lambda: GemmaConfig(**GROUPED, pad_token_id=None, head_dim=8, tie_word_embeddings=False),
     "granite": lambda: GraniteConfig(
         **GROUPED,
         attention_bias=True,
