@@ -35,7 +35,7 @@ from lightning_circuits.models.norms import Norm, read_norm
 from lightning_circuits.models.projections import NormedProjection
 from lightning_circuits.models.prompts import refuse_prompts
 from lightning_circuits.models.sharding import gathered
-from lightning_circuits.models.stock import embedded_as, streams_recorded, writers_recorded
+from lightning_circuits.models.stock import embedded_as, scaled, streams_recorded, writers_recorded
 from lightning_circuits.models.where import Where
 
 
@@ -71,6 +71,12 @@ class CircuitModel:
 
     pads_left = True
     """False of a model that does not read the attention mask, as `verify` finds: its padding stands on the right."""
+
+    embedding_multiplier = 1.0
+    """What the model multiplies its token embeddings with outside of the embedding's module, as Granite does."""
+
+    residual_multiplier = 1.0
+    """What it multiplies what attention and MLP modules put out with, before that goes into the stream."""
 
     def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
         if kv not in ("head", "group"):
@@ -114,11 +120,9 @@ class CircuitModel:
         As it stands it calls decoder and head, and not ``model.forward``, which would put a whole vocabulary out at
         every token. What a ``forward`` does beyond these two would be lost, so `verify` calls it once and compares.
         """
+        places = position_ids(attention_mask)
         hidden = self.backbone(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids(attention_mask),
-            use_cache=False,
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=places, use_cache=False
         )[0]
         return self.head(hidden[torch.arange(len(hidden), device=hidden.device), positions])
 
@@ -175,15 +179,15 @@ class CircuitModel:
         return self.blocks[layer].get_submodule(getattr(self.where, name))
 
     def output_weight(self, layer: int) -> Tensor:
-        """``[n_heads, d_head, d_model]``: a view of the output projection, a block for each head."""
+        """``[n_heads, d_head, d_model]``: the output projection, a block for each head; a view, if not multiplied."""
         module = self.output_module(layer)
         weight = module.weight if isinstance(module, Conv1D) else module.weight.T
-        return weight.unflatten(0, (self.layout.n_heads, -1))
+        return scaled(weight.unflatten(0, (self.layout.n_heads, -1)), self.residual_multiplier)
 
     def output_bias(self, layer: int) -> Tensor | None:
         """``[d_model]``: the attention's output bias. It belongs to no head: a constant of the stream."""
-        bias: Tensor | None = self.output_module(layer).bias
-        return bias
+        bias = self.output_module(layer).bias
+        return None if bias is None else scaled(bias, self.residual_multiplier)
 
     def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
         """Of queries, keys and values: weights ``[blocks, d_model, d_head]`` as views, and biases ``[blocks, d_head]``.
@@ -272,7 +276,7 @@ class CircuitModel:
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """``[B, T]`` to ``[B, T, d]``: what the writer ``input`` puts into the stream."""
-        return self.token_embedding(input_ids)
+        return scaled(self.token_embedding(input_ids), self.embedding_multiplier)
 
     def attention(self, layer: int, x: Tensor, context: Context, units: Tensor | None = None) -> Tensor:
         """What the heads of a layer write when each reader sees its own stream.
@@ -321,7 +325,7 @@ class CircuitModel:
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """``[B, T, d]`` to ``[B, T, d]``: what the MLP of a layer writes when it sees the stream ``x``."""
         with self.at_hand(layer):
-            return self.mlp_module(layer)(self.mlp_norm(layer)(x))
+            return scaled(self.mlp_module(layer)(self.mlp_norm(layer)(x)), self.residual_multiplier)
 
     def unembed(self, x: Tensor) -> Tensor:
         """``[..., d]`` to logits ``[..., V]``."""

@@ -1,12 +1,13 @@
-"""The Llama line: Llama, Mistral, Qwen2 (biases on q, k, v) and Qwen3 (norms on q and k).
+"""The Llama line: Llama, Mistral, Qwen2 (biases on q, k, v), Qwen3 (norms on q and k), Starcoder2 (layer norms).
 
-Rotary positions, RMS norms before attention and MLP, grouped-query attention, optionally a sliding window. The norms
+Rotary positions, norms before attention and MLP, grouped-query attention, optionally a sliding window. The norms
 of Qwen3 act on a head's query and key after the projection: they change what a head does, not what it reads.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from lightning_circuits.models.where import Where
 
 
 class LlamaCircuitModel(CircuitModel):
-    model_types = ("llama", "mistral", "qwen2", "qwen3")
+    model_types: ClassVar[Sequence[str]] = ("llama", "mistral", "qwen2", "qwen3", "starcoder2")
 
     where = Where(
         decoder="model",

@@ -19,17 +19,34 @@ from typing import Any, TypeVar
 from torch import nn
 
 from lightning_circuits.models.base import CircuitModel
+from lightning_circuits.models.cohere import CohereCircuitModel
+from lightning_circuits.models.gemma import GemmaCircuitModel
 from lightning_circuits.models.gpt2 import GPT2CircuitModel
 from lightning_circuits.models.gpt_neox import GPTNeoXCircuitModel
 from lightning_circuits.models.gptj import GPTJCircuitModel
+from lightning_circuits.models.granite import GraniteCircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
+from lightning_circuits.models.phi3 import Phi3CircuitModel
 from lightning_circuits.models.readable import refuse_unreadable
+from lightning_circuits.models.smollm3 import SmolLM3CircuitModel
+from lightning_circuits.models.stablelm import StableLmCircuitModel
 from lightning_circuits.models.verify import verify
 from lightning_circuits.pages import see_page
 from lightning_circuits.registry import Registry
 
 FAMILIES = Registry("model family", CircuitModel)
-for _family in (GPT2CircuitModel, LlamaCircuitModel, GPTNeoXCircuitModel, GPTJCircuitModel):
+for _family in (
+    GPT2CircuitModel,
+    LlamaCircuitModel,
+    Phi3CircuitModel,
+    SmolLM3CircuitModel,
+    StableLmCircuitModel,
+    GemmaCircuitModel,
+    GraniteCircuitModel,
+    CohereCircuitModel,
+    GPTNeoXCircuitModel,
+    GPTJCircuitModel,
+):
     FAMILIES.register(_family)
 
 Family = TypeVar("Family", bound=type[CircuitModel])

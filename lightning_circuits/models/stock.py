@@ -35,6 +35,8 @@ class Recordable(Protocol):
     blocks: Any
     token_embedding: Any
     final_norm: nn.Module
+    embedding_multiplier: float
+    residual_multiplier: float
 
     def attention_norm(self, layer: int) -> nn.Module: ...
     def mlp_norm(self, layer: int) -> nn.Module: ...
@@ -43,10 +45,16 @@ class Recordable(Protocol):
     def write_heads(self, layer: int, z: Tensor) -> Tensor: ...
 
 
+def scaled(x: Tensor, multiplier: float) -> Tensor:
+    """``x`` ``[...]`` times a number; ``x`` itself where that is 1."""
+    return x if multiplier == 1 else x * multiplier
+
+
 @contextmanager
 def embedded_as(model: Recordable, embedding: Tensor) -> Iterator[None]:
     """While open, forwards of the model see this ``[B, T, d]`` in place of what the tokens are embedded as."""
-    with model.token_embedding.register_forward_hook(lambda *_: embedding):
+    output = scaled(embedding, 1 / model.embedding_multiplier)
+    with model.token_embedding.register_forward_hook(lambda *_: output):
         yield
 
 
@@ -62,9 +70,9 @@ def writers_recorded(model: Recordable, writers: Tensor, subtract: bool = False)
     write = Tensor.sub_ if subtract else Tensor.copy_
     last = writers.shape[1]
 
-    def keep_output(out: Tensor) -> Any:
+    def keep_output(out: Tensor, multiplier: float) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            write(out, output[-last:])
+            write(out, scaled(output[-last:], multiplier))
 
         return hook
 
@@ -76,12 +84,14 @@ def writers_recorded(model: Recordable, writers: Tensor, subtract: bool = False)
         return hook
 
     with ExitStack() as hooks:
-        hooks.enter_context(model.token_embedding.register_forward_hook(keep_output(writers[0])))
+        of_input = keep_output(writers[0], model.embedding_multiplier)
+        hooks.enter_context(model.token_embedding.register_forward_hook(of_input))
         for layer in range(model.layout.n_layers):
             heads, mlp = model.layout.own_writers(layer)
             of_heads = keep_heads(layer, writers[heads])
             hooks.enter_context(model.output_module(layer).register_forward_pre_hook(of_heads))
-            hooks.enter_context(model.mlp_module(layer).register_forward_hook(keep_output(writers[mlp])))
+            of_mlp = keep_output(writers[mlp], model.residual_multiplier)
+            hooks.enter_context(model.mlp_module(layer).register_forward_hook(of_mlp))
         yield
 
 

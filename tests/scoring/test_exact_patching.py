@@ -33,6 +33,8 @@ CASES = [
     ("qwen3", "group"),
     ("gpt-neox", "head"),
     ("gptj", "head"),
+    ("granite", "group"),
+    ("cohere2", "head"),
 ]
 
 

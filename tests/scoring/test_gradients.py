@@ -34,6 +34,9 @@ CASES = [
     ("qwen3", "group", "ragged"),
     ("gpt-neox", "head", "left"),
     ("gptj", "head", "right"),
+    ("granite", "group", "left"),
+    ("gemma", "head", "ragged"),
+    ("cohere2", "group", "right"),
 ]
 cases = pytest.mark.parametrize(("family", "kv", "padding"), CASES)
 

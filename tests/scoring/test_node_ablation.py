@@ -26,6 +26,8 @@ FAMILIES = [
     ("qwen3", "head"),
     ("gpt-neox", "head"),
     ("gptj", "head"),
+    ("granite", "group"),
+    ("cohere2", "head"),
 ]
 
 

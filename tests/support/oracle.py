@@ -26,14 +26,24 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    Cohere2Config,
+    CohereConfig,
+    GemmaConfig,
     GPT2Config,
     GPTJConfig,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
+    StableLmConfig,
+    Starcoder2Config,
 )
+from transformers.models.cohere import modeling_cohere
+from transformers.models.cohere2 import modeling_cohere2
 
 from tests.support.stock_parts import parts_of
 
@@ -66,6 +76,42 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "qwen2": lambda: Qwen2Config(**GROUPED, tie_word_embeddings=True),
     "qwen2-window": lambda: Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
     "qwen3": lambda: Qwen3Config(**GROUPED, head_dim=10),
+    "starcoder2": lambda: Starcoder2Config(**GROUPED, sliding_window=WINDOW, tie_word_embeddings=False),
+    "phi3": lambda: Phi3Config(
+        **GROUPED, pad_token_id=None, rope_parameters=dict(TURNING, partial_rotary_factor=0.7), sliding_window=WINDOW
+    ),
+    "smollm3": lambda: SmolLM3Config(
+        **GROUPED,
+        pad_token_id=None,
+        no_rope_layers=[0, 1],
+        use_sliding_window=True,
+        sliding_window=WINDOW,
+        tie_word_embeddings=False,
+    ),
+    "stablelm": lambda: StableLmConfig(
+        **GROUPED, use_qkv_bias=True, rope_parameters=dict(TURNING, partial_rotary_factor=0.7)
+    ),
+    "stablelm-parallel": lambda: StableLmConfig(
+        **SIZES | dict(num_attention_heads=3, num_key_value_heads=3), use_parallel_residual=True
+    ),
+    "gemma": lambda: GemmaConfig(**GROUPED, pad_token_id=None, head_dim=8, tie_word_embeddings=False),
+    "granite": lambda: GraniteConfig(
+        **GROUPED,
+        attention_bias=True,
+        mlp_bias=True,
+        embedding_multiplier=3.0,
+        attention_multiplier=0.3,
+        residual_multiplier=0.7,
+        logits_scaling=0.5,
+    ),
+    "cohere": lambda: CohereConfig(**GROUPED, pad_token_id=None, attention_bias=True, logit_scale=2.0),
+    "cohere2": lambda: Cohere2Config(
+        **GROUPED,
+        pad_token_id=None,
+        logit_scale=0.7,
+        sliding_window=WINDOW,
+        layer_types=["full_attention", "sliding_attention"],
+    ),
     "gpt-neox": lambda: GPTNeoXConfig(**PARALLEL, rope_parameters=dict(TURNING, partial_rotary_factor=0.5)),
     "gpt-neox-plain": lambda: GPTNeoXConfig(**PARALLEL, rope_parameters=TURNING, attention_bias=False),
     "gpt-neox-sequential": lambda: GPTNeoXConfig(**SIZES_NEOX, use_parallel_residual=False, rope_parameters=TURNING),
@@ -83,13 +129,19 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.data = _lively(name, noise).to(dtype)  # parameters only: rotary buffers stay in float32
+        for module in model.modules():
+            if type(module).__name__ == "GemmaRMSNorm":
+                module.weight -= 1  # Gemma's weights are gains less one
     if dtype == torch.float64:
         # Hugging Face's RMS norm computes in float32 whatever the model's dtype. That caps the agreement of any two
         # float64 computations at 1e-7; so the stock module gets a norm that keeps the dtype: the same function. So does
         # GPT-J's attention with its scores.
         for module in model.modules():
             if type(module).__name__.endswith("RMSNorm"):
-                module.forward = MethodType(_rms_norm, module)
+                gemma = type(module).__name__ == "GemmaRMSNorm"
+                module.forward = MethodType(_gemma_norm if gemma else _rms_norm, module)
+            if type(module).__name__ in ("CohereLayerNorm", "Cohere2LayerNorm"):
+                module.forward = MethodType(_layer_norm, module)
             if type(module).__name__ == "GPTJAttention":
                 module._attn = MethodType(_attention, module)
     return model.eval()
@@ -108,7 +160,7 @@ def _lively(name: str, noise: Tensor) -> Tensor:
         sharp = torch.ones(noise.shape[1], dtype=noise.dtype)
         sharp[: 2 * noise.shape[1] // 3] = 1.6
         return noise * sharp / noise.shape[0] ** 0.5
-    if owner == "query_key_value":  # Linear: [out, in]; of every head a query, a key and a value
+    if owner in ("query_key_value", "qkv_proj"):  # Linear: [out, in]; queries, keys and values
         return noise * 1.4 / noise.shape[1] ** 0.5
     fan_in = noise.shape[0] if owner in ("c_proj", "c_fc") else noise.shape[1]
     return noise * (1.6 if owner in ("q_proj", "k_proj") else 1.0) / fan_in**0.5
@@ -116,6 +168,31 @@ def _lively(name: str, noise: Tensor) -> Tensor:
 
 def _rms_norm(self: Any, x: Tensor) -> Tensor:
     return self.weight * x / (x.square().mean(-1, keepdim=True) + self.variance_epsilon).sqrt()
+
+
+def _gemma_norm(self: Any, x: Tensor) -> Tensor:
+    return (1 + self.weight) * x / (x.square().mean(-1, keepdim=True) + self.eps).sqrt()
+
+
+def _layer_norm(self: Any, x: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return self.weight * centred / (centred.square().mean(-1, keepdim=True) + self.variance_epsilon).sqrt()
+
+
+def _turn_in_float64(modeling: Any) -> None:
+    """Cohere turns queries and keys in float32 too; in float64 it is given the same function in that."""
+    stock = modeling.apply_rotary_pos_emb
+
+    def turned(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Any:
+        if q.dtype != torch.float64:
+            return stock(q, k, cos, sin)
+        return tuple(x * cos[:, None] + modeling.rotate_half(x) * sin[:, None] for x in (q, k))
+
+    modeling.apply_rotary_pos_emb = turned
+
+
+_turn_in_float64(modeling_cohere)
+_turn_in_float64(modeling_cohere2)
 
 
 def _attention(self: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -291,4 +368,5 @@ class _Prompt:
         module, n_heads = self.parts.output(layer), self.parts.n_heads
         width = getattr(module, "in_features", len(module.weight)) // n_heads  # GPT-2's Conv1D is [in, out]
         nothing = self.writers["input"].new_zeros(len(self.ids), width)
-        return module(torch.cat([z if i == head else nothing for i in range(n_heads)], -1))
+        written = module(torch.cat([z if i == head else nothing for i in range(n_heads)], -1))
+        return self.parts.multiplier * written

@@ -15,7 +15,17 @@ from torch import Tensor
 
 def parts_of(model: Any) -> LlamaParts:
     """The parts of a model, by its ``config.model_type``."""
-    kinds = {"gpt2": GPT2Parts, "gpt_neox": GPTNeoXParts, "gptj": GPTJParts}
+    kinds = {
+        "gpt2": GPT2Parts,
+        "gpt_neox": GPTNeoXParts,
+        "gptj": GPTJParts,
+        "cohere": CohereParts,
+        "cohere2": CohereParts,
+        "granite": GraniteParts,
+        "phi3": Phi3Parts,
+        "smollm3": SmolLM3Parts,
+        "stablelm": StableLmParts,
+    }
     return kinds.get(model.config.model_type, LlamaParts)(model)
 
 
@@ -26,7 +36,7 @@ class LlamaParts:
         self.model, self.config = model, model.config
         self.n_heads: int = model.config.num_attention_heads
         self.n_groups: int = getattr(model.config, "num_key_value_heads", None) or self.n_heads
-        self.parallel = False
+        self.parallel, self.multiplier = False, 1.0  # of what attention and MLP put out
         self.place()
 
     def place(self) -> None:
@@ -60,7 +70,7 @@ class LlamaParts:
 
     def sees(self, layer: int, token: int, other: int) -> bool:
         """Whether a token attends to another that is not after it."""
-        windowed = self.config.model_type == "mistral" or (
+        windowed = self.config.model_type in ("mistral", "starcoder2", "phi3") or (
             self.config.model_type == "qwen2"
             and self.config.use_sliding_window
             and layer >= self.config.max_window_layers
@@ -76,6 +86,71 @@ class LlamaParts:
 
     def logits(self, stream: Tensor) -> Tensor:
         return self.model.lm_head(self.last_norm(stream))
+
+
+class CohereParts(LlamaParts):
+    def place(self) -> None:
+        super().place()
+        self.parallel = True
+
+    def turned(self, layer: int, x: Tensor) -> Tensor:
+        if self.config.model_type == "cohere2" and self.config.layer_types[layer] == "full_attention":
+            return x
+        cos, sin = self.decoder.rotary_emb(x, torch.arange(len(x))[None])
+        return turned(x, ((i, i + 1, cos[0, :, i], sin[0, :, i]) for i in range(0, cos.shape[-1], 2)))
+
+    def sees(self, layer: int, token: int, other: int) -> bool:
+        windowed = self.config.model_type == "cohere2" and self.config.layer_types[layer] == "sliding_attention"
+        return not windowed or token - other < self.config.sliding_window
+
+    def mlp(self, layer: int, stream: Tensor) -> Tensor:
+        return self.blocks[layer].mlp(self.blocks[layer].input_layernorm(stream))
+
+    def logits(self, stream: Tensor) -> Tensor:
+        return super().logits(stream) * self.config.logit_scale
+
+
+class GraniteParts(LlamaParts):
+    def place(self) -> None:
+        super().place()
+        self.tokens = lambda ids: self.config.embedding_multiplier * self.decoder.embed_tokens(ids)
+        self.multiplier = self.config.residual_multiplier
+
+    def scale(self, layer: int, d_head: int) -> float:
+        return self.config.attention_multiplier
+
+    def mlp(self, layer: int, stream: Tensor) -> Tensor:
+        return self.multiplier * super().mlp(layer, stream)
+
+    def logits(self, stream: Tensor) -> Tensor:
+        return super().logits(stream) / self.config.logits_scaling
+
+
+class Phi3Parts(LlamaParts):
+    def projected(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
+        block = self.blocks[layer]
+        before = {"q": 0, "k": self.n_heads, "v": self.n_heads + self.n_groups}[kind]
+        return block.self_attn.qkv_proj(block.input_layernorm(stream)).chunk(self.n_heads + 2 * self.n_groups, -1)[
+            before + index
+        ]
+
+
+class SmolLM3Parts(LlamaParts):
+    def turned(self, layer: int, x: Tensor) -> Tensor:
+        return super().turned(layer, x) if self.config.no_rope_layers[layer] else x
+
+    def sees(self, layer: int, token: int, other: int) -> bool:
+        return bool(self.config.no_rope_layers[layer]) or token - other < self.config.sliding_window
+
+
+class StableLmParts(LlamaParts):
+    def place(self) -> None:
+        super().place()
+        self.parallel = self.config.use_parallel_residual
+
+    def mlp(self, layer: int, stream: Tensor) -> Tensor:
+        block = self.blocks[layer]
+        return block.mlp((block.input_layernorm if self.parallel else block.post_attention_layernorm)(stream))
 
 
 class GPT2Parts(LlamaParts):
