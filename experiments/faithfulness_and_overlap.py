@@ -118,7 +118,9 @@ def main() -> None:
 
     tasks, aside = ([task(name, kind) for name, kind in some.items()] for some in (kinds, ASIDE))
     methods = [method for method in SEEDS if method != "edge pruning"]
-    for of_each in [methods, list(SEEDS)] if args.steps else [methods]:
+    rounds = [methods, list(SEEDS)] if args.steps else [methods]
+    for of_each in rounds:
+        run.write = args.write and of_each is rounds[-1]  # the page has tables of edge pruning, too
         report(run, args, dict.fromkeys(tasks, of_each), aside)
 
 
