@@ -14,7 +14,6 @@ they say. A *stock step* is that of `step_cost.py`, a *stock forward* its forwar
 | 1 % circuit | hard gates of a circuit as training leaves it (`trained.py`) |
 | EAP, EAP-IG(5) | the scores of one batch |
 | ablation | exact ablation of one of ten such circuits, in stock forwards |
-
 | run | seconds of a whole training: 300 steps of 8 pairs of SmolLM2's shape, validated three times at four sizes |
 
 All of a shape take turns in one process. Equality is that of losses and gate gradients, the largest difference as a
@@ -32,7 +31,7 @@ from typing import Any
 
 import results_page
 import torch
-from measuring import Clock, stack_bytes, stock_step
+from measuring import Clock, quiet_trainer, stack_bytes, stock_step
 from options import parse, parser, write_json
 from shapes import build, random_batch
 from step_cost import A_CIRCUIT, ALL_OPEN, at_zero, gate_step, search_with
@@ -47,7 +46,6 @@ from lightning_circuits.callbacks import FaithfulnessValidation
 from lightning_circuits.captured import worth_capturing
 from lightning_circuits.evaluation.exact import ExactAblation, captured_runs
 from lightning_circuits.models import CircuitModel
-from lightning_circuits.namespace import pl
 from lightning_circuits.search.one_pass import Attribution
 
 SHAPES = [
@@ -85,16 +83,7 @@ def whole_run(stock: Any, prompts: int, length: int, device: str, steps: int = 3
     train, held_out = (DataLoader(part, batch_size=None) for part in (batches[:32], batches[32:]))  # type: ignore[arg-type]
     search = EdgePruning(stock)
     validation = FaithfulnessValidation(every_n_steps=steps // 3, sizes=[0.005, 0.01, 0.02, 0.05])
-    trainer = pl.Trainer(
-        max_steps=steps,
-        accelerator=device,
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        callbacks=[validation],
-    )
+    trainer = quiet_trainer(validation, accelerator=device, max_steps=steps)
     start = time.perf_counter()
     trainer.fit(search, train, held_out)
     return time.perf_counter() - start

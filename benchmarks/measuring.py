@@ -61,10 +61,10 @@ class Clock:
         }
 
 
-def quiet_trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    """A Trainer on the CPU that prints and writes nothing of its own; the callbacks do."""
+def quiet_trainer(*callbacks: pl.Callback, accelerator: str = "cpu", **options: Any) -> pl.Trainer:
+    """A Trainer that prints and writes nothing of its own; the callbacks do."""
     return pl.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
         devices=1,
         logger=False,
         enable_checkpointing=False,
