@@ -6,6 +6,7 @@ The environment is set before anything that reads it is imported, and the proces
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
 
@@ -22,6 +23,26 @@ torch.set_num_threads(1)
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("FUZZ", "repeatable"))
+
+
+def registered_for_it_alone() -> Iterator[None]:
+    """What a test or a file of tests registers, by itself or by an example that it loads, goes with it."""
+    from lightning_circuits.ablation import ABLATIONS
+    from lightning_circuits.files import FORMATS
+    from lightning_circuits.gates import GATES, SPARSITIES
+    from lightning_circuits.measures import MEASURES
+    from lightning_circuits.models.registry import FAMILIES
+    from lightning_circuits.objectives import OBJECTIVES
+    from lightning_circuits.search.base import METHODS
+
+    with pytest.MonkeyPatch.context() as patch:
+        for registry in (ABLATIONS, FAMILIES, FORMATS, GATES, MEASURES, METHODS, OBJECTIVES, SPARSITIES):
+            patch.setattr(registry, "_classes", dict(registry._classes))
+        yield
+
+
+file_alone = pytest.fixture(registered_for_it_alone, autouse=True, scope="module", name="file_alone")
+test_alone = pytest.fixture(registered_for_it_alone, autouse=True, name="test_alone")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

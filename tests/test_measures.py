@@ -87,9 +87,7 @@ def test_attribution_of_a_measure_is_that_of_its_objective() -> None:
     assert torch.equal(scores("logit_difference"), scores(LogitDifference()))
 
 
-def test_one_of_your_own_is_taken_as_a_function_and_registered_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MEASURES, "_classes", dict(MEASURES._classes))
-
+def test_one_of_your_own_is_taken_as_a_function_and_registered_by_its_name() -> None:
     @MEASURES.register
     def first_answer(here: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
         return here[torch.arange(len(here)), batch["answers"][:, 0]]

@@ -76,9 +76,6 @@ def test_the_pairs_of_the_existing_project_are_what_its_script_writes() -> None:
 @pytest.fixture
 def own_model(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    from lightning_circuits.models import registry
-
-    monkeypatch.setattr(registry.FAMILIES, "_classes", dict(registry.FAMILIES._classes))
     import own_model
 
     yield own_model

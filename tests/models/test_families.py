@@ -14,13 +14,6 @@ from lightning_circuits.models.registry import FAMILIES, family_of, supported
 from tests.support.oracle import tiny_model
 
 
-@pytest.fixture(autouse=True)
-def registered_for_a_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package's own families, whatever examples and pages have registered in this process before."""
-    ours = {key: family for key, family in FAMILIES._classes.items() if family.__module__.startswith("lightning_")}
-    monkeypatch.setattr(FAMILIES, "_classes", ours)
-
-
 def another_gpt2(name: str = "AnotherGPT2") -> type[CircuitModel]:
     return type(name, (GPT2CircuitModel,), {})
 

@@ -18,7 +18,6 @@ from lightning_circuits.models import CircuitModel, Dimensions, Norm, wrap
 from lightning_circuits.models.gpt_neox import GPTNeoXCircuitModel
 from lightning_circuits.models.gptj import GPTJCircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
-from lightning_circuits.models.registry import FAMILIES as REGISTERED
 from lightning_circuits.models.rotary import rotate
 from lightning_circuits.models.verify import verify
 from tests.support.oracle import FAMILIES, SIZES, VOCABULARY, tiny_model
@@ -281,15 +280,12 @@ def test_positions_that_turn_in_halves_are_no_pairs() -> None:
 # ---- models that are not Hugging Face's ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def own_model() -> ModuleType:
     path = Path(__file__).parents[2] / "examples" / "own_model.py"
     spec = importlib.util.spec_from_file_location("own_model_to_verify", path)
     module = importlib.util.module_from_spec(spec)
-    before = dict(REGISTERED._classes)
     spec.loader.exec_module(module)
-    REGISTERED._classes.clear()
-    REGISTERED._classes.update(before)
     return module
 
 

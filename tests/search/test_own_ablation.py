@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,9 @@ class Resample(Ablation):
 
 
 @pytest.fixture
-def registered() -> Iterator[str]:
+def registered() -> str:
     ABLATIONS.register(Resample)
-    yield "resample"
-    del ABLATIONS._classes["resample"]
+    return "resample"
 
 
 def fitted(search: Any, folder: Path, ablations: list[Any], **options: Any) -> FaithfulnessValidation:
