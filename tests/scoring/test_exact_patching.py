@@ -36,6 +36,10 @@ CASES = [
     ("gptj", "head"),
     ("granite", "group"),
     ("cohere2", "head"),
+    ("gemma2", "group"),
+    ("olmo3", "head"),
+    ("olmo2", "head"),
+    ("olmo2", "group"),
 ]
 
 

@@ -29,6 +29,8 @@ FAMILIES = [
     ("gptj", "head"),
     ("granite", "group"),
     ("cohere2", "head"),
+    ("gemma2", "group"),
+    ("olmo2", "group"),
 ]
 
 
