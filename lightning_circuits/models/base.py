@@ -30,12 +30,14 @@ from torch import Tensor, nn
 from lightning_circuits.batch import Batch, on_device, require_batch
 from lightning_circuits.layout import Layout
 from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
+from lightning_circuits.models.head_norms import normed_by_head
 from lightning_circuits.models.head_outputs import HeadOutputs
+from lightning_circuits.models.norms import Norm
 from lightning_circuits.models.parts import ModelParts
 from lightning_circuits.models.projections import NormedProjection
 from lightning_circuits.models.prompts import refuse_prompts
 from lightning_circuits.models.sharding import gathered
-from lightning_circuits.models.stock import embedded_as, scaled, streams_recorded, writers_recorded
+from lightning_circuits.models.stock import embedded_as, first_of, scaled, streams_recorded, writers_recorded
 
 
 class Dimensions(NamedTuple):
@@ -161,6 +163,11 @@ class CircuitModel(ModelParts):
             chosen.append((weight[blocks], None if bias is None else bias[blocks]))
         return chosen
 
+    def head_norms(self, layer: int) -> tuple[Norm, Norm] | None:
+        """The norms of queries and of keys, where each head has its own: a gain ``[n_heads, d_head]``, and one of keys
+        for each K/V group. What all heads of a layer share, `turn` does."""
+        return None
+
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """What happens to projected queries and keys ``[readers, B, T, d_head]`` before they meet: rotations, norms."""
         return q, k
@@ -238,6 +245,9 @@ class CircuitModel(ModelParts):
         Returns:
             ``[n_heads, B, T, d_head]``, or of the heads of some units.
         """
+        if (norms := self.head_norms(layer)) is not None:
+            q = normed_by_head(norms[0], q, None if units is None else self.heads(units))
+            k = normed_by_head(norms[1], k, units, self.layout.n_kv_readers)
         q, k = self.turn(layer, q, k, context)
         if len(k) < len(q):
             k, v = (t.repeat_interleave(len(q) // len(k), dim=0) for t in (k, v))
@@ -266,11 +276,14 @@ class CircuitModel(ModelParts):
             context: of the prompts.
             units: whose heads they are; None for all.
         """
-        scores = self.attention_scores(layer, q, k).masked_fill(~self.layer_mask(layer, context), float("-inf"))
-        return scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
+        scores = self.attention_scores(layer, q, k, context, units)
+        wide = scores.to(torch.promote_types(q.dtype, torch.float32))
+        return wide.masked_fill(~self.layer_mask(layer, context), float("-inf")).softmax(-1).to(q.dtype)
 
-    def attention_scores(self, layer: int, q: Tensor, k: Tensor) -> Tensor:
-        """``[n_heads, B, T, T]``: of each token's query with each token's key, before the mask."""
+    def attention_scores(
+        self, layer: int, q: Tensor, k: Tensor, context: Context, units: Tensor | None = None
+    ) -> Tensor:
+        """``[n_heads, B, T, T]``: of each token's query with each token's key, before the mask; as above."""
         return q @ k.mT * self.scaling(layer)
 
     def outputs(self, layer: int, units: Tensor | None = None) -> HeadOutputs:
@@ -282,7 +295,7 @@ class CircuitModel(ModelParts):
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """``[B, T, d]`` to ``[B, T, d]``: what the MLP of a layer writes when it sees the stream ``x``."""
         with self.at_hand(layer):
-            written = self.norm_after_mlp(layer)(self.mlp_module(layer)(self.mlp_norm(layer)(x)))
+            written = self.norm_after_mlp(layer)(first_of(self.mlp_module(layer)(self.mlp_norm(layer)(x))))
             return scaled(written, self.residual_multiplier)
 
     def unembed(self, x: Tensor) -> Tensor:

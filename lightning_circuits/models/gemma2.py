@@ -7,13 +7,19 @@ computes under interchange ablation does not.
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from torch import Tensor
 
+from lightning_circuits.models.context import Context
 from lightning_circuits.models.gemma import GemmaCircuitModel
 
 
 class Gemma2CircuitModel(GemmaCircuitModel):
     model_types = ("gemma2",)
+
+    caps_scores: ClassVar[bool] = True
+    """Whether its attention heeds what the config says of a cap."""
 
     where = GemmaCircuitModel.where._replace(
         mlp_norm="pre_feedforward_layernorm",
@@ -21,12 +27,16 @@ class Gemma2CircuitModel(GemmaCircuitModel):
         norm_after_mlp="post_feedforward_layernorm",
     )
 
-    @property
-    def fused(self) -> bool:  # type: ignore[override]
-        return self.model.config.attn_logit_softcapping is None
+    def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
+        super().__init__(model, kv, freeze)
+        self.score_cap = model.config.attn_logit_softcapping if self.caps_scores else None
+        self.fused = self.score_cap is None
 
-    def attention_scores(self, layer: int, q: Tensor, k: Tensor) -> Tensor:
-        return capped(super().attention_scores(layer, q, k), self.model.config.attn_logit_softcapping)
+    def attention_scores(
+        self, layer: int, q: Tensor, k: Tensor, context: Context, units: Tensor | None = None
+    ) -> Tensor:
+        scores = super().attention_scores(layer, q, k, context, units)
+        return capped(scores, self.score_cap)
 
     def head(self, x: Tensor) -> Tensor:
         return capped(super().head(x), self.model.config.final_logit_softcapping)

@@ -20,15 +20,18 @@ from torch import nn
 
 from lightning_circuits.models.base import CircuitModel
 from lightning_circuits.models.cohere import CohereCircuitModel
+from lightning_circuits.models.exaone4 import Exaone4CircuitModel
 from lightning_circuits.models.gemma import GemmaCircuitModel
 from lightning_circuits.models.gemma2 import Gemma2CircuitModel
 from lightning_circuits.models.gemma3 import Gemma3CircuitModel
 from lightning_circuits.models.gpt2 import GPT2CircuitModel
 from lightning_circuits.models.gpt_neox import GPTNeoXCircuitModel
+from lightning_circuits.models.gpt_oss import GptOssCircuitModel
 from lightning_circuits.models.gptj import GPTJCircuitModel
 from lightning_circuits.models.granite import GraniteCircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
 from lightning_circuits.models.olmo2 import Olmo2CircuitModel, Olmo3CircuitModel
+from lightning_circuits.models.olmoe import OlmoeCircuitModel
 from lightning_circuits.models.phi3 import Phi3CircuitModel
 from lightning_circuits.models.readable import refuse_unreadable
 from lightning_circuits.models.smollm3 import SmolLM3CircuitModel
@@ -49,6 +52,9 @@ for _family in (
     Gemma3CircuitModel,
     Olmo2CircuitModel,
     Olmo3CircuitModel,
+    OlmoeCircuitModel,
+    Exaone4CircuitModel,
+    GptOssCircuitModel,
     GraniteCircuitModel,
     CohereCircuitModel,
     GPTNeoXCircuitModel,

@@ -48,6 +48,12 @@ class Recordable(Protocol):
     def outputs(self, layer: int) -> HeadOutputs: ...
 
 
+def first_of(output: Any) -> Tensor:
+    """What a module puts out, where some give back attention weights or a router's scores too."""
+    first: Tensor = output[0] if isinstance(output, tuple) else output
+    return first
+
+
 def scaled(x: Tensor, multiplier: float) -> Tensor:
     """``x`` ``[...]`` times a number; ``x`` itself where that is 1."""
     return x if multiplier == 1 else x * multiplier
@@ -74,8 +80,8 @@ def writers_recorded(model: Recordable, writers: Tensor, subtract: bool = False)
     last = writers.shape[1]
 
     def keep_output(out: Tensor, multiplier: float) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            write(out, scaled(output[-last:], multiplier))
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            write(out, scaled(first_of(output)[-last:], multiplier))
 
         return hook
 
@@ -158,8 +164,7 @@ class StockLayers:
     def __call__(self, layer: int, x: Tensor) -> Tensor:
         """One layer, attention and MLP, on streams ``[n * B, T, d]``: all prompts, then all again, n times."""
         given = self._repeated(self.given[layer], len(x) // self.batch)
-        out = self.blocks[layer](x, *given["positional"], **given["named"])
-        return out[0] if isinstance(out, tuple) else out  # some give back their attention weights too
+        return first_of(self.blocks[layer](x, *given["positional"], **given["named"]))
 
     def _repeated(self, value: Any, times: int) -> Any:
         """Whatever has a row for each prompt, n times; what all prompts share, as it is."""

@@ -24,8 +24,8 @@ def test_families_are_found_by_model_type() -> None:
     assert family_of(tiny_model("gpt2").transformer) is None, "without its head"
     assert family_of(nn.Linear(2, 2)) is None
     assert supported() == (
-        "cohere, cohere2, gemma, gemma2, gemma3_text, gpt2, gpt_neox, gptj, granite, llama, mistral, olmo2, olmo3, "
-        "phi3, qwen2, qwen3, smollm3, stablelm, starcoder2"
+        "cohere, cohere2, exaone4, gemma, gemma2, gemma3_text, gpt2, gpt_neox, gpt_oss, gptj, granite, llama, mistral, "
+        "olmo2, olmo3, olmoe, phi3, qwen2, qwen3, smollm3, stablelm, starcoder2"
     )
 
 

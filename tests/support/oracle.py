@@ -181,19 +181,18 @@ class _Prompt:
                 stream = self.stream(f"a{layer}.{reader}<{kind}>")
                 seen[kind].append(parts.projected(layer, kind, index, stream))
         turned = ([parts.turned(layer, x) for x in parts.across(layer, kind, seen[kind])] for kind in "qk")
-        mixed = [self.mixed(layer, *of_head) for of_head in zip(*turned, seen["v"], strict=True)]
+        mixed = [self.mixed(layer, h, *of_head) for h, of_head in enumerate(zip(*turned, seen["v"], strict=True))]
         bias = self.write(layer, None)
         alone = [self.write(layer, head, z) - bias for head, z in enumerate(mixed)]
         return parts.shares(layer, alone)
 
-    def mixed(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def mixed(self, layer: int, head: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """``[T, d_head]``: the values of one head, mixed token by token."""
         parts, mixed = self.parts, []
         scale = parts.scale(layer, q.shape[-1])
         for t in range(len(q)):
             keys = [s for s in range(t + 1) if parts.sees(layer, t, s)]
-            scores = parts.capped(torch.stack([scale * (q[t] * k[s]).sum() for s in keys]))
-            weights = scores.exp() / scores.exp().sum()
+            weights = parts.weights(layer, head, torch.stack([scale * (q[t] * k[s]).sum() for s in keys]))
             self.attention.append(weights.detach())
             mixed.append(sum(weight * v[s] for weight, s in zip(weights, keys, strict=True)))
         return torch.stack(mixed)

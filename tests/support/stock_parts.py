@@ -19,13 +19,16 @@ def parts_of(model: Any) -> LlamaParts:
         "gemma2": Gemma2Parts,
         "gemma3_text": Gemma3Parts,
         "gpt2": GPT2Parts,
+        "gpt_oss": GptOssParts,
         "gpt_neox": GPTNeoXParts,
         "gptj": GPTJParts,
         "cohere": CohereParts,
         "cohere2": CohereParts,
+        "exaone4": Exaone4Parts,
         "granite": GraniteParts,
         "olmo2": Olmo2Parts,
         "olmo3": Olmo3Parts,
+        "olmoe": OlmoeParts,
         "phi3": Phi3Parts,
         "smollm3": SmolLM3Parts,
         "stablelm": StableLmParts,
@@ -56,7 +59,11 @@ class LlamaParts:
         """``[T, d_head]``: the ``index``-th query, key or value of a layer, as the projection has it."""
         attention, count = self.blocks[layer].self_attn, self.n_heads if kind == "q" else self.n_groups
         x = getattr(attention, f"{kind}_proj")(self.blocks[layer].input_layernorm(stream)).chunk(count, -1)[index]
-        return getattr(attention, f"{kind}_norm")(x) if kind != "v" and hasattr(attention, "q_norm") else x
+        return self.normed(getattr(attention, f"{kind}_norm"), index, x) if hasattr(attention, f"{kind}_norm") else x
+
+    def normed(self, norm: Any, index: int, x: Tensor) -> Tensor:
+        """The ``index``-th query or key through the norm that all of them share."""
+        return norm(x)
 
     def turned(self, layer: int, x: Tensor) -> Tensor:
         """A query or key ``[T, d_head]``, as it meets others."""
@@ -68,9 +75,9 @@ class LlamaParts:
         """The queries or keys ``[T, d_head]`` of all heads, after what is done to them together."""
         return heads
 
-    def capped(self, scores: Tensor) -> Tensor:
-        """Attention scores of one token."""
-        return scores
+    def weights(self, layer: int, head: int, scores: Tensor) -> Tensor:
+        """How much a token attends to each of those that it sees, of its scores with them."""
+        return scores.exp() / scores.exp().sum()
 
     def shares(self, layer: int, alone: list[Tensor]) -> list[Tensor]:
         """What heads write into the stream, ``[T, d]`` each, of what the output projection makes of each alone."""
@@ -103,6 +110,10 @@ class CohereParts(LlamaParts):
     def place(self) -> None:
         super().place()
         self.parallel = True
+
+    def normed(self, norm: Any, index: int, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return norm.weight[index] * centred / (centred.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt()
 
     def turned(self, layer: int, x: Tensor) -> Tensor:
         if self.config.model_type == "cohere2" and self.config.layer_types[layer] == "full_attention":
@@ -146,8 +157,8 @@ class Gemma2Parts(NormedAfter):
     def scale(self, layer: int, d_head: int) -> float:
         return self.config.query_pre_attn_scalar**-0.5
 
-    def capped(self, scores: Tensor) -> Tensor:
-        return softly(scores, self.config.attn_logit_softcapping)
+    def weights(self, layer: int, head: int, scores: Tensor) -> Tensor:
+        return super().weights(layer, head, softly(scores, self.config.attn_logit_softcapping))
 
     def logits(self, stream: Tensor) -> Tensor:
         return softly(super().logits(stream), self.config.final_logit_softcapping)
@@ -162,8 +173,7 @@ class TurnedByKind(LlamaParts):
 
 
 class Gemma3Parts(TurnedByKind, Gemma2Parts):
-    def capped(self, scores: Tensor) -> Tensor:
-        return scores
+    weights = LlamaParts.weights
 
 
 class Olmo2Parts(NormedAfter):
@@ -185,6 +195,45 @@ class Olmo2Parts(NormedAfter):
 
 
 class Olmo3Parts(TurnedByKind, Olmo2Parts):
+    sees = NormedAfter.sees
+
+
+class OlmoeParts(LlamaParts):
+    across = Olmo2Parts.across
+
+    def projected(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
+        return Olmo2Parts.projected(self, layer, kind, index, self.blocks[layer].input_layernorm(stream))
+
+    def mlp(self, layer: int, stream: Tensor) -> Tensor:
+        return self.blocks[layer].mlp(self.blocks[layer].post_attention_layernorm(stream)[None])[0]
+
+
+class Exaone4Parts(NormedAfter):
+    before_mlp = Olmo2Parts.before_mlp
+
+    def projected(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
+        x = Olmo2Parts.projected(self, layer, kind, index, stream)
+        return x if kind == "v" else getattr(self.blocks[layer].self_attn, f"{kind}_norm")(x)
+
+    def turned(self, layer: int, x: Tensor) -> Tensor:
+        return x if self.config.layer_types[layer] == "full_attention" else super().turned(layer, x)
+
+
+class GptOssParts(LlamaParts):
+    """A head may look at nothing, as if there were one token more, with a score of its own and without a value."""
+
+    def weights(self, layer: int, head: int, scores: Tensor) -> Tensor:
+        return scores.exp() / (scores.exp().sum() + self.blocks[layer].self_attn.sinks[head].exp())
+
+    def turned(self, layer: int, x: Tensor) -> Tensor:
+        half, token = x.shape[-1] // 2, torch.arange(len(x), dtype=torch.float32)
+        theta = self.config.rope_parameters["rope_theta"]
+        angles = [token / theta ** (2 * i / x.shape[-1]) for i in range(half)]
+        return turned(x, ((i, i + half, angle.cos(), angle.sin()) for i, angle in enumerate(angles)))
+
+    def mlp(self, layer: int, stream: Tensor) -> Tensor:
+        return self.blocks[layer].mlp(self.blocks[layer].post_attention_layernorm(stream)[None])[0][0]
+
     sees = NormedAfter.sees
 
 
@@ -222,6 +271,11 @@ class SmolLM3Parts(LlamaParts):
 
 
 class StableLmParts(LlamaParts):
+    def projected(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
+        x, norms = super().projected(layer, kind, index, stream), f"{kind}_layernorm"
+        attention = self.blocks[layer].self_attn
+        return getattr(attention, norms).norms[index](x) if hasattr(attention, norms) else x
+
     def place(self) -> None:
         super().place()
         self.parallel = self.config.use_parallel_residual

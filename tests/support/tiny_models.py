@@ -13,17 +13,20 @@ from transformers import (
     AutoModelForCausalLM,
     Cohere2Config,
     CohereConfig,
+    Exaone4Config,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
     GPTJConfig,
     GPTNeoXConfig,
+    GptOssConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Olmo2Config,
     Olmo3Config,
+    OlmoeConfig,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
@@ -121,6 +124,27 @@ FAMILIES: dict[str, Callable[..., Any]] = {
         residual_multiplier=0.7,
         logits_scaling=0.5,
     ),
+    "stablelm-head-norms": lambda: StableLmConfig(
+        **GROUPED, qk_layernorm=True, rope_parameters=dict(TURNING, partial_rotary_factor=0.7)
+    ),
+    "cohere-head-norms": lambda: CohereConfig(**GROUPED, pad_token_id=None, use_qk_norm=True),
+    "exaone4": lambda: Exaone4Config(
+        **GROUPED,
+        pad_token_id=None,
+        sliding_window=WINDOW,
+        sliding_window_pattern=2,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "olmoe": lambda: OlmoeConfig(**GROUPED, pad_token_id=None, num_experts=4, num_experts_per_tok=2),
+    "gpt-oss": lambda: GptOssConfig(
+        **GROUPED,
+        pad_token_id=None,
+        head_dim=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=WINDOW,
+        rope_parameters=TURNING,
+    ),
     "cohere": lambda: CohereConfig(**GROUPED, pad_token_id=None, attention_bias=True, logit_scale=2.0),
     "cohere2": lambda: Cohere2Config(
         **GROUPED,
@@ -143,7 +167,8 @@ GEMMA_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
 def tiny_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
     """The stock Hugging Face model of a family with random weights; the same numbers in every dtype."""
     generator = torch.Generator().manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(FAMILIES[family]())
+    # Mixtures multiply by experts in a loop: the fused product has no float64.
+    model = AutoModelForCausalLM.from_config(FAMILIES[family](), experts_implementation="eager")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -171,7 +196,7 @@ def _lively(name: str, noise: Tensor) -> Tensor:
     owner, kind = name.split(".")[-2:]
     if kind == "bias":
         return 0.5 * noise
-    if noise.ndim == 1:  # norm gains; those of queries and keys decide how sharp Qwen3's attention is
+    if noise.ndim == 1 or owner in ("q_norm", "k_norm"):  # gains; those of queries and keys say how sharp attention is
         return (1.0 + 0.4 * noise) * (1.6 if owner in ("q_norm", "k_norm") else 1.0)
     if owner in ("wte", "embed_tokens", "embed_in", "wpe"):
         return noise
