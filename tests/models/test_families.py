@@ -24,8 +24,8 @@ def test_families_are_found_by_model_type() -> None:
     assert family_of(tiny_model("gpt2").transformer) is None, "without its head"
     assert family_of(nn.Linear(2, 2)) is None
     assert supported() == (
-        "cohere, cohere2, gemma, gpt2, gpt_neox, gptj, granite, llama, mistral, phi3, qwen2, qwen3, smollm3, stablelm, "
-        "starcoder2"
+        "biogpt, codegen, cohere, cohere2, ctrl, falcon, gemma, gpt2, gpt_bigcode, gpt_neo, gpt_neox, gptj, granite, "
+        "llama, mistral, nemotron, olmo, opt, persimmon, phi, phi3, qwen2, qwen3, smollm3, stablelm, starcoder2, xglm"
     )
 
 
@@ -46,7 +46,7 @@ def test_a_class_reads_models_by_their_own_class() -> None:
         module_types = (Wrapped,)
 
     assert family_of(Wrapped()) is WrappedCircuits
-    assert supported().startswith("Wrapped, cohere")
+    assert supported().startswith("Wrapped, biogpt")
 
 
 def test_what_does_not_say_what_it_reads_is_refused_and_not_kept() -> None:

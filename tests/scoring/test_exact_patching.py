@@ -33,6 +33,11 @@ CASES = [
     ("qwen3", "group"),
     ("gpt-neox", "head"),
     ("gptj", "head"),
+    ("gpt-bigcode", "group"),
+    ("falcon-groups", "head"),
+    ("olmo-clipped", "head"),
+    ("opt", "head"),
+    ("ctrl", "head"),
     ("granite", "group"),
     ("cohere2", "head"),
 ]

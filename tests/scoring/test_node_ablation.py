@@ -26,6 +26,11 @@ FAMILIES = [
     ("qwen3", "head"),
     ("gpt-neox", "head"),
     ("gptj", "head"),
+    ("gpt-neo", "head"),
+    ("falcon-groups", "group"),
+    ("phi-normed", "head"),
+    ("olmo-clipped", "head"),
+    ("opt", "head"),
     ("granite", "group"),
     ("cohere2", "head"),
 ]

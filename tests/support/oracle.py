@@ -45,6 +45,7 @@ from transformers import (
 from transformers.models.cohere import modeling_cohere
 from transformers.models.cohere2 import modeling_cohere2
 
+from tests.support import unlike_llama
 from tests.support.stock_parts import parts_of
 
 VOCABULARY, WINDOW = 19, 3
@@ -116,6 +117,7 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "gpt-neox-plain": lambda: GPTNeoXConfig(**PARALLEL, rope_parameters=TURNING, attention_bias=False),
     "gpt-neox-sequential": lambda: GPTNeoXConfig(**SIZES_NEOX, use_parallel_residual=False, rope_parameters=TURNING),
     "gptj": lambda: GPTJConfig(**SIZES_GPTJ),
+    **unlike_llama.configs(SIZES, WINDOW),
 }
 """Every family that is read, with what its members differ in."""
 
@@ -132,6 +134,7 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -
         for module in model.modules():
             if type(module).__name__ == "GemmaRMSNorm":
                 module.weight -= 1  # Gemma's weights are gains less one
+    unlike_llama.settle(model, dtype)
     if dtype == torch.float64:
         # Hugging Face's RMS norm computes in float32 whatever the model's dtype. That caps the agreement of any two
         # float64 computations at 1e-7; so the stock module gets a norm that keeps the dtype: the same function. So does
@@ -154,7 +157,7 @@ def _lively(name: str, noise: Tensor) -> Tensor:
         return 0.5 * noise
     if noise.ndim == 1:  # norm gains; those of queries and keys decide how sharp Qwen3's attention is
         return (1.0 + 0.4 * noise) * (1.6 if owner in ("q_norm", "k_norm") else 1.0)
-    if owner in ("wte", "embed_tokens", "embed_in", "wpe"):
+    if owner in ("wte", "embed_tokens", "embed_in", "wpe", "word_embeddings", "embed_positions", "w"):
         return noise
     if owner == "c_attn":  # Conv1D: [in, out]; query and key are the first two thirds
         sharp = torch.ones(noise.shape[1], dtype=noise.dtype)
