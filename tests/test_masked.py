@@ -25,7 +25,8 @@ from tests.support.gated import (
     weighted,
     wrapped,
 )
-from tests.support.oracle import ALL_OPEN, PADDINGS, oracle, pairs, stock_logits, tiny_model
+from tests.support.oracle import ALL_OPEN, PADDINGS, oracle, pairs, stock_logits
+from tests.support.tiny_models import tiny_model
 
 families = pytest.mark.parametrize(("family", "kv"), CASES)
 paddings = pytest.mark.parametrize("padding", PADDINGS)

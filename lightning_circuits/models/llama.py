@@ -50,8 +50,12 @@ class LlamaCircuitModel(CircuitModel):
             mask=causal_mask(attention_mask),
             window_mask=causal_mask(attention_mask, self.window) if any(self.windowed) else None,
             position_ids=positions,
-            rotary=angles(self.backbone.rotary_emb, positions, self.dtype),
+            **self.rotary(positions),
         )
+
+    def rotary(self, positions: Tensor) -> dict[str, Any]:
+        """The angles that a `Context` holds, for ``positions`` ``[B, T]``."""
+        return {"rotary": angles(self.backbone.rotary_emb, positions, self.dtype)}
 
     def layer_mask(self, layer: int, context: Context) -> Tensor:
         return context.window_mask if self.windowed[layer] else context.mask  # type: ignore[return-value]

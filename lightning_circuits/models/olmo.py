@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_circuits.models.context import Context
@@ -19,15 +18,16 @@ from lightning_circuits.models.norms import Norm
 class OlmoCircuitModel(LlamaCircuitModel):
     model_types = ("olmo",)
 
-    def read_norm(self, norm: Any) -> Norm:  # type: ignore[override]  # it has no weights that would say their dtype
-        return Norm(torch.ones(self.layout.d_model, dtype=self.dtype, device=self.device), epsilon=1e-5, centres=True)
+    @staticmethod
+    def read_norm(norm: Any) -> Norm:
+        return Norm(None, epsilon=1e-5, centres=True)  # its module has no more than this in its code
 
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         turned_q, turned_k = super().turn(layer, self._clipped(q), self._clipped(k), context)
         return turned_q.to(q.dtype), turned_k.to(k.dtype)
 
-    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        return super().mix(layer, q, k, self._clipped(v), context)
+    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context, units: Tensor | None = None) -> Tensor:
+        return super().mix(layer, q, k, self._clipped(v), context, units)
 
     def _clipped(self, x: Tensor) -> Tensor:
         most = self.model.config.clip_qkv

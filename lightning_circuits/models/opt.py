@@ -9,13 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lightning_circuits.models.base import CircuitModel
 from lightning_circuits.models.biogpt import BioGptCircuitModel
-from lightning_circuits.models.fairseq import LooseMLP
-from lightning_circuits.models.norms import Norm
 from lightning_circuits.pages import see_page
 
 
@@ -25,7 +22,11 @@ class OPTCircuitModel(BioGptCircuitModel):
 
     model_types = ("opt",)
 
-    where = BioGptCircuitModel.where._replace(decoder="model.decoder", final_norm="final_layer_norm")
+    where = BioGptCircuitModel.where._replace(
+        decoder="model.decoder",
+        final_norm="final_layer_norm",
+        mlp_norm=None,  # within `mlp_module`
+    )
 
     def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
         config = model.config
@@ -44,36 +45,27 @@ class OPTCircuitModel(BioGptCircuitModel):
                 )
         super().__init__(model, kv, freeze)
 
-    def read_norm(self, norm: Any) -> Norm:  # type: ignore[override]  # one without weights says no dtype
-        norm = norm[0] if isinstance(norm, _InOneRow) else norm
-        if norm.elementwise_affine:
-            return CircuitModel.read_norm(norm)
-        return Norm(torch.ones(self.layout.d_model, dtype=self.dtype, device=self.device), norm.eps, centres=True)
-
-    def mlp_norm(self, layer: int) -> nn.Module:
-        return _InOneRow(self.blocks[layer], super().mlp_norm(layer))
-
     def mlp_module(self, layer: int) -> nn.Module:
-        return _InOneRow(self.blocks[layer], LooseMLP(self.blocks[layer]))
+        return _InOneRow(self.blocks[layer])
 
     def head(self, x: Tensor) -> Tensor:
         return CircuitModel.head(self, x)
 
 
 class _InOneRow(nn.Sequential):
-    """A part that an OPT block calls on the tokens of all prompts in one row, ``[B * T, d]``; hooks on it here see them
-    as ``[B, T, d]``."""
+    """The norm and the MLP of an OPT block, which it calls on the tokens of all prompts in one row, ``[B * T, d]``;
+    hooks here see prompts, ``[B, T, d]``."""
 
-    def __init__(self, block: nn.Module, part: nn.Module) -> None:
-        super().__init__(part)
-        self._register_hook_on = block.register_forward_pre_hook
+    def __init__(self, block: Any) -> None:
+        super().__init__(block.final_layer_norm, block.fc1, block.activation_fn, block.fc2)
+        self._on_block = block.register_forward_pre_hook
 
     @contextmanager
-    def register_forward_pre_hook(self, hook: Callable[..., Any]) -> Iterator[None]:  # type: ignore[override]
-        def of_prompts(module: nn.Module, inputs: tuple[Tensor]) -> None:
-            hook(module, (inputs[0].view(*shape),))
+    def register_forward_pre_hook(self, hook: Callable[..., Any], **options: Any) -> Iterator[None]:  # type: ignore[override]
+        def of_prompts(module: nn.Module, inputs: tuple[Tensor], *named: Any) -> None:
+            hook(module, (inputs[0].view(*shape),), *named)
 
-        with self._shape() as shape, self[0].register_forward_pre_hook(of_prompts):
+        with self._shape() as shape, self[0].register_forward_pre_hook(of_prompts, **options):
             yield
 
     @contextmanager
@@ -81,7 +73,7 @@ class _InOneRow(nn.Sequential):
         def of_prompts(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
             hook(module, inputs, output.view(*shape))
 
-        with self._shape() as shape, self[0].register_forward_hook(of_prompts):
+        with self._shape() as shape, self[-1].register_forward_hook(of_prompts):
             yield
 
     @contextmanager
@@ -92,5 +84,5 @@ class _InOneRow(nn.Sequential):
         def note(_block: nn.Module, inputs: tuple[Any, ...]) -> None:
             shape[:] = inputs[0].shape
 
-        with self._register_hook_on(note):
+        with self._on_block(note):
             yield shape

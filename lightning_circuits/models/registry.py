@@ -26,6 +26,8 @@ from lightning_circuits.models.ctrl import CTRLCircuitModel
 from lightning_circuits.models.fairseq import XGLMCircuitModel
 from lightning_circuits.models.falcon import FalconCircuitModel
 from lightning_circuits.models.gemma import GemmaCircuitModel
+from lightning_circuits.models.gemma2 import Gemma2CircuitModel
+from lightning_circuits.models.gemma3 import Gemma3CircuitModel
 from lightning_circuits.models.gpt2 import GPT2CircuitModel
 from lightning_circuits.models.gpt_bigcode import GPTBigCodeCircuitModel
 from lightning_circuits.models.gpt_neo import GPTNeoCircuitModel
@@ -35,6 +37,7 @@ from lightning_circuits.models.granite import GraniteCircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
 from lightning_circuits.models.nemotron import NemotronCircuitModel
 from lightning_circuits.models.olmo import OlmoCircuitModel
+from lightning_circuits.models.olmo2 import Olmo2CircuitModel, Olmo3CircuitModel
 from lightning_circuits.models.opt import OPTCircuitModel
 from lightning_circuits.models.persimmon import PersimmonCircuitModel
 from lightning_circuits.models.phi import PhiCircuitModel
@@ -54,6 +57,10 @@ for _family in (
     SmolLM3CircuitModel,
     StableLmCircuitModel,
     GemmaCircuitModel,
+    Gemma2CircuitModel,
+    Gemma3CircuitModel,
+    Olmo2CircuitModel,
+    Olmo3CircuitModel,
     GraniteCircuitModel,
     CohereCircuitModel,
     GPTNeoXCircuitModel,

@@ -21,7 +21,7 @@ from lightning_circuits.namespace import pl
 from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.selection import top_n
 from tests.support import processes
-from tests.support.oracle import tiny_model
+from tests.support.tiny_models import tiny_model
 from tests.support.training import QUIET, Mine, fit, small, trainable
 
 # ---- what is found ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.attention import attention_patterns
 from lightning_circuits.models import CircuitModel, wrap
-from tests.support.oracle import ALL_OPEN, FAMILIES, PADDINGS, Pairs, oracle, pairs, tiny_model
+from tests.support.oracle import ALL_OPEN, PADDINGS, Pairs, oracle, pairs
+from tests.support.tiny_models import FAMILIES, tiny_model
 
 HEAD_FAMILIES = list(FAMILIES)
 

@@ -11,7 +11,7 @@ from lightning_circuits.models import CircuitModel, register, wrap
 from lightning_circuits.models.gpt2 import GPT2CircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
 from lightning_circuits.models.registry import FAMILIES, family_of, supported
-from tests.support.oracle import tiny_model
+from tests.support.tiny_models import tiny_model
 
 
 def another_gpt2(name: str = "AnotherGPT2") -> type[CircuitModel]:
@@ -24,8 +24,9 @@ def test_families_are_found_by_model_type() -> None:
     assert family_of(tiny_model("gpt2").transformer) is None, "without its head"
     assert family_of(nn.Linear(2, 2)) is None
     assert supported() == (
-        "biogpt, codegen, cohere, cohere2, ctrl, falcon, gemma, gpt2, gpt_bigcode, gpt_neo, gpt_neox, gptj, granite, "
-        "llama, mistral, nemotron, olmo, opt, persimmon, phi, phi3, qwen2, qwen3, smollm3, stablelm, starcoder2, xglm"
+        "biogpt, codegen, cohere, cohere2, ctrl, falcon, gemma, gemma2, gemma3_text, gpt2, gpt_bigcode, gpt_neo, "
+        "gpt_neox, gptj, granite, llama, mistral, nemotron, olmo, olmo2, olmo3, opt, persimmon, phi, phi3, qwen2, "
+        "qwen3, smollm3, stablelm, starcoder2, xglm"
     )
 
 

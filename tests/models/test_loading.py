@@ -191,7 +191,7 @@ def test_a_damaged_tokenizer_is_one_message(tmp_path: Path) -> None:
 # ---- folders that are no model ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_type", ["gemma2", "t5", "bert", "llava", "mine", None, 3])
+@pytest.mark.parametrize("model_type", ["rwkv", "t5", "bert", "llava", "mine", None, 3])
 def test_a_family_that_is_not_supported_is_refused_before_any_weight_is_read(model_type: str, tmp_path: Path) -> None:
     config = {"model_type": model_type, "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -201,10 +201,10 @@ def test_a_family_that_is_not_supported_is_refused_before_any_weight_is_read(mod
 
 
 def test_so_it_is_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = lambda name, **options: ({"model_type": "gemma2"}, {})  # noqa: E731
+    asked = lambda name, **options: ({"model_type": "rwkv"}, {})  # noqa: E731
     monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", asked)
-    with pytest.raises(ValueError, match="family 'gemma2' is not supported"):
-        load_model("google/gemma-2-2b")
+    with pytest.raises(ValueError, match="family 'rwkv' is not supported"):
+        load_model("RWKV/rwkv-4-169m-pile")
 
 
 @pytest.mark.parametrize("config", ["{", "[1]", "{}", '"gpt2"', "", "\0"])

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BloomConfig, GPT2Model
 
 from lightning_circuits.models import CircuitModel, wrap
-from tests.support.oracle import ALL_OPEN, FAMILIES, PADDINGS, oracle, pairs, stock_logits, tiny_model
+from tests.support.oracle import ALL_OPEN, PADDINGS, oracle, pairs, stock_logits
+from tests.support.tiny_models import FAMILIES, tiny_model
 from tests.support.unlike_llama import groups_of
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}

@@ -18,7 +18,8 @@ from lightning_circuits.models.llama import LlamaCircuitModel
 from lightning_circuits.models.phi3 import Phi3CircuitModel
 from lightning_circuits.models.rotary import rotate
 from lightning_circuits.models.verify import verify
-from tests.support.oracle import SIZES, pairs, tiny_model
+from tests.support.oracle import pairs
+from tests.support.tiny_models import SIZES, tiny_model
 
 
 class KeysAsQueries(Phi3CircuitModel):

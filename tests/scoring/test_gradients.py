@@ -22,7 +22,8 @@ from lightning_circuits.scoring.gradients import gradient_scores
 from lightning_circuits.scoring.information_flow import information_flow_scores
 from lightning_circuits.scoring.one_component import one_component_scores
 from lightning_circuits.scoring.paths import PathPoint, integral
-from tests.support.oracle import ALL_OPEN, PADDINGS, Pairs, _Prompt, oracle, pairs, tiny_model
+from tests.support.oracle import ALL_OPEN, PADDINGS, Pairs, _Prompt, oracle, pairs
+from tests.support.tiny_models import tiny_model
 
 CASES = [
     (family, kv, padding)

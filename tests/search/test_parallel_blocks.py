@@ -24,7 +24,8 @@ from lightning_circuits import (
 from lightning_circuits.callbacks import CircuitExport, FaithfulnessValidation
 from lightning_circuits.layout import Layout
 from tests.support.edge_pruning import as_loader, fresh
-from tests.support.oracle import pairs, stock_logits, tiny_model
+from tests.support.oracle import pairs, stock_logits
+from tests.support.tiny_models import tiny_model
 from tests.support.training import quiet_trainer
 
 LAYOUT = Layout(3, 3, 24, parallel=True)

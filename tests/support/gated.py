@@ -14,7 +14,8 @@ from lightning_circuits.layout import Layout
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.places import Places
-from tests.support.oracle import ALL_OPEN, FAMILIES, Pairs, oracle, tiny_model
+from tests.support.oracle import ALL_OPEN, Pairs, oracle
+from tests.support.tiny_models import FAMILIES, tiny_model
 from tests.support.unlike_llama import groups_of
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}

@@ -18,12 +18,16 @@ def parts_of(model: Any) -> LlamaParts:
     from tests.support.unlike_llama import PARTS  # which are made from those here
 
     kinds = PARTS | {
+        "gemma2": Gemma2Parts,
+        "gemma3_text": Gemma3Parts,
         "gpt2": GPT2Parts,
         "gpt_neox": GPTNeoXParts,
         "gptj": GPTJParts,
         "cohere": CohereParts,
         "cohere2": CohereParts,
         "granite": GraniteParts,
+        "olmo2": Olmo2Parts,
+        "olmo3": Olmo3Parts,
         "phi3": Phi3Parts,
         "smollm3": SmolLM3Parts,
         "stablelm": StableLmParts,
@@ -62,10 +66,17 @@ class LlamaParts:
         half = cos.shape[-1] // 2
         return turned(x, ((i, i + half, cos[0, :, i], sin[0, :, i]) for i in range(half)))
 
-    def query_key_value(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
-        """``[T, d_head]``: the ``index``-th query, key or value of a layer."""
-        x = self.projected(layer, kind, index, stream)
-        return x if kind == "v" else self.turned(layer, x)
+    def across(self, layer: int, kind: str, heads: list[Tensor]) -> list[Tensor]:
+        """The queries or keys ``[T, d_head]`` of all heads, after what is done to them together."""
+        return heads
+
+    def capped(self, scores: Tensor) -> Tensor:
+        """Attention scores of one token."""
+        return scores
+
+    def shares(self, layer: int, alone: list[Tensor]) -> list[Tensor]:
+        """What heads write into the stream, ``[T, d]`` each, of what the output projection makes of each alone."""
+        return alone
 
     def scale(self, layer: int, d_head: int) -> float:
         return d_head**-0.5
@@ -110,6 +121,71 @@ class CohereParts(LlamaParts):
 
     def logits(self, stream: Tensor) -> Tensor:
         return super().logits(stream) * self.config.logit_scale
+
+
+class NormedAfter(LlamaParts):
+    """What attention and MLP put out goes through a norm."""
+
+    def shares(self, layer: int, alone: list[Tensor]) -> list[Tensor]:
+        together = sum(alone, torch.zeros_like(alone[0]))
+        normed = self.blocks[layer].post_attention_layernorm(together)
+        return [each * normed / together for each in alone]
+
+    def mlp(self, layer: int, stream: Tensor) -> Tensor:
+        block = self.blocks[layer]
+        return block.post_feedforward_layernorm(block.mlp(self.before_mlp(layer, stream)))
+
+    def before_mlp(self, layer: int, stream: Tensor) -> Tensor:
+        return self.blocks[layer].pre_feedforward_layernorm(stream)
+
+    def sees(self, layer: int, token: int, other: int) -> bool:
+        return self.config.layer_types[layer] == "full_attention" or token - other < self.config.sliding_window
+
+
+class Gemma2Parts(NormedAfter):
+    def scale(self, layer: int, d_head: int) -> float:
+        return self.config.query_pre_attn_scalar**-0.5
+
+    def capped(self, scores: Tensor) -> Tensor:
+        return softly(scores, self.config.attn_logit_softcapping)
+
+    def logits(self, stream: Tensor) -> Tensor:
+        return softly(super().logits(stream), self.config.final_logit_softcapping)
+
+
+class TurnedByKind(LlamaParts):
+    def turned(self, layer: int, x: Tensor) -> Tensor:
+        theta = self.config.rope_parameters[self.config.layer_types[layer]]["rope_theta"]
+        half, token = x.shape[-1] // 2, torch.arange(len(x), dtype=torch.float32)
+        angles = [token / theta ** (2 * i / x.shape[-1]) for i in range(half)]
+        return turned(x, ((i, i + half, angle.cos(), angle.sin()) for i, angle in enumerate(angles)))
+
+
+class Gemma3Parts(TurnedByKind, Gemma2Parts):
+    def capped(self, scores: Tensor) -> Tensor:
+        return scores
+
+
+class Olmo2Parts(NormedAfter):
+    def projected(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
+        count = self.n_heads if kind == "q" else self.n_groups
+        return getattr(self.blocks[layer].self_attn, f"{kind}_proj")(stream).chunk(count, -1)[index]
+
+    def across(self, layer: int, kind: str, heads: list[Tensor]) -> list[Tensor]:
+        norm = getattr(self.blocks[layer].self_attn, f"{kind}_norm")
+        gains = norm.weight.chunk(self.n_heads if kind == "q" else self.n_groups)
+        size = torch.cat(heads, -1).square().mean(-1, keepdim=True) + norm.variance_epsilon
+        return [x / size.sqrt() * gains[head * len(gains) // len(heads)] for head, x in enumerate(heads)]
+
+    def before_mlp(self, layer: int, stream: Tensor) -> Tensor:
+        return stream
+
+    def sees(self, layer: int, token: int, other: int) -> bool:
+        return True
+
+
+class Olmo3Parts(TurnedByKind, Olmo2Parts):
+    sees = NormedAfter.sees
 
 
 class GraniteParts(LlamaParts):
@@ -218,6 +294,11 @@ class GPTJParts(GPT2Parts):
 
     def mlp(self, layer: int, stream: Tensor) -> Tensor:
         return self.blocks[layer].mlp(self.blocks[layer].ln_1(stream))
+
+
+def softly(x: Tensor, cap: float) -> Tensor:
+    """Numbers kept between ``-cap`` and ``cap``."""
+    return torch.tanh(x / cap) * cap
 
 
 def turned(x: Tensor, points: Iterable[tuple[int, int, Tensor, Tensor]]) -> Tensor:

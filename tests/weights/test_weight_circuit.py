@@ -20,8 +20,8 @@ from lightning_circuits.search.identity import WeightsHash
 from lightning_circuits.weights.composition import composition, weight_overlap
 from lightning_circuits.weights.space import WeightSpace, WeightTensor
 from lightning_circuits.weights.weight_circuit import WeightCircuit
-from tests.support.oracle import FAMILIES, tiny_model
 from tests.support.stock_parts import parts_of
+from tests.support.tiny_models import FAMILIES, tiny_model
 
 
 @pytest.fixture(scope="module")
