@@ -35,6 +35,8 @@ from lightning_circuits.models.gpt_neox import GPTNeoXCircuitModel
 from lightning_circuits.models.gptj import GPTJCircuitModel
 from lightning_circuits.models.granite import GraniteCircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
+from lightning_circuits.models.modernbert_decoder import ModernBertDecoderCircuitModel
+from lightning_circuits.models.nanochat import NanoChatCircuitModel
 from lightning_circuits.models.nemotron import NemotronCircuitModel
 from lightning_circuits.models.olmo import OlmoCircuitModel
 from lightning_circuits.models.olmo2 import Olmo2CircuitModel, Olmo3CircuitModel
@@ -77,6 +79,8 @@ for _family in (
     XGLMCircuitModel,
     BioGptCircuitModel,
     OPTCircuitModel,
+    NanoChatCircuitModel,
+    ModernBertDecoderCircuitModel,
 ):
     FAMILIES.register(_family)
 

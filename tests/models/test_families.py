@@ -25,8 +25,8 @@ def test_families_are_found_by_model_type() -> None:
     assert family_of(nn.Linear(2, 2)) is None
     assert supported() == (
         "biogpt, codegen, cohere, cohere2, ctrl, falcon, gemma, gemma2, gemma3_text, gpt2, gpt_bigcode, gpt_neo, "
-        "gpt_neox, gptj, granite, llama, mistral, nemotron, olmo, olmo2, olmo3, opt, persimmon, phi, phi3, qwen2, "
-        "qwen3, smollm3, stablelm, starcoder2, xglm"
+        "gpt_neox, gptj, granite, llama, mistral, modernbert-decoder, nanochat, nemotron, olmo, olmo2, olmo3, opt, "
+        "persimmon, phi, phi3, qwen2, qwen3, smollm3, stablelm, starcoder2, xglm"
     )
 
 

@@ -25,6 +25,8 @@ from lightning_circuits.models.gpt_neo import GPTNeoCircuitModel
 from lightning_circuits.models.gptj import GPTJCircuitModel
 from lightning_circuits.models.heads import of_groups
 from lightning_circuits.models.llama import LlamaCircuitModel
+from lightning_circuits.models.modernbert_decoder import ModernBertDecoderCircuitModel
+from lightning_circuits.models.nanochat import NanoChatCircuitModel
 from lightning_circuits.models.nemotron import NemotronCircuitModel
 from lightning_circuits.models.olmo import OlmoCircuitModel
 from lightning_circuits.models.opt import OPTCircuitModel
@@ -162,6 +164,36 @@ class WithoutOutputBias(BioGptCircuitModel):
         return None
 
 
+class TheOtherWayRound(NanoChatCircuitModel):
+    def rotary(self, positions: Tensor) -> dict[str, Any]:
+        return LlamaCircuitModel.rotary(self, positions)
+
+
+class EmbeddingNotNormed(NanoChatCircuitModel):
+    def place(self) -> None:
+        LlamaCircuitModel.place(self)
+
+
+class Uncapped(NanoChatCircuitModel):
+    def head(self, x: Tensor) -> Tensor:
+        return CircuitModel.head(self, x)
+
+
+class NormBeforeTheFirst(ModernBertDecoderCircuitModel):
+    def attention_norm(self, layer: int) -> Any:
+        return self.mlp_norm(layer) if layer == 0 else super().attention_norm(layer)
+
+
+class OneKind(ModernBertDecoderCircuitModel):
+    def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        return LlamaCircuitModel.turn(self, layer, q, k, context)
+
+
+class WithoutHiddenLayer(ModernBertDecoderCircuitModel):
+    def head(self, x: Tensor) -> Tensor:
+        return self.model.decoder(x)
+
+
 ATTENTION, MLP, NORM = "the attention of layer ", "the MLP of layer 0", "the norm before the attention of layer 0"
 EMBEDDED, ABOVE = "the residual stream before the attention of layer 0", "the residual stream before the MLP of layer 0"
 
@@ -187,6 +219,10 @@ MISREAD: dict[str, tuple[str, type[CircuitModel], str]] = {
     "sinusoids from the first row on": ("xglm", FromTheFirstRow, EMBEDDED),
     "positions from the first row on": ("opt", LearnedFromTheFirstRow, EMBEDDED),
     "no biases": ("opt", WithoutBiases, f"{ATTENTION}0"),
+    "turned the other way round": ("nanochat", TheOtherWayRound, f"{ATTENTION}0"),
+    "the embedding not normed": ("nanochat", EmbeddingNotNormed, EMBEDDED),
+    "a norm before the first attention": ("modernbert", NormBeforeTheFirst, EMBEDDED),
+    "the angles of other layers": ("modernbert", OneKind, f"{ATTENTION}1"),
     "no output bias": ("biogpt", WithoutOutputBias, ABOVE),
 }
 
@@ -195,6 +231,14 @@ MISREAD: dict[str, tuple[str, type[CircuitModel], str]] = {
 def test_what_a_family_differs_in_is_missed_if_it_is_left_out(mistake: str) -> None:
     family, misread, place = MISREAD[mistake]
     with pytest.raises(ValueError, match=f"^{place} of this "):
+        verify(misread(deepcopy(tiny_model(family))))
+
+
+@pytest.mark.parametrize(
+    ("family", "misread"), [("nanochat", Uncapped), ("modernbert", WithoutHiddenLayer)], ids=["nanochat", "modernbert"]
+)
+def test_so_is_what_a_head_does_besides(family: str, misread: type[CircuitModel]) -> None:
+    with pytest.raises(ValueError, match=r"^the logits of \w+ are not what its head puts out"):
         verify(misread(deepcopy(tiny_model(family))))
 
 
@@ -276,7 +320,7 @@ def test_a_fused_projection_is_cut_group_by_group() -> None:
             assert torch.equal(bias, expected[:, None].expand(-1, 3))
 
 
-@pytest.mark.parametrize("family", ["ctrl", "xglm"])
+@pytest.mark.parametrize("family", ["ctrl", "xglm", "nanochat", "modernbert"])
 def test_what_stands_in_for_the_embedding_is_what_goes_into_the_stream(family: str) -> None:
     model, batch = wrap(tiny_model(family, torch.float64)), pairs("left")
     prompts = batch.attention_mask, batch.positions

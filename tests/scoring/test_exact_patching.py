@@ -39,6 +39,7 @@ CASES = [
     ("olmo-clipped", "head"),
     ("opt", "head"),
     ("ctrl", "head"),
+    ("modernbert", "head"),
     ("granite", "group"),
     ("cohere2", "head"),
 ]

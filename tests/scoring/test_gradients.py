@@ -40,6 +40,8 @@ CASES = [
     ("persimmon", "head", "ragged"),
     ("olmo-clipped", "head", "left"),
     ("opt", "head", "ragged"),
+    ("nanochat", "head", "left"),
+    ("modernbert", "head", "right"),
     ("granite", "group", "left"),
     ("gemma", "head", "ragged"),
     ("cohere2", "group", "right"),

@@ -32,6 +32,8 @@ FAMILIES = [
     ("phi-normed", "head"),
     ("olmo-clipped", "head"),
     ("opt", "head"),
+    ("nanochat", "group"),
+    ("modernbert", "head"),
     ("granite", "group"),
     ("cohere2", "head"),
 ]

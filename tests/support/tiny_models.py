@@ -154,7 +154,6 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -
         for module in model.modules():
             if type(module).__name__ in GEMMA_NORMS:
                 module.weight -= 1  # Gemma's weights are gains less one
-    unlike_llama.settle(model, dtype)
     if dtype == torch.float64:
         # Hugging Face's RMS norm computes in float32 whatever the model's dtype. That caps the agreement of any two
         # float64 computations at 1e-7; so the stock module gets a norm that keeps the dtype: the same function. So does
@@ -167,6 +166,7 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -
                 module.forward = MethodType(_layer_norm, module)
             if type(module).__name__ == "GPTJAttention":
                 module._attn = MethodType(_attention, module)
+    unlike_llama.settle(model, dtype)
     return model.eval()
 
 
@@ -177,7 +177,7 @@ def _lively(name: str, noise: Tensor) -> Tensor:
         return 0.5 * noise
     if noise.ndim == 1:  # norm gains; those of queries and keys decide how sharp Qwen3's attention is
         return (1.0 + 0.4 * noise) * (1.6 if owner in ("q_norm", "k_norm") else 1.0)
-    if owner in ("wte", "embed_tokens", "embed_in", "wpe", "word_embeddings", "embed_positions", "w"):
+    if owner in ("wte", "embed_tokens", "embed_in", "wpe", "word_embeddings", "embed_positions", "tok_embeddings", "w"):
         return noise
     if owner == "c_attn":  # Conv1D: [in, out]; query and key are the first two thirds
         sharp = torch.ones(noise.shape[1], dtype=noise.dtype)

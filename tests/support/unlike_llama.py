@@ -18,6 +18,8 @@ from transformers import (
     FalconConfig,
     GPTBigCodeConfig,
     GPTNeoConfig,
+    ModernBertDecoderConfig,
+    NanoChatConfig,
     NemotronConfig,
     OlmoConfig,
     OPTConfig,
@@ -25,8 +27,9 @@ from transformers import (
     PhiConfig,
     XGLMConfig,
 )
+from transformers.models.modernbert_decoder import modeling_modernbert_decoder as modernbert
 
-from tests.support.stock_parts import GPT2Parts, GPTJParts, LlamaParts
+from tests.support.stock_parts import GPT2Parts, GPTJParts, LlamaParts, turned
 
 
 def configs(sizes: dict[str, Any], window: int) -> dict[str, Callable[..., Any]]:
@@ -73,6 +76,19 @@ def configs(sizes: dict[str, Any], window: int) -> dict[str, Callable[..., Any]]
         "ctrl": lambda: CTRLConfig(**gpt2, dff=20),
         "xglm": lambda: XGLMConfig(**fairseq, d_model=24, num_layers=2, attention_heads=4),
         "biogpt": lambda: BioGptConfig(**neox),
+        "nanochat": lambda: NanoChatConfig(**grouped, pad_token_id=None, attention_bias=True),
+        "modernbert": lambda: ModernBertDecoderConfig(
+            **neox | dict(num_hidden_layers=3, bos_token_id=1),
+            pad_token_id=0,
+            norm_bias=True,
+            attention_bias=True,
+            local_attention=2 * window,
+            layer_types=["full_attention", "sliding_attention", "full_attention"],
+            rope_parameters={
+                kind: dict(rope_type="default", rope_theta=theta)
+                for kind, theta in (("full_attention", 100.0), ("sliding_attention", 1000.0))
+            },
+        ),
         "opt": lambda: OPTConfig(**fairseq, hidden_size=24, num_hidden_layers=3, num_attention_heads=3),
         "opt-plain": lambda: OPTConfig(
             **fairseq,
@@ -104,12 +120,9 @@ def settle(model: nn.Module, dtype: torch.dtype) -> None:
             module.weights = module.weights.to(dtype)
         if dtype != torch.float64:
             continue
-        in_float64 = {"OlmoLayerNorm": _norm, "GPTNeoSelfAttention": _unscaled, "CodeGenAttention": _attention}
-        if kind in in_float64:
-            name = "forward" if kind == "OlmoLayerNorm" else "_attn"
-            setattr(module, name, MethodType(in_float64[kind], module))
-        if kind == "XGLMAttention":
-            module.forward = MethodType(_xglm, module)
+        if kind in IN_FLOAT64:
+            name = "_attn" if hasattr(module, "_attn") else "forward"
+            setattr(module, name, MethodType(IN_FLOAT64[kind], module))
 
 
 def _norm(self: Any, x: Tensor) -> Tensor:
@@ -136,6 +149,27 @@ def _xglm(self: Any, hidden_states: Tensor, attention_mask: Tensor, **_named: An
     weights = (q @ k.mT * self.scaling + attention_mask).softmax(-1)
     return self.out_proj((weights @ v).transpose(1, 2).flatten(2)), weights
 
+
+def _rms_norm(self: Any, x: Tensor) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + self.eps).sqrt()
+
+
+IN_FLOAT64 = {
+    "OlmoLayerNorm": _norm,
+    "NanoChatRMSNorm": _rms_norm,
+    "GPTNeoSelfAttention": _unscaled,
+    "CodeGenAttention": _attention,
+    "XGLMAttention": _xglm,
+}
+
+
+def _turned(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
+    """As ModernBERT turns queries and keys, but in their own dtype."""
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    return tuple(x * cos + modernbert.rotate_half(x) * sin for x in (q, k))
+
+
+modernbert.apply_rotary_pos_emb = _turned
 
 # ---- where the parts are -------------------------------------------------------------------------------------------
 
@@ -281,6 +315,55 @@ class FairseqParts(LlamaParts):
         return self.model.get_output_embeddings()(self.last_norm(stream))
 
 
+class NanoChatParts(LlamaParts):
+    def place(self) -> None:
+        super().place()
+        self.tokens = lambda ids: self.decoder.norm(self.decoder.embed_tokens(ids))
+
+    def projected(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
+        block, count = self.blocks[layer], self.n_heads if kind == "q" else self.n_groups
+        return getattr(block.self_attn, f"{kind}_proj")(block.input_layernorm(stream)).chunk(count, -1)[index]
+
+    def turned(self, layer: int, x: Tensor) -> Tensor:
+        cos, sin = self.decoder.rotary_emb(x, torch.arange(len(x))[None])
+        half = cos.shape[-1] // 2  # the other way round: a pair's second number turns towards the first
+        points = ((i + half, i, cos[0, :, i], sin[0, :, i]) for i in range(half))
+        return self.blocks[layer].self_attn.q_norm(turned(x, points))  # that of keys is the same, without weights
+
+    def logits(self, stream: Tensor) -> Tensor:
+        return 15 * torch.tanh(super().logits(stream) / 15)
+
+
+class ModernBertParts(LlamaParts):
+    def place(self) -> None:
+        self.decoder = self.model.model
+        self.blocks, self.tokens = self.decoder.layers, self.decoder.embeddings
+        self.last_norm = self.decoder.final_norm
+
+    def projected(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
+        block = self.blocks[layer]
+        return getattr(block.attn, f"{kind}_proj")(block.attn_norm(stream)).chunk(self.n_heads, -1)[index]
+
+    def turned(self, layer: int, x: Tensor) -> Tensor:
+        places = torch.arange(len(x))[None]
+        cos, sin = self.decoder.rotary_emb(x, places, self.config.layer_types[layer])
+        half = cos.shape[-1] // 2
+        return turned(x, ((i, i + half, cos[0, :, i], sin[0, :, i]) for i in range(half)))
+
+    def sees(self, layer: int, token: int, other: int) -> bool:
+        full = self.config.layer_types[layer] == "full_attention"
+        return full or token - other < self.config.local_attention // 2
+
+    def output(self, layer: int) -> Any:
+        return self.blocks[layer].attn.Wo
+
+    def mlp(self, layer: int, stream: Tensor) -> Tensor:
+        return self.blocks[layer].mlp(self.blocks[layer].mlp_norm(stream))
+
+    def logits(self, stream: Tensor) -> Tensor:
+        return self.model.decoder(self.model.lm_head(self.last_norm(stream)))
+
+
 PARTS: dict[str, type[LlamaParts]] = {
     "gpt_neo": GPTNeoParts,
     "gpt_bigcode": GPTBigCodeParts,
@@ -293,6 +376,8 @@ PARTS: dict[str, type[LlamaParts]] = {
     "xglm": FairseqParts,
     "biogpt": FairseqParts,
     "opt": FairseqParts,
+    "nanochat": NanoChatParts,
+    "modernbert-decoder": ModernBertParts,
 }
 
 
