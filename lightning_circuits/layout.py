@@ -87,12 +87,11 @@ class Layout:
             The number of K/V groups: one per group, for grouped-query attention.
         spans: names of the spans of tokens in which edges are told apart; none: an edge holds for all tokens.
         parallel: attention and MLP of a block read the same stream, so that an MLP reads no head of its own layer.
-        coupled: what a head writes depends on what the other heads of its layer read: a norm stands behind the
-            attention, or over all queries. It changes no edge, but what a way to the logits is.
+        coupled: what a head writes depends on what other heads of its layer read, as a norm stands behind them, or over
+            all queries. It changes no edge, but what lies on a way to the logits.
 
     Raises:
-        TypeError: a size that is no whole number, spans that are no list of names, a flag neither True nor
-            False.
+        TypeError: a size that is no whole number, spans that are no list of names, a flag neither True nor False.
         ValueError: sizes below 1 or above `MAX_SIZE`, or query heads that do not divide into the K/V readers; a span
             without a name, named twice, or with ``@`` or ``->`` in its name, which names of edges are made with.
     """
@@ -368,8 +367,8 @@ class Layout:
     def difference(self, other: Layout) -> str:
         """What differs between two layouts, in words; empty if nothing does."""
         mine, theirs = ({"spans": None, "parallel": False} | layout.to_dict() for layout in (self, other))
-        compared = mine.keys() - {"coupled"}
-        return ", ".join(f"{k} {mine[k]} against {theirs[k]}" for k in mine if k in compared and mine[k] != theirs[k])
+        differing = [key for key in mine if key != "coupled" and mine[key] != theirs[key]]
+        return ", ".join(f"{key} {mine[key]} against {theirs[key]}" for key in differing)
 
     def require(self, other: Layout, what: str) -> None:
         """Refuse what is of another layout.

@@ -42,6 +42,10 @@ CASES = [
     ("modernbert", "head"),
     ("granite", "group"),
     ("cohere2", "head"),
+    ("gemma2", "group"),
+    ("olmo3", "head"),
+    ("olmo2", "head"),
+    ("olmo2", "group"),
 ]
 
 

@@ -45,6 +45,10 @@ CASES = [
     ("granite", "group", "left"),
     ("gemma", "head", "ragged"),
     ("cohere2", "group", "right"),
+    ("gemma2", "head", "left"),
+    ("gemma3", "group", "right"),
+    ("olmo2", "group", "ragged"),
+    ("olmo3", "head", "left"),
 ]
 cases = pytest.mark.parametrize(("family", "kv", "padding"), CASES)
 

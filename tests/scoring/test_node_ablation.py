@@ -36,6 +36,8 @@ FAMILIES = [
     ("modernbert", "head"),
     ("granite", "group"),
     ("cohere2", "head"),
+    ("gemma2", "group"),
+    ("olmo2", "group"),
 ]
 
 

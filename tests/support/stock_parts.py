@@ -127,9 +127,11 @@ class NormedAfter(LlamaParts):
     """What attention and MLP put out goes through a norm."""
 
     def shares(self, layer: int, alone: list[Tensor]) -> list[Tensor]:
-        together = sum(alone, torch.zeros_like(alone[0]))
-        normed = self.blocks[layer].post_attention_layernorm(together)
-        return [each * normed / together for each in alone]
+        norm = self.blocks[layer].post_attention_layernorm
+        epsilon = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+        gain = norm(torch.ones_like(alone[0])) * (1 + epsilon) ** 0.5
+        size = sum(alone, torch.zeros_like(alone[0])).square().mean(-1, keepdim=True) + epsilon
+        return [each / size.sqrt() * gain for each in alone]
 
     def mlp(self, layer: int, stream: Tensor) -> Tensor:
         block = self.blocks[layer]

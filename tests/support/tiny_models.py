@@ -100,7 +100,7 @@ FAMILIES: dict[str, Callable[..., Any]] = {
         pad_token_id=None,
         head_dim=8,
         query_pre_attn_scalar=10,
-        final_logit_softcapping=8.0,
+        final_logit_softcapping=20.0,
         sliding_window=WINDOW,
         layer_types=["full_attention", "sliding_attention"],
         rope_parameters={"full_attention": TURNING, "sliding_attention": TURNING | dict(rope_theta=7.0)},
