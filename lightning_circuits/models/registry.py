@@ -19,19 +19,33 @@ from typing import Any, TypeVar
 from torch import nn
 
 from lightning_circuits.models.base import CircuitModel
+from lightning_circuits.models.biogpt import BioGptCircuitModel
+from lightning_circuits.models.codegen import CodeGenCircuitModel
 from lightning_circuits.models.cohere import CohereCircuitModel
+from lightning_circuits.models.ctrl import CTRLCircuitModel
 from lightning_circuits.models.exaone4 import Exaone4CircuitModel
+from lightning_circuits.models.fairseq import XGLMCircuitModel
+from lightning_circuits.models.falcon import FalconCircuitModel
 from lightning_circuits.models.gemma import GemmaCircuitModel
 from lightning_circuits.models.gemma2 import Gemma2CircuitModel
 from lightning_circuits.models.gemma3 import Gemma3CircuitModel
 from lightning_circuits.models.gpt2 import GPT2CircuitModel
+from lightning_circuits.models.gpt_bigcode import GPTBigCodeCircuitModel
+from lightning_circuits.models.gpt_neo import GPTNeoCircuitModel
 from lightning_circuits.models.gpt_neox import GPTNeoXCircuitModel
 from lightning_circuits.models.gpt_oss import GptOssCircuitModel
 from lightning_circuits.models.gptj import GPTJCircuitModel
 from lightning_circuits.models.granite import GraniteCircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
+from lightning_circuits.models.modernbert_decoder import ModernBertDecoderCircuitModel
+from lightning_circuits.models.nanochat import NanoChatCircuitModel
+from lightning_circuits.models.nemotron import NemotronCircuitModel
+from lightning_circuits.models.olmo import OlmoCircuitModel
 from lightning_circuits.models.olmo2 import Olmo2CircuitModel, Olmo3CircuitModel
 from lightning_circuits.models.olmoe import OlmoeCircuitModel
+from lightning_circuits.models.opt import OPTCircuitModel
+from lightning_circuits.models.persimmon import PersimmonCircuitModel
+from lightning_circuits.models.phi import PhiCircuitModel
 from lightning_circuits.models.phi3 import Phi3CircuitModel
 from lightning_circuits.models.readable import refuse_unreadable
 from lightning_circuits.models.smollm3 import SmolLM3CircuitModel
@@ -59,6 +73,20 @@ for _family in (
     CohereCircuitModel,
     GPTNeoXCircuitModel,
     GPTJCircuitModel,
+    GPTNeoCircuitModel,
+    GPTBigCodeCircuitModel,
+    FalconCircuitModel,
+    PhiCircuitModel,
+    PersimmonCircuitModel,
+    NemotronCircuitModel,
+    OlmoCircuitModel,
+    CodeGenCircuitModel,
+    CTRLCircuitModel,
+    XGLMCircuitModel,
+    BioGptCircuitModel,
+    OPTCircuitModel,
+    NanoChatCircuitModel,
+    ModernBertDecoderCircuitModel,
 ):
     FAMILIES.register(_family)
 
@@ -89,9 +117,15 @@ def family_of(model: Any) -> type[CircuitModel] | None:
     for family in _newest_first():
         if isinstance(model, family.module_types):
             return family
-        if model_type in family.model_types and hasattr(model, "lm_head"):
+        if model_type in family.model_types and _has_head(model):
             return family
     return None
+
+
+def _has_head(model: Any) -> bool:
+    """Whether there is a head; where it is not called ``lm_head``, as in BioGPT, Hugging Face says what it is."""
+    found = getattr(model, "get_output_embeddings", lambda: None)
+    return hasattr(model, "lm_head") or found() is not None
 
 
 def supported() -> str:
@@ -152,7 +186,7 @@ def wrap(model: Any, kv: str = "head", freeze: bool = True) -> CircuitModel:
         refuse_unreadable(model)
     family = family_of(model)
     if family is None:
-        if not hasattr(config, "model_type") or not hasattr(model, "lm_head"):
+        if not hasattr(config, "model_type") or not _has_head(model):
             inside = next((name for name, part in _parts(model).items() if family_of(part)), None)
             hint = "" if inside is None else f", which holds one: give its .{inside}"
             raise TypeError(

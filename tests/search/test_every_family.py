@@ -36,6 +36,7 @@ from tests.support.edge_pruning import as_loader, fresh
 from tests.support.oracle import pairs, stock_logits
 from tests.support.tiny_models import FAMILIES, tiny_model
 from tests.support.training import QUIET, Mine, fit, quiet_trainer, small
+from tests.support.unlike_llama import groups_of
 
 METHODS: dict[str, Callable[..., CircuitSearch]] = {
     "EAP": EAP,
@@ -62,6 +63,10 @@ def batches(family: str, seed: int) -> list[dict[str, Any]]:
 KINDS = ["gpt-neox", "gptj", "cohere", "gemma2", "olmo2"]
 FEW = ["EAP-IG", "patching", "edge pruning"]
 OTHERS = ["phi3", "smollm3", "stablelm", "starcoder2", "gemma", "gemma3", "granite", "cohere2", "olmo3"]
+OTHERS += ["gpt-neo", "gpt-bigcode", "falcon-groups", "phi", "persimmon", "nemotron", "olmo", "olmo-clipped", "codegen"]
+OTHERS += ["ctrl", "xglm", "biogpt", "opt", "nanochat", "modernbert"]
+PARALLEL = "gpt-neox", "gptj", "cohere", "cohere2", "falcon-groups", "phi", "codegen"
+COUPLED = "gemma2", "gemma3", "olmo2", "olmo3"
 CASES = [(family, method, "head") for family in KINDS for method in METHODS]
 CASES += [(family, method, kv) for family in OTHERS for method, kv in zip(FEW, ("head", "group", "group"), strict=True)]
 
@@ -74,11 +79,9 @@ def test_a_circuit_is_found_judged_written_and_read(family: str, method: str, kv
     trainer = quiet_trainer(validation, export, **steps)
     trainer.fit(search, as_loader(batches(family, 0)), as_loader(batches(family, 1)))
     layout, config = search.layout, FAMILIES[family]()
-    assert layout.parallel == (family in ("gpt-neox", "gptj", "cohere", "cohere2"))
-    assert layout.coupled == family.startswith(("olmo", "gemma2", "gemma3"))
-    groups = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    assert (layout.parallel, layout.coupled) == (family in PARALLEL, family in COUPLED)
     assert (layout.n_layers, layout.n_heads) == (config.num_hidden_layers, config.num_attention_heads)
-    assert layout.n_kv_readers == (groups if kv == "group" else layout.n_heads)
+    assert layout.n_kv_readers == (groups_of(config) if kv == "group" else layout.n_heads)
     whole = {row.circuit: row for row in validation.rows}["100%"]
     assert whole.faithfulness == pytest.approx(1.0, abs=1e-4)
 

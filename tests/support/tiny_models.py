@@ -38,6 +38,8 @@ from transformers.models.cohere import modeling_cohere
 from transformers.models.cohere2 import modeling_cohere2
 from transformers.models.gemma2 import modeling_gemma2
 
+from tests.support import unlike_llama
+
 VOCABULARY, WINDOW = 19, 3
 SIZES: dict[str, Any] = dict(
     vocab_size=VOCABULARY, hidden_size=24, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4,
@@ -157,6 +159,7 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "gpt-neox-plain": lambda: GPTNeoXConfig(**PARALLEL, rope_parameters=TURNING, attention_bias=False),
     "gpt-neox-sequential": lambda: GPTNeoXConfig(**SIZES_NEOX, use_parallel_residual=False, rope_parameters=TURNING),
     "gptj": lambda: GPTJConfig(**SIZES_GPTJ),
+    **unlike_llama.configs(SIZES, WINDOW),
 }
 """Every family that is read, with what its members differ in."""
 
@@ -188,6 +191,7 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -
                 module.forward = MethodType(_layer_norm, module)
             if type(module).__name__ == "GPTJAttention":
                 module._attn = MethodType(_attention, module)
+    unlike_llama.settle(model, dtype)
     return model.eval()
 
 
@@ -198,7 +202,7 @@ def _lively(name: str, noise: Tensor) -> Tensor:
         return 0.5 * noise
     if noise.ndim == 1 or owner in ("q_norm", "k_norm"):  # gains; those of queries and keys say how sharp attention is
         return (1.0 + 0.4 * noise) * (1.6 if owner in ("q_norm", "k_norm") else 1.0)
-    if owner in ("wte", "embed_tokens", "embed_in", "wpe"):
+    if owner in ("wte", "embed_tokens", "embed_in", "wpe", "word_embeddings", "embed_positions", "tok_embeddings", "w"):
         return noise
     if owner == "c_attn":  # Conv1D: [in, out]; query and key are the first two thirds
         sharp = torch.ones(noise.shape[1], dtype=noise.dtype)
