@@ -1,8 +1,7 @@
 """Gemma 2: norms before *and after* attention and MLP, attention scores and logits that are capped softly.
 
 A norm after the attention takes all heads together, so that a head's writer is its share of what comes out
-(`head_outputs`). EAP-IG's library reads heads before this norm: its scores differ from those here, and what a circuit
-computes under interchange ablation does not.
+(`head_outputs`). EAP-IG's library reads heads before this norm: its scores differ from those here.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Recordable(Protocol):
 
 
 def first_of(output: Any) -> Tensor:
-    """What a module puts out, where some give back attention weights or a router's scores too."""
+    """``[B, T, d]``: what a module puts out, where some give back attention weights or a router's scores too."""
     first: Tensor = output[0] if isinstance(output, tuple) else output
     return first
 
