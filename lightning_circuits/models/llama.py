@@ -2,6 +2,8 @@
 
 Rotary positions, norms before attention and MLP, grouped-query attention, optionally a sliding window. The norms
 of Qwen3 act on a head's query and key after the projection: they change what a head does, not what it reads.
+
+Of a mixture of experts, router and experts are one node, the MLP: what it writes is the sum that its module puts out.
 """
 
 from __future__ import annotations
@@ -18,7 +20,11 @@ from lightning_circuits.models.where import Where
 
 
 class LlamaCircuitModel(CircuitModel):
-    model_types: ClassVar[Sequence[str]] = ("llama", "mistral", "qwen2", "qwen3", "starcoder2")
+    model_types: ClassVar[Sequence[str]] = (
+        *("llama", "arcee", "cwm", "internlm3", "iquestcoder", "jais2", "ministral", "mistral", "seed_oss"),
+        *("qwen2", "qwen3", "starcoder2"),
+        *("aria_text", "dots1", "glm4_moe", "hy_v3", "mixtral", "phimoe", "qwen2_moe", "qwen3_moe", "solar_open"),
+    )
 
     where = Where(
         decoder="model",

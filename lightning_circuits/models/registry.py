@@ -18,18 +18,27 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from lightning_circuits.models.apertus import ApertusCircuitModel
 from lightning_circuits.models.base import CircuitModel
 from lightning_circuits.models.cohere import CohereCircuitModel
+from lightning_circuits.models.cohere2_moe import Cohere2MoeCircuitModel
+from lightning_circuits.models.exaone_moe import ExaoneMoeCircuitModel
 from lightning_circuits.models.gemma import GemmaCircuitModel
+from lightning_circuits.models.glm import GlmCircuitModel
 from lightning_circuits.models.gpt2 import GPT2CircuitModel
 from lightning_circuits.models.gpt_neox import GPTNeoXCircuitModel
+from lightning_circuits.models.gpt_neox_japanese import GPTNeoXJapaneseCircuitModel
 from lightning_circuits.models.gptj import GPTJCircuitModel
 from lightning_circuits.models.granite import GraniteCircuitModel
+from lightning_circuits.models.granite_moe import GraniteMoeCircuitModel
+from lightning_circuits.models.hunyuan import HunYuanCircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
+from lightning_circuits.models.ministral3 import Ministral3CircuitModel
 from lightning_circuits.models.phi3 import Phi3CircuitModel
 from lightning_circuits.models.readable import refuse_unreadable
 from lightning_circuits.models.smollm3 import SmolLM3CircuitModel
 from lightning_circuits.models.stablelm import StableLmCircuitModel
+from lightning_circuits.models.vaultgemma import VaultGemmaCircuitModel
 from lightning_circuits.models.verify import verify
 from lightning_circuits.pages import see_page
 from lightning_circuits.registry import Registry
@@ -38,13 +47,22 @@ FAMILIES = Registry("model family", CircuitModel)
 for _family in (
     GPT2CircuitModel,
     LlamaCircuitModel,
+    ApertusCircuitModel,
+    ExaoneMoeCircuitModel,
+    GlmCircuitModel,
+    HunYuanCircuitModel,
+    Ministral3CircuitModel,
     Phi3CircuitModel,
     SmolLM3CircuitModel,
     StableLmCircuitModel,
     GemmaCircuitModel,
+    VaultGemmaCircuitModel,
     GraniteCircuitModel,
+    GraniteMoeCircuitModel,
     CohereCircuitModel,
+    Cohere2MoeCircuitModel,
     GPTNeoXCircuitModel,
+    GPTNeoXJapaneseCircuitModel,
     GPTJCircuitModel,
 ):
     FAMILIES.register(_family)
@@ -76,9 +94,15 @@ def family_of(model: Any) -> type[CircuitModel] | None:
     for family in _newest_first():
         if isinstance(model, family.module_types):
             return family
-        if model_type in family.model_types and hasattr(model, "lm_head"):
+        if model_type in family.model_types and _has_head(model):
             return family
     return None
+
+
+def _has_head(model: Any) -> bool:
+    """Whether there is a head; where it is not called ``lm_head``, as in BioGPT, Hugging Face says what it is."""
+    found = getattr(model, "get_output_embeddings", lambda: None)
+    return hasattr(model, "lm_head") or found() is not None
 
 
 def supported() -> str:
@@ -139,7 +163,7 @@ def wrap(model: Any, kv: str = "head", freeze: bool = True) -> CircuitModel:
         refuse_unreadable(model)
     family = family_of(model)
     if family is None:
-        if not hasattr(config, "model_type") or not hasattr(model, "lm_head"):
+        if not hasattr(config, "model_type") or not _has_head(model):
             inside = next((name for name, part in _parts(model).items() if family_of(part)), None)
             hint = "" if inside is None else f", which holds one: give its .{inside}"
             raise TypeError(

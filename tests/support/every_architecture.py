@@ -1,0 +1,178 @@
+"""A tiny random model of every architecture that ``AutoModelForCausalLM`` of the installed transformers knows.
+
+One recipe for all: a config's sizes are set by the names that configs have for them, what is odd about one stands in
+``ODD``. Then every parameter is made lively, by its name and by what it was made as: gains that differ (of norms that
+scale by ``1 + weight``, too), biases that matter, attention far from uniform.
+
+    >>> model = build("mixtral")                                                               # doctest: +SKIP
+    >>> build("blt")                                                                           # doctest: +SKIP
+    CannotBeBuilt: 4,632,880,896 weights, most of them in model.encoder_hash_tok_embedding.weight
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from tests.support.oracle import VOCABULARY, WINDOW
+
+ARCHITECTURES: dict[str, str] = dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+"""By ``model_type`` the name of the class."""
+
+MOST_WEIGHTS = 5_000_000
+"""A model with more is not made: it would have been loaded with sizes that nobody has set."""
+
+LAYERS, WIDTH, HEADS, GROUPS, D_HEAD, INNER = 3, 24, 4, 2, 6, 20
+
+SIZES: dict[str, Any] = {
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"), LAYERS),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "emb_dim", "embedding_size"), WIDTH),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"), HEADS),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "n_inner", "dim_ff"), INNER),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "original_max_position_embeddings"), 32),
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), None),
+    **dict.fromkeys(("encoder_layers", "num_encoder_layers"), 1),
+    **dict.fromkeys(("encoder_attention_heads", "num_encoder_attention_heads"), 2),
+    **dict.fromkeys(("encoder_ffn_dim", "intermediate_size_mlp", "feed_forward_size"), INNER),
+    "num_key_value_heads": GROUPS,
+    "head_dim": D_HEAD,
+    "sliding_window": WINDOW,
+    "is_decoder": True,
+    # mixtures
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "moe_topk", "top_k_experts"), 2),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "shared_intermediate_size"), 12),
+    **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "first_k_dense_replace"), 1),
+    # latent attention
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 8),
+    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "index_head_dim"), 4),
+    **dict.fromkeys(("index_n_heads", "index_topk"), 2),
+    # linear attention and state spaces
+    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads", "mamba_n_heads", "n_mamba_heads"), 2),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "mamba_d_state", "state_size"), 4),
+}
+"""What is set, of whatever a config has."""
+
+_PADDED = dict(pad_token_id=1)
+_LATENT = dict(head_dim=4, num_key_value_heads=HEADS)
+
+SIDE: dict[str, Any] = {
+    **dict.fromkeys(("hidden_size", "intermediate_size", "out_hidden_size", "mlp_dim", "output_channels"), 8),
+    **dict.fromkeys(("num_hidden_layers", "depth", "num_layers", "encoder_layers", "num_global_layers"), 1),
+    **dict.fromkeys(("num_attention_heads", "num_heads", "encoder_attention_heads", "num_key_value_heads"), 2),
+    **dict.fromkeys(("d_model", "encoder_ffn_dim"), 8),
+    **dict.fromkeys(("image_size", "patch_size"), 8),
+}
+"""The same for what stands beside a language model, such as a tower for images."""
+
+ODD: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta"), _PADDED),
+    **dict.fromkeys(("xlm-roberta-xl",), _PADDED),
+    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu"), _LATENT),
+    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa", "longcat_flash"), _LATENT),
+    **dict.fromkeys(("codegen", "gptj"), dict(rotary_dim=4)),
+    **dict.fromkeys(("persimmon", "phi"), dict(hidden_size=32)),
+    "ctrl": dict(dff=INNER),
+    "cwm": dict(bos_token_id=0),
+    "emu3": dict(text_config=dict(pad_token_id=0, bos_token_id=0, eos_token_id=0)),
+    "mllama": dict(text_config=dict(bos_token_id=0, cross_attention_layers=[1])),
+    **dict.fromkeys(("gemma4", "gemma4_unified"), dict(text_config=dict(pad_token_id=0))),
+    "dots3_note": dict(text_config=dict(num_key_value_heads=HEADS)),
+    "modernbert-decoder": dict(pad_token_id=0, bos_token_id=0, eos_token_id=0, cls_token_id=0, sep_token_id=0),
+    "lfm2_moe": dict(layer_types=["full_attention", "conv", "full_attention"]),
+    "xlm": dict(pad_index=0, causal=True),
+    "dbrx": dict(ffn_config=dict(hidden_size=WIDTH, ffn_hidden_size=12, moe_num_experts=4, moe_top_k=2)),
+    "gpt_neo": dict(attention_types=[[["global", "local", "local"], 1]], window_size=WINDOW),
+    "mamba2": dict(num_heads=4, head_dim=12, n_groups=2),
+    "xmod": _PADDED | dict(default_language="en_XX"),
+    "xlnet": dict(d_inner=INNER),
+    "zamba2": dict(num_mem_blocks=1),
+    "zaya": dict(num_experts_per_tok=1),
+    "prophetnet": dict(num_decoder_layers=LAYERS, num_decoder_attention_heads=HEADS, num_encoder_attention_heads=4),
+    "roc_bert": dict(shape_vocab_size=VOCABULARY, pronunciation_vocab_size=VOCABULARY, shape_embed_dim=8, pronunciation_embed_dim=8),
+    "dots3_note_text": dict(num_key_value_heads=HEADS),
+    "helium": dict(head_dim=6),
+}
+"""What a config wants otherwise, or has beside."""
+
+
+class CannotBeBuilt(Exception):
+    """Why there is no tiny model of an architecture."""
+
+
+def config_of(model_type: str) -> Any:
+    """The config of a tiny model."""
+    made, odd = CONFIG_MAPPING[model_type], ODD.get(model_type, {})
+    inner = {
+        name: _sized(type(part), SIZES if name in ("text_config", "decoder") else SIDE) | {"model_type": part.model_type}
+        | odd.get(name, {})
+        for name, part in vars(made()).items()
+        if isinstance(part, PreTrainedConfig)
+    }
+    return made(**_sized(made, SIZES) | odd | inner)
+
+
+def _sized(made: Any, sizes: dict[str, Any]) -> dict[str, Any]:
+    return {name: size for name, size in sizes.items() if name in _names(made)}
+
+
+def _names(made: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(made)} | set(made.attribute_map)
+
+
+def build(model_type: str) -> Any:
+    """The stock model, float32, lively, in eval mode.
+
+    Raises:
+        CannotBeBuilt: its config, the model or its forward did not go through, or it is not small.
+    """
+    try:
+        config = config_of(model_type)
+        with torch.device("meta"):
+            shapes = AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # whatever transformers comes to, on sizes that it has not been tried with
+        raise CannotBeBuilt(_first_line(error)) from error
+    sizes = {name: parameter.numel() for name, parameter in shapes.named_parameters()}
+    if sum(sizes.values()) > MOST_WEIGHTS:
+        raise CannotBeBuilt(f"{sum(sizes.values()):,} weights, most of them in {max(sizes, key=sizes.__getitem__)}")
+    try:
+        model = AutoModelForCausalLM.from_config(config_of(model_type))  # a model may have changed its config
+        make_lively(model.eval())
+        with torch.no_grad():
+            model(input_ids=torch.arange(5)[None], use_cache=False)
+    except Exception as error:
+        raise CannotBeBuilt(_first_line(error)) from error
+    return model
+
+
+@torch.no_grad()
+def make_lively(model: nn.Module, seed: int = 0) -> None:
+    """Random weights of the size of what each is for, in place; what was made as 1 or as 0 moves around that."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(_lively(name, noise, float(parameter.float().mean())))
+
+
+def _lively(name: str, noise: Tensor, made_as: float) -> Tensor:
+    owner, kind = ("", *name.split("."))[-2:]
+    if noise.ndim < 2:
+        gain = 1.6 if owner in ("q_norm", "k_norm", "query_layernorm", "key_layernorm") and made_as == 1 else 1.0
+        return 0.5 * noise if "bias" in kind else (made_as + 0.4 * noise) * gain
+    if "emb" in owner or owner in ("wte", "wpe", "w"):
+        return noise
+    sharp = 1.6 if owner in ("q_proj", "k_proj", "query_key_value", "c_attn", "qkv_proj") else 1.0
+    return sharp * noise / noise.shape[-1] ** 0.5
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2])}"[:160]
