@@ -36,6 +36,7 @@ from lightning_circuits.models.llama import LlamaCircuitModel
 from lightning_circuits.models.ministral3 import Ministral3CircuitModel
 from lightning_circuits.models.phi3 import Phi3CircuitModel
 from lightning_circuits.models.readable import refuse_unreadable
+from lightning_circuits.models.refused import reason_of
 from lightning_circuits.models.smollm3 import SmolLM3CircuitModel
 from lightning_circuits.models.stablelm import StableLmCircuitModel
 from lightning_circuits.models.vaultgemma import VaultGemmaCircuitModel
@@ -132,6 +133,9 @@ def refuse_family(model_type: str | None, classes: Iterable[str] = ()) -> None:
 
 
 def _not_supported(model_type: str | None) -> ValueError:
+    reason = reason_of(model_type)
+    if reason is not None:
+        return ValueError(f"model family {model_type!r} is not supported: {reason} {see_page('models', 'Refused')}")
     return ValueError(
         f"model family {model_type!r} is not supported; supported are {supported()}. "
         "To add one: a file in lightning_circuits/models/ and its class in FAMILIES of models/registry.py "

@@ -79,6 +79,15 @@ ODD: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("deepseek_v32", "glm_moe_dsa", "longcat_flash"), _LATENT),
     **dict.fromkeys(("codegen", "gptj"), dict(rotary_dim=4)),
     **dict.fromkeys(("persimmon", "phi"), dict(hidden_size=32)),
+    "stablelm": dict(rope_parameters=dict(rope_type="default", rope_theta=100.0, partial_rotary_factor=0.7)),
+    "fuyu": dict(text_config=dict(hidden_size=32)),
+    "dbrx": dict(
+        attn_config=dict(rope_theta=100.0, kv_n_heads=GROUPS, clip_qkv=1.0),
+        ffn_config=dict(hidden_size=WIDTH, ffn_hidden_size=12, moe_num_experts=4, moe_top_k=2),
+    ),
+    "gemma3n_text": dict(num_kv_shared_layers=0),
+    "blt": dict(encoder_hash_byte_group_vocab=VOCABULARY),
+    "deepseek_v4": dict(head_dim=8),
     "ctrl": dict(dff=INNER),
     "cwm": dict(bos_token_id=0),
     "emu3": dict(text_config=dict(pad_token_id=0, bos_token_id=0, eos_token_id=0)),
@@ -87,8 +96,27 @@ ODD: dict[str, dict[str, Any]] = {
     "dots3_note": dict(text_config=dict(num_key_value_heads=HEADS)),
     "modernbert-decoder": dict(pad_token_id=0, bos_token_id=0, eos_token_id=0, cls_token_id=0, sep_token_id=0),
     "lfm2_moe": dict(layer_types=["full_attention", "conv", "full_attention"]),
+    # what shows only in a long prompt, or not by default
+    "ministral3": dict(
+        rope_parameters=dict(
+            rope_type="default", rope_theta=100.0, llama_4_scaling_beta=0.5, original_max_position_embeddings=2
+        )
+    ),
+    "exaone_moe": dict(layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+    "cohere2_moe": dict(
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+        mlp_layer_types=["dense", "sparse", "sparse"],
+        prefix_dense_sliding_window_pattern=1,
+        logit_scale=0.7,
+    ),
+    "vaultgemma": dict(attn_logit_softcapping=None, final_logit_softcapping=5.0, query_pre_attn_scalar=4),
+    **dict.fromkeys(("granite", "granitemoe"), dict(
+        embedding_multiplier=3.0, attention_multiplier=0.3, residual_multiplier=0.7, logits_scaling=0.5
+    )),
+    **dict.fromkeys(("qwen2", "qwen3", "qwen2_moe", "qwen3_moe"), dict(use_sliding_window=True, max_window_layers=1)),
+    "glm4_moe": dict(use_qk_norm=True),
+    # others
     "xlm": dict(pad_index=0, causal=True),
-    "dbrx": dict(ffn_config=dict(hidden_size=WIDTH, ffn_hidden_size=12, moe_num_experts=4, moe_top_k=2)),
     "gpt_neo": dict(attention_types=[[["global", "local", "local"], 1]], window_size=WINDOW),
     "mamba2": dict(num_heads=4, head_dim=12, n_groups=2),
     "xmod": _PADDED | dict(default_language="en_XX"),

@@ -15,7 +15,9 @@ from torch import Tensor
 
 def parts_of(model: Any) -> LlamaParts:
     """The parts of a model, by its ``config.model_type``."""
-    kinds = {
+    from tests.support.like_llama import PARTS  # which are made from those here
+
+    kinds = PARTS | {
         "gpt2": GPT2Parts,
         "gpt_neox": GPTNeoXParts,
         "gptj": GPTJParts,
