@@ -40,7 +40,7 @@ class LlamaCircuitModel(CircuitModel):
 
     def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
         super().__init__(model, kv, freeze)
-        config = model.config
+        config = model.config.get_text_config()
         self.window: int | None = getattr(config, "sliding_window", None)
         # Mistral says one window for all layers, Qwen says for each layer whether it has one.
         layer_types = getattr(config, "layer_types", None) or ["sliding_attention"] * self.layout.n_layers

@@ -54,15 +54,12 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("cohere_compass_text", "mellum"),
     ),
     "its projections are wrapped in modules of their own": ("moshi",),
-    "its queries, keys and values are cut off at a largest number": ("dbrx",),
     "its attention is by hashes, in chunks": ("reformer",),
     "it reads bytes in patches, each part by a model of its own": ("blt",),
     "some layers take their keys and values from others, or their inputs from beside the stream": (
         *("gemma3n", "gemma3n_text", "gemma4_assistant", "gemma4_unified_assistant"),
     ),
-    "its language model stands inside of one for images or sound": (
-        *("fuyu", "got_ocr2", "moss_transcribe_diarize"),
-    ),
+    "its language model, Persimmon's, stands inside of one for images": ("fuyu",),
 }
 """Ends of the sentence "... is not supported: "."""
 

@@ -22,6 +22,7 @@ from lightning_circuits.models.apertus import ApertusCircuitModel
 from lightning_circuits.models.base import CircuitModel
 from lightning_circuits.models.cohere import CohereCircuitModel
 from lightning_circuits.models.cohere2_moe import Cohere2MoeCircuitModel
+from lightning_circuits.models.dbrx import DbrxCircuitModel
 from lightning_circuits.models.exaone_moe import ExaoneMoeCircuitModel
 from lightning_circuits.models.gemma import GemmaCircuitModel
 from lightning_circuits.models.glm import GlmCircuitModel
@@ -34,6 +35,7 @@ from lightning_circuits.models.granite_moe import GraniteMoeCircuitModel
 from lightning_circuits.models.hunyuan import HunYuanCircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
 from lightning_circuits.models.ministral3 import Ministral3CircuitModel
+from lightning_circuits.models.multimodal import MultimodalCircuitModel
 from lightning_circuits.models.phi3 import Phi3CircuitModel
 from lightning_circuits.models.readable import refuse_unreadable
 from lightning_circuits.models.refused import reason_of
@@ -49,10 +51,12 @@ for _family in (
     GPT2CircuitModel,
     LlamaCircuitModel,
     ApertusCircuitModel,
+    DbrxCircuitModel,
     ExaoneMoeCircuitModel,
     GlmCircuitModel,
     HunYuanCircuitModel,
     Ministral3CircuitModel,
+    MultimodalCircuitModel,
     Phi3CircuitModel,
     SmolLM3CircuitModel,
     StableLmCircuitModel,

@@ -12,6 +12,7 @@ scale by ``1 + weight``, too), biases that matter, attention far from uniform.
 from __future__ import annotations
 
 import dataclasses
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ ARCHITECTURES: dict[str, str] = dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 MOST_WEIGHTS = 5_000_000
 """A model with more is not made: it would have been loaded with sizes that nobody has set."""
 
-LAYERS, WIDTH, HEADS, GROUPS, D_HEAD, INNER = 3, 24, 4, 2, 6, 20
+LAYERS, WIDTH, HEADS, GROUPS, D_HEAD, INNER = 3, 24, 4, 2, 6, 32
 
 SIZES: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
@@ -44,11 +45,12 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": GROUPS,
     "head_dim": D_HEAD,
     "sliding_window": WINDOW,
-    "is_decoder": True,
+    **dict.fromkeys(("is_decoder", "attention_bias", "mlp_bias", "qkv_bias", "use_qkv_bias", "use_bias"), True),
+    **dict.fromkeys(("attention_out_bias", "lm_head_bias"), True),
     # mixtures
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
     **dict.fromkeys(("num_experts_per_tok", "moe_topk", "top_k_experts"), 2),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "shared_intermediate_size"), 12),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "shared_intermediate_size"), 16),
     **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "first_k_dense_replace"), 1),
     # latent attention
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 8),
@@ -82,8 +84,8 @@ ODD: dict[str, dict[str, Any]] = {
     "stablelm": dict(rope_parameters=dict(rope_type="default", rope_theta=100.0, partial_rotary_factor=0.7)),
     "fuyu": dict(text_config=dict(hidden_size=32)),
     "dbrx": dict(
-        attn_config=dict(rope_theta=100.0, kv_n_heads=GROUPS, clip_qkv=1.0),
-        ffn_config=dict(hidden_size=WIDTH, ffn_hidden_size=12, moe_num_experts=4, moe_top_k=2),
+        attn_config=dict(rope_theta=100.0, kv_n_heads=GROUPS, clip_qkv=2.5),
+        ffn_config=dict(hidden_size=WIDTH, ffn_hidden_size=16, moe_num_experts=4, moe_top_k=2),
     ),
     "gemma3n_text": dict(num_kv_shared_layers=0),
     "blt": dict(encoder_hash_byte_group_vocab=VOCABULARY),
@@ -95,7 +97,8 @@ ODD: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("gemma4", "gemma4_unified"), dict(text_config=dict(pad_token_id=0))),
     "dots3_note": dict(text_config=dict(num_key_value_heads=HEADS)),
     "modernbert-decoder": dict(pad_token_id=0, bos_token_id=0, eos_token_id=0, cls_token_id=0, sep_token_id=0),
-    "lfm2_moe": dict(layer_types=["full_attention", "conv", "full_attention"]),
+    **dict.fromkeys(("lfm2", "lfm2_moe"), dict(layer_types=["full_attention", "conv", "full_attention"])),
+    "minimax_m3_vl_text": dict(layer_types=["full_attention", "minimax_m3_sparse", "minimax_m3_sparse"]),
     # what shows only in a long prompt, or not by default
     "ministral3": dict(
         rope_parameters=dict(
@@ -115,6 +118,7 @@ ODD: dict[str, dict[str, Any]] = {
     )),
     **dict.fromkeys(("qwen2", "qwen3", "qwen2_moe", "qwen3_moe"), dict(use_sliding_window=True, max_window_layers=1)),
     "glm4_moe": dict(use_qk_norm=True),
+    "dots1": dict(max_window_layers=1),
     # others
     "xlm": dict(pad_index=0, causal=True),
     "gpt_neo": dict(attention_types=[[["global", "local", "local"], 1]], window_size=WINDOW),
@@ -155,6 +159,7 @@ def _names(made: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(made)} | set(made.attribute_map)
 
 
+@lru_cache(maxsize=1)  # whoever asks for a model asks for it a few times, and then for the next
 def build(model_type: str) -> Any:
     """The stock model, float32, lively, in eval mode.
 
@@ -197,7 +202,7 @@ def _lively(name: str, noise: Tensor, made_as: float) -> Tensor:
         return 0.5 * noise if "bias" in kind else (made_as + 0.4 * noise) * gain
     if "emb" in owner or owner in ("wte", "wpe", "w"):
         return noise
-    sharp = 1.6 if owner in ("q_proj", "k_proj", "query_key_value", "c_attn", "qkv_proj") else 1.0
+    sharp = 1.6 if owner in ("q_proj", "k_proj", "query_key_value", "c_attn", "qkv_proj", "Wqkv") else 1.0
     return sharp * noise / noise.shape[-1] ** 0.5
 
 

@@ -57,6 +57,34 @@ class Ministral3Parts(NearLlamaParts):
         return x * (1 + rope["llama_4_scaling_beta"] * rounds.log())[:, None]
 
 
+class MultimodalParts(NearLlamaParts):
+    def __init__(self, model: Any) -> None:
+        super().__init__(model.model.language_model)
+        self.model = model
+
+    def place(self) -> None:
+        self.decoder = self.model
+        self.blocks, self.tokens, self.last_norm = self.decoder.layers, self.decoder.embed_tokens, self.decoder.norm
+
+
+class DbrxParts(NearLlamaParts):
+    def place(self) -> None:
+        self.decoder, self.n_groups = self.model.transformer, self.config.attn_config.kv_n_heads
+        self.blocks, self.tokens, self.last_norm = self.decoder.blocks, self.decoder.wte, self.decoder.norm_f
+
+    def projected(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
+        block, largest = self.blocks[layer].norm_attn_norm, self.config.attn_config.clip_qkv
+        before = {"q": 0, "k": self.n_heads, "v": self.n_heads + self.n_groups}[kind]
+        all_of_them = block.attn.Wqkv(block.norm_1(stream)).clamp(-largest, largest)
+        return all_of_them.chunk(self.n_heads + 2 * self.n_groups, -1)[before + index]
+
+    def output(self, layer: int) -> Any:
+        return self.blocks[layer].norm_attn_norm.attn.out_proj
+
+    def mlp(self, layer: int, stream: Tensor) -> Tensor:
+        return self.blocks[layer].ffn(self.blocks[layer].norm_attn_norm.norm_2(stream)[None])[0]
+
+
 class ExaoneMoeParts(NearLlamaParts):
     def turned(self, layer: int, x: Tensor) -> Tensor:
         is_global = self.config.sliding_window is not None and self.config.layer_types[layer] == "full_attention"
@@ -127,10 +155,12 @@ PARTS: dict[str, type[LlamaParts]] = {
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe"), HunYuanParts),
     "apertus": ApertusParts,
     "cohere2_moe": Cohere2MoeParts,
+    "dbrx": DbrxParts,
     "exaone_moe": ExaoneMoeParts,
     "gpt_neox_japanese": GPTNeoXJapaneseParts,
     "granitemoe": GraniteMoeParts,
     "ministral3": Ministral3Parts,
+    **dict.fromkeys(("got_ocr2", "moss_transcribe_diarize"), MultimodalParts),
     "phi4_multimodal": Phi4MultimodalParts,
     "vaultgemma": VaultGemmaParts,
 }
