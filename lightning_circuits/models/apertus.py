@@ -8,6 +8,4 @@ from lightning_circuits.models.llama import LlamaCircuitModel
 class ApertusCircuitModel(LlamaCircuitModel):
     model_types = ("apertus",)
 
-    where = LlamaCircuitModel.where._replace(
-        attention_norm="attention_layernorm", mlp_norm="feedforward_layernorm"
-    )
+    where = LlamaCircuitModel.where._replace(attention_norm="attention_layernorm", mlp_norm="feedforward_layernorm")

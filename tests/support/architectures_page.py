@@ -34,13 +34,35 @@ LIMITS = {
 INTRODUCTION = """\
 # Models
 
-Of the {total} architectures that `AutoModelForCausalLM` of transformers {version} knows, {read} are read, {refused} are refused by name,
-and of {unbuilt} no small model could be built. For each that is read, a random model of three layers is compared with its own
-stock forward and with a slow reference made from its own modules: all edges open give the stock model's logits, all
-closed the corrupt run's, a random circuit and its gradient are those of the reference, and prompts may be padded on either side.
+Of the {total} architectures that `AutoModelForCausalLM` of transformers {version} knows, {read} are read, {refused} are
+refused by name, and of {unbuilt} no small model could be built. For each that is read, a random model of three layers
+is compared with its own stock forward, and with a slow reference made from its own modules: with all edges open the
+logits are the stock model's, with all closed the corrupt run's, a random circuit has the reference's logits and
+gradient, and prompts may be padded on either side.
 
 Whatever is read is checked once more when it is wrapped ([What is checked](own-model.md#what-is-checked)). To add a
 family: [Your own model](own-model.md#another-family-of-hugging-face).
+
+## Read
+
+K/V groups: whether several query heads may share a key and a value. Parallel: whether the MLP of a layer reads the
+stream that its attention reads.
+
+{rows_read}
+
+## Refused
+
+`wrap` says so, and `load_model` before any weight is read, with the reason that stands here.
+
+{rows_refused}
+
+## Not built
+
+No small model could be made from a config, with the error. None of them is read.
+
+{rows_unbuilt}
+
+This page is written by `python -m tests.support.architectures_page --write`.
 """
 
 
@@ -64,8 +86,8 @@ def row_of(model_type: str) -> Row:
     try:
         model = build(model_type)
     except CannotBeBuilt as error:
-        reason = reason_of(model_type)
-        return Row(model_type, "unbuilt", note=f"`{error}`" if reason is None else f"{reason}; `{error}`")
+        said = f"`{str(error).replace('`', '')}`"
+        return Row(model_type, "unbuilt", note="; ".join(filter(None, (reason_of(model_type), said))))
     if family_of(model) is None:
         return Row(model_type, "refused", note=reason_of(model.config.model_type) or NOT_YET)
     read = wrap(model, kv="group")
@@ -87,34 +109,27 @@ def page() -> str:
     """The whole page."""
     rows = [row_of(model_type) for model_type in sorted(ARCHITECTURES)]
     of = {status: [row for row in rows if row.status == status] for status in ("read", "refused", "unbuilt")}
-    counts = {status: len(found) for status, found in of.items()}
-    introduction = INTRODUCTION.format(total=len(rows), version=transformers.__version__, **counts)
-    return "\n".join(
-        [
-            introduction,
-            "## Read\n",
-            "K/V groups: whether several query heads may share a key and a value. Parallel: whether the MLP reads what the\n"
-            "attention of its layer reads.\n",
-            "| `model_type` | architecture | K/V groups | parallel | notes |\n|---|---|---|---|---|",
-            *(
-                _line(f"`{row.model_type}`", ARCHITECTURES[row.model_type], _yes(row.grouped), _yes(row.parallel), row.note)
-                for row in of["read"]
-            ),
-            "\n## Refused\n",
-            "`wrap` and `load_model` say so before any weight is read, with the reason that stands here.\n",
-            "| `model_type` | architecture | what stands in the way |\n|---|---|---|",
-            *(_line(f"`{row.model_type}`", ARCHITECTURES[row.model_type], row.note) for row in of["refused"]),
-            "\n## Not built\n",
-            "No small model could be made from a config with three layers, with the error. They are not read either.\n",
-            "| `model_type` | architecture | why |\n|---|---|---|",
-            *(_line(f"`{row.model_type}`", ARCHITECTURES[row.model_type], row.note) for row in of["unbuilt"]),
-            "\nThis page is written by `python -m tests.support.architectures_page --write`.\n",
-        ]
+    return INTRODUCTION.format(
+        total=len(rows),
+        version=transformers.__version__,
+        **{status: len(found) for status, found in of.items()},
+        rows_read=_table(
+            ["K/V groups", "parallel", "notes"],
+            {row.model_type: [_yes(row.grouped), _yes(row.parallel), row.note] for row in of["read"]},
+        ),
+        rows_refused=_table(["what stands in the way"], {row.model_type: [row.note] for row in of["refused"]}),
+        rows_unbuilt=_table(["why"], {row.model_type: [row.note] for row in of["unbuilt"]}),
     )
 
 
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+def _table(headings: list[str], rows: dict[str, list[str]]) -> str:
+    """Cells by ``model_type``, as Markdown."""
+    lines = [
+        ["`model_type`", "architecture", *headings],
+        ["---"] * (2 + len(headings)),
+        *([f"`{model_type}`", ARCHITECTURES[model_type], *cells] for model_type, cells in rows.items()),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _yes(is_so: bool) -> str:

@@ -1,12 +1,12 @@
 """A tiny random model of every architecture that ``AutoModelForCausalLM`` of the installed transformers knows.
 
-One recipe for all: a config's sizes are set by the names that configs have for them, what is odd about one stands in
-``ODD``. Then every parameter is made lively, by its name and by what it was made as: gains that differ (of norms that
-scale by ``1 + weight``, too), biases that matter, attention far from uniform.
+One recipe for all: a config's sizes are set by the names that configs have for them; what is odd about one stands in
+`TO_BE_BUILT` and `TO_SHOW`. Then every parameter is made lively, by its name and by what it was made as: gains that
+differ (of norms that scale by ``1 + weight``, too), biases that matter, attention far from uniform.
 
     >>> model = build("mixtral")                                                               # doctest: +SKIP
-    >>> build("blt")                                                                           # doctest: +SKIP
-    CannotBeBuilt: 4,632,880,896 weights, most of them in model.encoder_hash_tok_embedding.weight
+    >>> build("dots3_note_text")                                                               # doctest: +SKIP
+    CannotBeBuilt: 38,239,296 weights, most of them in model.layers.2.self_attn.kv_b_proj.weight
 """
 
 from __future__ import annotations
@@ -62,9 +62,6 @@ SIZES: dict[str, Any] = {
 }
 """What is set, of whatever a config has."""
 
-_PADDED = dict(pad_token_id=1)
-_LATENT = dict(head_dim=4, num_key_value_heads=HEADS)
-
 SIDE: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "intermediate_size", "out_hidden_size", "mlp_dim", "output_channels"), 8),
     **dict.fromkeys(("num_hidden_layers", "depth", "num_layers", "encoder_layers", "num_global_layers"), 1),
@@ -74,65 +71,83 @@ SIDE: dict[str, Any] = {
 }
 """The same for what stands beside a language model, such as a tower for images."""
 
-ODD: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta"), _PADDED),
-    **dict.fromkeys(("xlm-roberta-xl",), _PADDED),
-    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu"), _LATENT),
-    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa", "longcat_flash"), _LATENT),
-    **dict.fromkeys(("codegen", "gptj"), dict(rotary_dim=4)),
-    **dict.fromkeys(("persimmon", "phi"), dict(hidden_size=32)),
-    "stablelm": dict(rope_parameters=dict(rope_type="default", rope_theta=100.0, partial_rotary_factor=0.7)),
-    "fuyu": dict(text_config=dict(hidden_size=32)),
+
+def _all(*model_types: str, **odd: Any) -> dict[str, dict[str, Any]]:
+    return dict.fromkeys(model_types, odd)
+
+
+_TURNING = dict(rope_type="default", rope_theta=100.0)
+_MULTIPLIED = dict(embedding_multiplier=3.0, attention_multiplier=0.3, residual_multiplier=0.7, logits_scaling=0.5)
+
+TO_BE_BUILT: dict[str, dict[str, Any]] = {
+    **_all("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", pad_token_id=1),
+    **_all("xlm-roberta", "xlm-roberta-xl", pad_token_id=1),
+    **_all("axk1", "axk2", "deepseek_v2", "deepseek_v3", head_dim=4, num_key_value_heads=HEADS),
+    **_all("deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "longcat_flash", head_dim=4, num_key_value_heads=HEADS),
+    **_all("minicpm3", "youtu", head_dim=4, num_key_value_heads=HEADS),
+    **_all("codegen", "gptj", rotary_dim=4),
+    **_all("persimmon", "phi", hidden_size=32),
+    **_all("gemma4", "gemma4_unified", text_config=dict(pad_token_id=0)),
+    **_all("lfm2", "lfm2_moe", layer_types=["full_attention", "conv", "full_attention"]),
+    "cohere_compass_text": dict(
+        layer_types=["full_attention"] * LAYERS,
+        rope_parameters=dict(full_attention=_TURNING | dict(mrope_section=[1, 1, 1])),
+    ),
+    "ctrl": dict(dff=INNER),
+    "cwm": dict(bos_token_id=0),
     "dbrx": dict(
         attn_config=dict(rope_theta=100.0, kv_n_heads=GROUPS, clip_qkv=2.5),
         ffn_config=dict(hidden_size=WIDTH, ffn_hidden_size=16, moe_num_experts=4, moe_top_k=2),
     ),
-    "gemma3n_text": dict(num_kv_shared_layers=0),
-    "blt": dict(encoder_hash_byte_group_vocab=VOCABULARY),
     "deepseek_v4": dict(head_dim=8),
-    "ctrl": dict(dff=INNER),
-    "cwm": dict(bos_token_id=0),
+    "dots3_note_text": dict(num_key_value_heads=HEADS),
     "emu3": dict(text_config=dict(pad_token_id=0, bos_token_id=0, eos_token_id=0)),
+    "fuyu": dict(text_config=dict(hidden_size=32)),
+    "gemma3n_text": dict(num_kv_shared_layers=0),
+    "gpt_neo": dict(attention_types=[[["global", "local", "local"], 1]], window_size=WINDOW),
+    "mamba2": dict(num_heads=4, head_dim=12, n_groups=2),
     "mllama": dict(text_config=dict(bos_token_id=0, cross_attention_layers=[1])),
-    **dict.fromkeys(("gemma4", "gemma4_unified"), dict(text_config=dict(pad_token_id=0))),
-    "dots3_note": dict(text_config=dict(num_key_value_heads=HEADS)),
     "modernbert-decoder": dict(pad_token_id=0, bos_token_id=0, eos_token_id=0, cls_token_id=0, sep_token_id=0),
-    **dict.fromkeys(("lfm2", "lfm2_moe"), dict(layer_types=["full_attention", "conv", "full_attention"])),
-    "minimax_m3_vl_text": dict(layer_types=["full_attention", "minimax_m3_sparse", "minimax_m3_sparse"]),
-    # what shows only in a long prompt, or not by default
-    "ministral3": dict(
-        rope_parameters=dict(
-            rope_type="default", rope_theta=100.0, llama_4_scaling_beta=0.5, original_max_position_embeddings=2
-        )
+    "prophetnet": dict(pad_token_id=0, num_decoder_layers=LAYERS, num_decoder_attention_heads=HEADS),
+    "reformer": dict(
+        attn_layers=["local", "lsh", "local"],
+        axial_pos_embds_dim=[8, 16],
+        axial_pos_shape=[4, 8],
+        attention_head_size=D_HEAD,
     ),
-    "exaone_moe": dict(layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+    "roc_bert": dict.fromkeys(
+        ("shape_vocab_size", "pronunciation_vocab_size", "shape_embed_dim", "pronunciation_embed_dim"), VOCABULARY
+    ),
+    "xlm": dict(pad_index=0, causal=True),
+    "xlnet": dict(d_inner=INNER),
+    "xmod": dict(pad_token_id=1, default_language="en_XX"),
+    "zamba": dict(layers_block_type=["mamba", "hybrid", "hybrid"]),
+    "zaya": dict(num_experts_per_tok=1),
+}
+"""What a config wants besides, or otherwise."""
+
+TO_SHOW: dict[str, dict[str, Any]] = {
+    "granite": _MULTIPLIED,
+    "granitemoe": _MULTIPLIED,
+    **_all("qwen2", "qwen3", "qwen2_moe", "qwen3_moe", use_sliding_window=True, max_window_layers=1),
+    "cohere": dict(logit_scale=2.0),
+    "cohere2": dict(logit_scale=0.7, layer_types=["full_attention", "sliding_attention", "full_attention"]),
     "cohere2_moe": dict(
+        logit_scale=0.7,
         layer_types=["full_attention", "sliding_attention", "full_attention"],
         mlp_layer_types=["dense", "sparse", "sparse"],
         prefix_dense_sliding_window_pattern=1,
-        logit_scale=0.7,
     ),
-    "vaultgemma": dict(attn_logit_softcapping=None, final_logit_softcapping=5.0, query_pre_attn_scalar=4),
-    **dict.fromkeys(("granite", "granitemoe"), dict(
-        embedding_multiplier=3.0, attention_multiplier=0.3, residual_multiplier=0.7, logits_scaling=0.5
-    )),
-    **dict.fromkeys(("qwen2", "qwen3", "qwen2_moe", "qwen3_moe"), dict(use_sliding_window=True, max_window_layers=1)),
-    "glm4_moe": dict(use_qk_norm=True),
     "dots1": dict(max_window_layers=1),
-    # others
-    "xlm": dict(pad_index=0, causal=True),
-    "gpt_neo": dict(attention_types=[[["global", "local", "local"], 1]], window_size=WINDOW),
-    "mamba2": dict(num_heads=4, head_dim=12, n_groups=2),
-    "xmod": _PADDED | dict(default_language="en_XX"),
-    "xlnet": dict(d_inner=INNER),
-    "zamba2": dict(num_mem_blocks=1),
-    "zaya": dict(num_experts_per_tok=1),
-    "prophetnet": dict(num_decoder_layers=LAYERS, num_decoder_attention_heads=HEADS, num_encoder_attention_heads=4),
-    "roc_bert": dict(shape_vocab_size=VOCABULARY, pronunciation_vocab_size=VOCABULARY, shape_embed_dim=8, pronunciation_embed_dim=8),
-    "dots3_note_text": dict(num_key_value_heads=HEADS),
-    "helium": dict(head_dim=6),
+    "exaone_moe": dict(layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+    "glm4_moe": dict(use_qk_norm=True),
+    "minimax_m3_vl_text": dict(layer_types=["full_attention", "minimax_m3_sparse", "minimax_m3_sparse"]),
+    "ministral3": dict(rope_parameters=_TURNING | dict(llama_4_scaling_beta=0.5, original_max_position_embeddings=2)),
+    "smollm3": dict(no_rope_layers=[1, 0, 1], use_sliding_window=True),
+    "stablelm": dict(rope_parameters=_TURNING | dict(partial_rotary_factor=0.7)),
+    "vaultgemma": dict(attn_logit_softcapping=None, final_logit_softcapping=5.0, query_pre_attn_scalar=4),
 }
-"""What a config wants otherwise, or has beside."""
+"""What makes an architecture differ from others in five tokens, where by default it would not."""
 
 
 class CannotBeBuilt(Exception):
@@ -141,13 +156,12 @@ class CannotBeBuilt(Exception):
 
 def config_of(model_type: str) -> Any:
     """The config of a tiny model."""
-    made, odd = CONFIG_MAPPING[model_type], ODD.get(model_type, {})
-    inner = {
-        name: _sized(type(part), SIZES if name in ("text_config", "decoder") else SIDE) | {"model_type": part.model_type}
-        | odd.get(name, {})
-        for name, part in vars(made()).items()
-        if isinstance(part, PreTrainedConfig)
-    }
+    made, odd = CONFIG_MAPPING[model_type], TO_BE_BUILT.get(model_type, {}) | TO_SHOW.get(model_type, {})
+    inner = {}  # of what consists of several models, the config of each
+    for name, part in vars(made()).items():
+        if isinstance(part, PreTrainedConfig):
+            sizes = SIZES if name == "text_config" else SIDE
+            inner[name] = _sized(type(part), sizes) | {"model_type": part.model_type} | odd.get(name, {})
     return made(**_sized(made, SIZES) | odd | inner)
 
 
