@@ -6,7 +6,8 @@ that Command R+ has for every head's query and key are not read.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from lightning_circuits.pages import see_page
 class CohereCircuitModel(LlamaCircuitModel):
     """Raises ValueError for a model with ``use_qk_norm``."""
 
-    model_types = ("cohere", "cohere2")
+    model_types: ClassVar[Sequence[str]] = ("cohere", "cohere2")
 
     where = LlamaCircuitModel.where._replace(mlp_norm="input_layernorm")
 

@@ -21,8 +21,8 @@ from lightning_circuits.models.where import Where
 
 class LlamaCircuitModel(CircuitModel):
     model_types: ClassVar[Sequence[str]] = (
-        *("llama", "arcee", "cwm", "emu3_text_model", "internlm3", "iquestcoder", "jais2", "ministral", "mistral"),
-        *("qwen2", "qwen3", "seed_oss", "starcoder2"),
+        *("llama", "arcee", "cwm", "emu3", "emu3_text_model", "internlm3", "iquestcoder", "jais2", "ministral"),
+        *("mistral", "qwen2", "qwen3", "seed_oss", "starcoder2"),
         *("aria_text", "dots1", "glm4_moe", "hy_v3", "mixtral", "phimoe", "qwen2_moe", "qwen3_moe", "solar_open"),
     )
 

@@ -12,8 +12,9 @@ import transformers
 
 from lightning_circuits.models import wrap
 from lightning_circuits.models.refused import REASONS
+from lightning_circuits.models.registry import refuse_family
 from tests.support.architectures_page import LIMITS, NOT_YET, PAGE, page, row_of
-from tests.support.every_architecture import ARCHITECTURES, build
+from tests.support.every_architecture import ARCHITECTURES, build, config_of
 from tests.support.gated import assert_close, compute, gradient, random_gates, references, second_opinion
 from tests.support.oracle import ALL_OPEN, oracle, pairs, stock_logits
 
@@ -59,6 +60,7 @@ def test_it_is_read_exactly_or_refused_by_name_or_cannot_be_built(model_type: st
     status = row_of(model_type).status
     assert (status == "unbuilt") == (model_type in UNBUILT)
     if status == "read":
+        refuse_family(config_of(model_type).model_type)  # by which `load_model` refuses: it does not
         _is_lively(model_type)
         _is_read_exactly(model_type)
     if status == "refused":
@@ -101,6 +103,8 @@ def _is_refused_with_its_reason_in_one_line(model_type: str) -> None:
     named = re.escape(f"model family {model.config.model_type!r} is not supported") + "[:;] "
     with pytest.raises(ValueError, match=named + ("" if reason == NOT_YET else re.escape(reason))) as refusal:
         wrap(model)
+    with pytest.raises(ValueError, match="is not supported[:;] " + ("" if reason == NOT_YET else re.escape(reason))):
+        refuse_family(config_of(model_type).model_type)
     assert "\n" not in str(refusal.value)
     assert (reason == NOT_YET) == (model_type in WITHOUT_A_REASON)
     for words, shown_by in SHOWN_BY.items():
