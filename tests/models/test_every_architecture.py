@@ -9,14 +9,19 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch import Tensor
 
-from lightning_circuits.models import wrap
+from lightning_circuits.ablation import ABLATIONS
+from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.refused import REASONS
 from lightning_circuits.models.registry import refuse_family
+from lightning_circuits.objectives import LogitDifference
+from lightning_circuits.scoring.exact_patching import ExactPatching, chunks
+from lightning_circuits.scoring.gradients import gradient_scores
 from tests.support.architectures_page import LIMITS, NOT_YET, PAGE, page, row_of
 from tests.support.every_architecture import ARCHITECTURES, build, config_of
 from tests.support.gated import assert_close, compute, gradient, random_gates, references, second_opinion
-from tests.support.oracle import ALL_OPEN, oracle, pairs, stock_logits
+from tests.support.oracle import ALL_OPEN, Pairs, oracle, pairs, stock_logits
 
 WITHOUT_A_REASON = {
     *("biogpt", "codegen", "ctrl", "falcon", "gpt_bigcode", "gpt_neo", "nemotron", "olmo", "opt", "persimmon", "phi"),
@@ -83,9 +88,32 @@ def _is_read_exactly(model_type: str) -> None:
         expected, dexpected = second_opinion(model, gates, batch, None)
         assert_close(logits, expected, 1e-4)
         assert_close(dgates, dexpected, 1e-4 * max(1.0, float(dexpected.abs().max())))
+    _is_scored(model, batch)
     half = wrap(deepcopy(stock).bfloat16())
     rounded = compute(half, torch.ones(half.layout.n_edges), batch, references(half, batch)["interchange"])
     assert rounded.dtype == torch.bfloat16 and rounded.isfinite().all()
+
+
+def _is_scored(model: CircuitModel, prompts: Pairs) -> None:
+    """Attribution is minus the gradient of open gates, and exact patching what one closed gate does."""
+    n = len(prompts.positions)
+    answers = {"answers": torch.ones(n, 1, dtype=torch.int64), "distractors": torch.full((n, 1), 2)}
+    batch, cut, objective = vars(prompts) | answers, ABLATIONS.make("interchange"), LogitDifference()
+    reference, n_edges = references(model, prompts)["interchange"], model.layout.n_edges
+    full = stock_logits(model.model, prompts.clean_ids, prompts)
+
+    def loss(gates: Tensor) -> Tensor:
+        return objective(compute(model, gates, prompts, reference), batch, full)
+
+    gates = torch.ones(n_edges, requires_grad=True)
+    (slope,) = torch.autograd.grad(loss(gates).sum(), gates)
+    found = gradient_scores(model, batch, cut, objective).edges
+    assert_close(found, -slope.to(found.dtype), 1e-4 * max(1.0, float(slope.abs().max())))
+    patching = ExactPatching(model, batch, cut, objective)
+    for part in chunks(model.layout, 8)[:: n_edges // 16]:
+        closed = torch.ones(n_edges).index_fill(0, part[:1], 0.0)
+        with torch.no_grad():
+            assert_close(patching.scores(part)[0].float(), (loss(closed) - loss(torch.ones(n_edges))).float(), 1e-4)
 
 
 def _is_lively(model_type: str) -> None:
