@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from lightning_circuits.memory import MemoryPlan
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.cohere import CohereCircuitModel
 from lightning_circuits.models.dbrx import DbrxCircuitModel
@@ -80,3 +82,27 @@ def test_experts_are_chosen_by_what_the_circuit_lets_through() -> None:
         model.mlp(0, -x)
     assert not torch.equal(*chosen)
     assert [name for name in model.layout.writer_names if name.startswith("m")] == ["m0", "m1", "m2"]
+
+
+@pytest.mark.parametrize("model_type", ["aria_text", "dbrx", "granitemoe", "hunyuan_v1_moe", "mixtral", "qwen2_moe"])
+def test_what_is_planned_for_a_mixture_is_about_what_it_keeps(model_type: str) -> None:
+    model = wrap(build(model_type))
+    mlp, plan = model.mlp_module(0), MemoryPlan.of(model, batch=2, length=5)
+
+    def kept(tokens: int) -> int:
+        """Numbers that autograd keeps, weights aside."""
+        found: dict[int, int] = {}
+
+        def pack(saved: Tensor) -> Tensor:
+            found[saved.untyped_storage()._cdata] = saved.untyped_storage().nbytes() // 4
+            return held.setdefault(id(saved), saved)
+
+        held: dict[int, Tensor] = {}
+        x = torch.randn(1, tokens, model.layout.d_model, requires_grad=True)
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            written = mlp(model.mlp_norm(0)(x))
+        assert written.requires_grad
+        return sum(found.values())
+
+    of_a_token = (kept(200) - kept(100)) / 100  # the weights fall out
+    assert 0.6 * plan.mlp_graph < of_a_token < 1.2 * plan.mlp_graph

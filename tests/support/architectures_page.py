@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import transformers
 
 from lightning_circuits.models import wrap
+from lightning_circuits.models.mixtures import is_mixture
 from lightning_circuits.models.refused import reason_of
 from lightning_circuits.models.registry import family_of
 from tests.support.every_architecture import ARCHITECTURES, CannotBeBuilt, build
@@ -94,15 +95,10 @@ def row_of(model_type: str) -> Row:
     notes = [LIMITS[model_type]] if model_type in LIMITS else []
     if windowed := sum(getattr(read, "windowed", [])):
         notes.append(f"sliding windows{' in some layers' if windowed < read.layout.n_layers else ''}")
-    if is_mixture(model):
+    if any(is_mixture(read.mlp_module(layer)) for layer in range(read.layout.n_layers)):
         notes.append("a mixture of experts, router included, is one MLP")
     layout = read.layout
     return Row(model_type, "read", layout.n_kv_readers < layout.n_heads, layout.parallel, "; ".join(notes))
-
-
-def is_mixture(model: Any) -> bool:
-    """Whether there are experts in the place of an MLP."""
-    return any(name.endswith(".experts") for name, _ in model.named_modules())
 
 
 def page() -> str:
