@@ -7,7 +7,8 @@
     >>> [name for name, alive in zip(layout.writer_names, Alive.of(layout, open_).writers, strict=True) if alive]
     ['input', 'a0.h1', 'm1']
 
-Attention is counted in *units*: a key and a value reader with the query heads that share them. An MLP is one unit.
+Attention is counted in *units*: a key and a value reader with the query heads that share them. Where heads are coupled
+(`Layout`), a whole attention is one unit; so is an MLP.
 """
 
 from __future__ import annotations
@@ -64,23 +65,28 @@ class Alive:
 
 def readers_of(layout: Layout, component: Component, units: Tensor) -> Tensor:
     """bool ``[its readers]``: those of some of its units, bool ``[its units]``."""
-    if component.kind == "attention":
+    if _in_units(layout, component):
         return torch.cat([_written_by(layout, component, units), units, units])
-    return units[: component.readers.stop - component.readers.start]  # the input has none
+    return units.expand(component.readers.stop - component.readers.start)  # the input has none
+
+
+def _in_units(layout: Layout, component: Component) -> bool:
+    """Whether some of a component can be computed without the rest."""
+    return component.kind == "attention" and not layout.coupled
 
 
 def _n_units(layout: Layout, component: Component) -> int:
-    return layout.n_kv_readers if component.kind == "attention" else 1
+    return layout.n_kv_readers if _in_units(layout, component) else 1
 
 
 def _written_by(layout: Layout, component: Component, units: Tensor) -> Tensor:
     """bool ``[its writers]``: those of some of its units."""
-    return units.repeat_interleave(layout.n_heads // layout.n_kv_readers) if component.kind == "attention" else units
+    return units.repeat_interleave((component.writers.stop - component.writers.start) // len(units))
 
 
 def _units_of(layout: Layout, component: Component, readers: Tensor) -> Tensor:
     """bool ``[its units]``: those of which there is any reader, bool ``[its readers]``."""
-    if component.kind != "attention":
-        return readers
+    if not _in_units(layout, component):
+        return readers.any(0, keepdim=True)
     queries, keys, values = readers.split((layout.n_heads, layout.n_kv_readers, layout.n_kv_readers))
     return queries.view(len(keys), -1).any(1) | keys | values

@@ -44,7 +44,7 @@ in the span of the token that is attended to.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
@@ -87,9 +87,11 @@ class Layout:
             The number of K/V groups: one per group, for grouped-query attention.
         spans: names of the spans of tokens in which edges are told apart; none: an edge holds for all tokens.
         parallel: attention and MLP of a block read the same stream, so that an MLP reads no head of its own layer.
+        coupled: what a head writes depends on what other heads of its layer read, as a norm stands behind them, or over
+            all queries. It changes no edge, but what lies on a way to the logits.
 
     Raises:
-        TypeError: a size that is no whole number, spans that are no list of names, ``parallel`` neither True nor False.
+        TypeError: a size that is no whole number, spans that are no list of names, a flag neither True nor False.
         ValueError: sizes below 1 or above `MAX_SIZE`, or query heads that do not divide into the K/V readers; a span
             without a name, named twice, or with ``@`` or ``->`` in its name, which names of edges are made with.
     """
@@ -100,12 +102,13 @@ class Layout:
     n_kv_readers: int = None  # type: ignore[assignment]  # None stands for n_heads and is replaced below
     spans: tuple[str, ...] = ()
     parallel: bool = False
+    coupled: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.n_kv_readers is None:
             object.__setattr__(self, "n_kv_readers", self.n_heads)
         require_whole_numbers(**self._sizes())
-        require_flags(parallel=self.parallel)
+        require_flags(parallel=self.parallel, coupled=self.coupled)
         for name, size in self._sizes().items():
             if not 1 <= size <= MAX_SIZE:
                 raise ValueError(f"{name} is {size:,}: the sizes of a layout lie between 1 and {MAX_SIZE:,}")
@@ -354,8 +357,8 @@ class Layout:
     # ---- as plain data -----------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The four sizes, and ``spans`` and ``parallel`` if there is anything to them; ``Layout`` takes it back."""
-        more = {"spans": list(self.spans), "parallel": self.parallel}
+        """The four sizes, and ``spans`` and the flags if there is anything to them; ``Layout`` takes it back."""
+        more = {"spans": list(self.spans), "parallel": self.parallel, "coupled": self.coupled}
         return self._sizes() | {name: said for name, said in more.items() if said}
 
     def _sizes(self) -> dict[str, int]:
@@ -364,7 +367,8 @@ class Layout:
     def difference(self, other: Layout) -> str:
         """What differs between two layouts, in words; empty if nothing does."""
         mine, theirs = ({"spans": None, "parallel": False} | layout.to_dict() for layout in (self, other))
-        return ", ".join(f"{key} {mine[key]} against {theirs[key]}" for key in mine if mine[key] != theirs[key])
+        differing = [key for key in mine if key != "coupled" and mine[key] != theirs[key]]
+        return ", ".join(f"{key} {mine[key]} against {theirs[key]}" for key in differing)
 
     def require(self, other: Layout, what: str) -> None:
         """Refuse what is of another layout.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_circuits.components import Component
 from lightning_circuits.layout import Layout
 
 
@@ -33,7 +34,8 @@ def on_ways(layout: Layout, members: Tensor, read: Tensor | None = None, sees: T
     """Which edges lie on a way from the input to the logits whose other edges are all members.
 
     A way goes through nodes: what enters a head by its query, key or value leaves by its output. Under K/V per group a
-    key or value reader belongs to every head of its group. In spans, a way stays in its span but where it enters a head
+    key or value reader belongs to every head of its group, and where heads are coupled (`Layout`), what enters one head
+    leaves by every head of its layer. In spans, a way stays in its span but where it enters a head
     by a key or a value: that may be attended to from any span that sees it.
 
     Args:
@@ -55,6 +57,11 @@ def on_ways(layout: Layout, members: Tensor, read: Tensor | None = None, sees: T
         """bool ``[n_spans, n_readers]``: a key or value of a span is one of every span that sees it."""
         return torch.where(layout.keys_and_values, (sees.float() @ entered.float()).bool(), entered)
 
+    def together(nodes: Tensor, component: Component) -> None:
+        """Of bool ``[n_spans, n_nodes]``, all of a component where one of it is, if they are coupled."""
+        if layout.coupled and component.kind == "attention":
+            nodes[:, component.writers] = nodes[:, component.writers].any(1, keepdim=True)
+
     # One sweep up finds what the input reaches, one sweep down what leads to the logits.
     reached = torch.arange(layout.n_nodes).eq(0).repeat(layout.n_spans, 1)
     for component in components:
@@ -63,10 +70,12 @@ def on_ways(layout: Layout, members: Tensor, read: Tensor | None = None, sees: T
         entered[:, component.readers] = (edges & reached[:, None, : component.n_before]).any(-1)
         span, pair = attended(entered, sees)[:, readers].nonzero(as_tuple=True)
         reached[span, nodes[pair]] = True
+        together(reached, component)
 
     open_readers = torch.zeros(layout.n_spans, layout.n_readers, dtype=torch.bool)
     leads = torch.arange(layout.n_nodes).eq(layout.n_nodes - 1) & read[:, None]
     for component in reversed(components):
+        together(leads, component)
         span, pair = leads[:, nodes].nonzero(as_tuple=True)
         entered = torch.zeros_like(open_readers)
         entered[span, readers[pair]] = True

@@ -31,13 +31,13 @@ class Tape:
 
     ``wide``: whether the graphs of all MLPs are kept, as the stock model's own backward keeps them; else those while so
     many bytes are free as ``reserve`` says. ``attentions``: queries, keys and values, where the graph of what the heads
-    mix of them ends, and what the norm did. ``mlps``: what they see, and where their graph ends. What comes out there
-    is in the stack already.
+    mix of them ends, this itself if a norm comes after it, and what the norm before did. ``mlps``: what they see, and
+    where their graph ends. What comes out there is in the stack already.
     """
 
     wide: bool
     reserve: int
-    attentions: dict[int, tuple[list[Tensor], GradientEdge, Scales]] = field(default_factory=dict)
+    attentions: dict[int, tuple[list[Tensor], GradientEdge, Tensor | None, Scales]] = field(default_factory=dict)
     mlps: dict[int, tuple[list[Tensor], GradientEdge]] = field(default_factory=dict)
 
     @classmethod
@@ -73,14 +73,15 @@ def run(
 
     def attend(*projected: Tensor) -> Tensor:
         q, k, v = map(places.spread, projected, around)
-        return places.take(model.mix(layer, q, k, v, context))
+        return places.take(model.mix(layer, q, k, v, context, part.units))
 
     if tape is None:
         z = attend(*projected)
     else:
         seen, z = _graph(attend, *projected)
-        tape.attentions[layer] = seen, get_gradient_edge(z), scales
-    return model.write_heads(layer, z.detach(), part.units)
+        kept = z.detach() if model.has_norm_after_attention else None
+        tape.attentions[layer] = seen, get_gradient_edge(z), kept, scales
+    return model.outputs(layer, part.units)(z.detach())
 
 
 def gradient(model: CircuitModel, part: Part, tape: Tape, x: Tensor, dwritten: Tensor) -> None:
@@ -91,8 +92,8 @@ def gradient(model: CircuitModel, part: Part, tape: Tape, x: Tensor, dwritten: T
     layer = part.component.layer
     # The graphs stay: a backward may be asked for again.
     if part.component.kind == "attention":
-        seen, end, scales = tape.attentions[layer]
-        dz = model.heads_gradient(layer, dwritten, part.units)
+        seen, end, z, scales = tape.attentions[layer]
+        dz = model.outputs(layer, part.units).gradient(dwritten, z)
         dprojected = torch.autograd.grad(end, seen, dz, retain_graph=True)
         model.projection(layer, part.units).gradient(x, scales, seen, dprojected, out=x)
     else:

@@ -19,7 +19,8 @@ from lightning_circuits.arguments import as_data
 from lightning_circuits.batch import PromptSource
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, wrap
-from tests.support.oracle import ALL_OPEN, VOCABULARY, Pairs, oracle, stock_logits, tiny_model
+from tests.support.oracle import ALL_OPEN, Pairs, oracle, stock_logits
+from tests.support.tiny_models import VOCABULARY, tiny_model
 
 LENGTHS = (4, 2, 5, 3, 5, 1, 2)
 MODELS = ("gpt2", "llama-gqa")

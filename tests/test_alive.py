@@ -16,6 +16,8 @@ LAYOUTS = {
     "per group": Layout(n_layers=3, n_heads=4, d_model=8, n_kv_readers=2),
     "one group": Layout(n_layers=3, n_heads=4, d_model=8, n_kv_readers=1),
     "parallel": Layout(n_layers=4, n_heads=2, d_model=4, parallel=True),
+    "coupled": Layout(n_layers=4, n_heads=3, d_model=6, coupled=True),
+    "coupled per group": Layout(n_layers=3, n_heads=4, d_model=8, n_kv_readers=2, coupled=True),
     "parallel per group": Layout(n_layers=3, n_heads=4, d_model=8, n_kv_readers=2, parallel=True),
 }
 layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -23,10 +25,13 @@ SHARES = [0.0, 0.01, 0.03, 0.1, 0.3, 1.0]
 
 
 def unit_of(name: str, layout: Layout) -> str:
-    """``a1.h3``, ``a1.h3<q>`` and, where heads share keys by twos, ``a1.g1<k>`` to ``a1/1``; all else as it is."""
+    """``a1.h3``, ``a1.h3<q>`` and, where heads share keys by twos, ``a1.g1<k>`` to ``a1/1``; where they are coupled, to
+    ``a1``; all else as it is."""
     if not name.startswith("a"):
         return name
     layer, place = name.partition("<")[0].split(".")
+    if layout.coupled:
+        return layer
     number = int(place[1:])
     heads_of_each = layout.n_heads // layout.n_kv_readers
     return f"{layer}/{number if place[0] == 'g' else number // heads_of_each}"

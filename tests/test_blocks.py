@@ -38,6 +38,7 @@ from tests.support.oracle import ALL_OPEN, Pairs, oracle, pairs, stock_logits
 
 CPU = torch.device("cpu")
 CASES = [("gpt2", "head"), ("llama-gqa", "head"), ("llama-gqa", "group"), ("gpt-neox", "head")]
+CASES += [("gemma2", "group"), ("olmo2", "head")]
 families = pytest.mark.parametrize(("family", "kv"), CASES)
 shapes = pytest.mark.parametrize("multiple", [1, 8])
 sizes = pytest.mark.parametrize("size", [2, 3, 4, 99])
@@ -45,6 +46,7 @@ LAYOUTS = [
     Layout(n_layers=5, n_heads=4, d_model=8),
     Layout(n_layers=5, n_heads=4, d_model=8, n_kv_readers=2),
     Layout(n_layers=5, n_heads=3, d_model=6, parallel=True),
+    Layout(n_layers=5, n_heads=4, d_model=8, n_kv_readers=2, coupled=True),
     Layout(n_layers=1, n_heads=1, d_model=2),
 ]
 

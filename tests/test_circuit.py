@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import hashlib
 import re
+from dataclasses import replace
 from typing import Any
 
 import networkx as nx
@@ -69,6 +70,10 @@ def with_readers(circuit: Circuit) -> nx.DiGraph:
             seen_from = spans if reader[-2:] in ("k>", "v>") else [span]
             for node in nodes_of_reader(layout, reader):
                 graph.add_edges_from((f"({reader}){span}", f"{node}{at}") for at in seen_from)
+    if layout.coupled:  # what a head writes depends on the others of its layer
+        for span in spans:
+            heads = [f"{name}{span}" for name in layout.writer_names if ".h" in name]
+            graph.add_edges_from((a, b) for a in heads for b in heads if a != b and a.split(".")[0] == b.split(".")[0])
     return graph
 
 
@@ -97,6 +102,21 @@ def test_prune_keeps_what_lies_on_a_way(one: tuple[Circuit]) -> None:
     pruned = one[0].prune()
     assert set(pruned.edge_names()) == pruned_by_networkx(one[0])
     assert pruned.prune() == pruned
+
+
+@pytest.mark.parametrize("spans", [(), ("S2", "END")])
+@pytest.mark.parametrize("n_kv_readers", [2, 4])
+def test_where_heads_are_coupled_ways_go_from_each_to_each(n_kv_readers: int, spans: tuple[str, ...]) -> None:
+    layout = Layout(3, 4, 8, n_kv_readers, spans=spans, coupled=True)
+    apart, differs = replace(layout, coupled=False), 0
+    for seed in range(100):
+        generator = torch.Generator().manual_seed(seed)
+        circuit = Circuit(layout, torch.rand(layout.n_edges, generator=generator) < 0.05)
+        assert set(circuit.prune().edge_names()) == pruned_by_networkx(circuit)
+        alone = Circuit(apart, circuit.members).prune()
+        assert alone <= circuit.prune() and alone.layout == circuit.layout
+        differs += alone != circuit.prune()
+    assert differs > 5
 
 
 @given(circuits())

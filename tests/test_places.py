@@ -21,7 +21,8 @@ from lightning_circuits.scoring.gradients import gradient_scores
 from lightning_circuits.scoring.paths import integral
 from lightning_circuits.search.gated_loss import gated_losses
 from tests.support.gated import assert_close, random_gates, weighted, wrapped
-from tests.support.oracle import PADDINGS, VOCABULARY, Pairs, pairs, stock_logits
+from tests.support.oracle import PADDINGS, Pairs, pairs, stock_logits
+from tests.support.tiny_models import VOCABULARY
 
 CASES = [("gpt2", "head"), ("llama-gqa", "group"), ("qwen2-window", "head"), ("gpt-neox", "head")]
 families = pytest.mark.parametrize(("family", "kv"), CASES)

@@ -138,20 +138,16 @@ def _noting(model: CircuitModel, heads: Sequence[str]) -> Iterator[dict[str, Ten
         layer, head = map(int, re.findall(r"\d+", name))
         wanted.setdefault(layer, []).append(head)
     seen: dict[str, Tensor] = {}
-    mix = model.mix
+    attend = model.attend
 
-    def noted(layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+    def noted(layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context, units: Tensor | None = None) -> Tensor:
         if layer in wanted:
-            chosen = torch.tensor(wanted[layer], device=q.device)
-            turned_q, turned_k = model.turn(layer, q, k, context)
-            per_group = len(turned_q) // len(turned_k)
-            scores = (turned_q[chosen] @ turned_k[chosen // per_group].mT).float() * model.scaling(layer)
-            weights = scores.masked_fill(~model.layer_mask(layer, context), float("-inf")).softmax(-1)
+            weights = model.attention_weights(layer, q, k, context, units)[wanted[layer]].float()
             seen.update({f"a{layer}.h{head}": w.cpu() for head, w in zip(wanted[layer], weights, strict=True)})
-        return mix(layer, q, k, v, context)
+        return attend(layer, q, k, v, context, units)
 
-    model.mix = noted  # type: ignore[method-assign]
+    model.attend = noted  # type: ignore[method-assign]
     try:
         yield seen
     finally:
-        del model.mix
+        del model.attend

@@ -42,7 +42,8 @@ class Safetensors(Format):
         require_keys(circuit["layout"], *SIZES)
         spans = require_names(circuit["layout"].get("spans", []), "spans")
         sizes = {size: circuit["layout"][size] for size in SIZES}
-        layout = Layout(**sizes, parallel=circuit["layout"].get("parallel", False)).in_spans(spans)
+        flags = {flag: circuit["layout"].get(flag, False) for flag in ("parallel", "coupled")}
+        layout = Layout(**sizes, **flags).in_spans(spans)
         return sound(layout, tensors["members"], tensors.get("scores"), circuit["metadata"], tensors.get("node_scores"))
 
 

@@ -3,8 +3,8 @@
 The masked computation needs a transformer's layers one *reader* at a time: head 3's query may read another sum of
 writers than head 3's key. Hugging Face modules take one stream for a whole layer. `CircuitModel` closes that gap
 without touching the module: it reads the module's own parameters, and computes a layer from a stack of streams, one
-for each reader. A family (GPT-2, Llama, ...) is a subclass that says where its weights are; the arithmetic that all
-share stands here.
+for each reader. A family (GPT-2, Llama, ...) is a subclass that says where its weights are (`ModelParts`); the
+arithmetic that all share stands here.
 
     >>> model = wrap(AutoModelForCausalLM.from_pretrained("gpt2"))          # doctest: +SKIP
     >>> context = model.context(attention_mask)                             # doctest: +SKIP
@@ -26,31 +26,34 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from lightning_circuits.batch import Batch, on_device, require_batch
 from lightning_circuits.layout import Layout
 from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
-from lightning_circuits.models.norms import Norm, read_norm
+from lightning_circuits.models.head_norms import normed_by_head
+from lightning_circuits.models.head_outputs import HeadOutputs
+from lightning_circuits.models.norms import Norm
+from lightning_circuits.models.parts import ModelParts
 from lightning_circuits.models.projections import NormedProjection
 from lightning_circuits.models.prompts import refuse_prompts
 from lightning_circuits.models.sharding import gathered
-from lightning_circuits.models.stock import embedded_as, scaled, streams_recorded, writers_recorded
-from lightning_circuits.models.where import Where
+from lightning_circuits.models.stock import embedded_as, first_of, scaled, streams_recorded, writers_recorded
 
 
 class Dimensions(NamedTuple):
-    """Of a model: decoder blocks, query heads of a block, K/V groups of a block, width of the residual stream; and
-    whether the MLP of a block reads the stream that its attention reads, instead of the one after it."""
+    """Of a model: decoder blocks, query heads of a block, K/V groups of a block, width of the residual stream; whether
+    the MLP of a block reads the stream that its attention reads, instead of the one after it; and whether what a head
+    writes depends on what other heads of its layer read."""
 
     n_layers: int
     n_heads: int
     n_groups: int
     d_model: int
     parallel: bool = False
+    coupled: bool = False
 
 
-class CircuitModel:
+class CircuitModel(ModelParts):
     """A frozen language model with a `Layout`; make one with `wrap`.
 
     Args:
@@ -66,17 +69,11 @@ class CircuitModel:
     module_types: ClassVar[tuple[type, ...]] = ()
     """The classes that an adapter reads, of models that are not Hugging Face's."""
 
-    where: ClassVar[Where]
-    """Where the model has its parts; what is not so simple, an adapter says by a method or attribute of its own."""
-
     pads_left = True
     """False of a model that does not read the attention mask, as `verify` finds: its padding stands on the right."""
 
-    embedding_multiplier = 1.0
-    """What the model multiplies its token embeddings with outside of the embedding's module, as Granite does."""
-
-    residual_multiplier = 1.0
-    """What it multiplies what attention and MLP modules put out with, before that goes into the stream."""
+    fused = True
+    """False of a model whose attention weights are no plain softmax of scaled, masked scores."""
 
     def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
         if kv not in ("head", "group"):
@@ -90,11 +87,9 @@ class CircuitModel:
             dimensions.d_model,
             dimensions.n_heads if kv == "head" else dimensions.n_groups,
             parallel=dimensions.parallel,
+            coupled=dimensions.coupled or self.has_norm_after_attention,
         )
-        if hasattr(self, "where"):
-            decoder = self.backbone = model.get_submodule(self.where.decoder)
-            self.token_embedding = decoder.get_submodule(self.where.token_embedding)
-            self.blocks, self.final_norm = map(decoder.get_submodule, (self.where.blocks, self.where.final_norm))
+        self.place()
 
     def in_spans(self, names: Sequence[str]) -> CircuitModel:
         """The same model with edges told apart in spans of these names; none: each edge holds for all tokens."""
@@ -140,62 +135,6 @@ class CircuitModel:
 
     # ---- what a family says ------------------------------------------------------------------------------------
 
-    # As they stand, methods go by `where`, and by what modules of Hugging Face are called.
-
-    backbone: Any  # Hugging Face's decoder without its head
-    blocks: Any  # its layers
-    token_embedding: Any
-    final_norm: nn.Module  # before the head
-
-    def attention_norm(self, layer: int) -> nn.Module:
-        """The norm before the attention of a layer; `read_norm` says what it does."""
-        return self._part(layer, "attention_norm")
-
-    def mlp_norm(self, layer: int) -> nn.Module:
-        """The norm before the MLP of a layer; in parallel blocks it may be that of the attention."""
-        return self._part(layer, "mlp_norm")
-
-    @staticmethod
-    def read_norm(norm: nn.Module) -> Norm:
-        """What a norm does to a stream. As it stands, for layer norms and for RMS norms as Hugging Face has them."""
-        return read_norm(norm)
-
-    def mlp_module(self, layer: int) -> nn.Module:
-        """The MLP of a layer: the normed stream ``[B, T, d]`` to what it writes, ``[B, T, d]``."""
-        return self._part(layer, "mlp")
-
-    def attention_module(self, layer: int) -> Any:
-        """The attention of a layer."""
-        return self._part(layer, "attention")
-
-    def output_module(self, layer: int) -> Any:
-        """The module whose input is all heads' values side by side, ``[B, T, n_heads * d_head]``."""
-        return self.attention_module(layer).get_submodule(self.where.output)
-
-    def _part(self, layer: int, name: str) -> Any:
-        """A part of a block, by what it is called in `Where`."""
-        if not hasattr(self, "where"):
-            raise NotImplementedError(f"{type(self).__name__} says neither `where` its parts are nor {name}(layer)")
-        return self.blocks[layer].get_submodule(getattr(self.where, name))
-
-    def output_weight(self, layer: int) -> Tensor:
-        """``[n_heads, d_head, d_model]``: the output projection, a block for each head; a view, if not multiplied."""
-        module = self.output_module(layer)
-        weight = module.weight if isinstance(module, Conv1D) else module.weight.T
-        return scaled(weight.unflatten(0, (self.layout.n_heads, -1)), self.residual_multiplier)
-
-    def output_bias(self, layer: int) -> Tensor | None:
-        """``[d_model]``: the attention's output bias. It belongs to no head: a constant of the stream."""
-        bias = self.output_module(layer).bias
-        return None if bias is None else scaled(bias, self.residual_multiplier)
-
-    def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
-        """Of queries, keys and values: weights ``[blocks, d_model, d_head]`` as views, and biases ``[blocks, d_head]``.
-
-        Of keys and values there are as many blocks as K/V groups, whatever the readers are.
-        """
-        raise NotImplementedError
-
     def projection(self, layer: int, units: Tensor | None = None) -> NormedProjection:
         """What makes queries, keys, values of the streams of a layer; of some units, int64 ``[n]``, see `attention`."""
         norm = self.read_norm(self.attention_norm(layer))
@@ -223,6 +162,11 @@ class CircuitModel:
             blocks = readers // (n // len(weight))  # readers of a group share its block
             chosen.append((weight[blocks], None if bias is None else bias[blocks]))
         return chosen
+
+    def head_norms(self, layer: int) -> tuple[Norm, Norm] | None:
+        """The norms of queries and of keys, where each head has its own: a gain ``[n_heads, d_head]``, and one of keys
+        for each K/V group. What all heads of a layer share, `turn` does."""
+        return None
 
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """What happens to projected queries and keys ``[readers, B, T, d_head]`` before they meet: rotations, norms."""
@@ -293,39 +237,66 @@ class CircuitModel:
         """
         with self.at_hand(layer):
             q, k, v = self.projection(layer, units)(x)
-            return self.write_heads(layer, self.mix(layer, q, k, v, context), units)
+            return self.outputs(layer, units)(self.mix(layer, q, k, v, context, units))
 
-    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context, units: Tensor | None = None) -> Tensor:
         """Queries, keys and values ``[readers, B, T, d_head]``, as projected, to the heads' mixed values.
 
         Returns:
-            ``[n_heads, B, T, d_head]``.
+            ``[n_heads, B, T, d_head]``, or of the heads of some units.
         """
+        if (norms := self.head_norms(layer)) is not None:
+            q = normed_by_head(norms[0], q, None if units is None else self.heads(units))
+            k = normed_by_head(norms[1], k, units, self.layout.n_kv_readers)
         q, k = self.turn(layer, q, k, context)
         if len(k) < len(q):
             k, v = (t.repeat_interleave(len(q) // len(k), dim=0) for t in (k, v))
+        return self.attend(layer, q, k, v, context, units)
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context, units: Tensor | None = None
+    ) -> Tensor:
+        """The same of turned queries and keys, as many of these and of values as of queries."""
+        if not self.fused:
+            return self.attention_weights(layer, q, k, context, units) @ v
         # Heads stand where scaled_dot_product_attention wants the batch: each has its own streams, all share the mask.
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=self.layer_mask(layer, context), scale=self.scaling(layer)
         )
 
-    def write_heads(self, layer: int, z: Tensor, units: Tensor | None = None) -> Tensor:
-        """Each head's mixed values ``[n_heads, ..., d_head]``, or those of some units, to what it writes."""
-        return torch.bmm(z.flatten(1, -2), self._output_weight(layer, units)).unflatten(1, z.shape[1:-1])
+    def attention_weights(
+        self, layer: int, q: Tensor, k: Tensor, context: Context, units: Tensor | None = None
+    ) -> Tensor:
+        """``[n_heads, B, T, T]``: how much each token attends to each.
 
-    def heads_gradient(self, layer: int, dwritten: Tensor, units: Tensor | None = None) -> Tensor:
-        """The gradient ``[n_heads, ..., d_head]`` at what heads have mixed, from that at what they write."""
-        dz = torch.bmm(dwritten.flatten(1, -2), self._output_weight(layer, units).mT)
-        return dz.unflatten(1, dwritten.shape[1:-1])
+        Args:
+            layer: which layer.
+            q: ``[n_heads, B, T, d_head]``, turned.
+            k: the keys, likewise, one for each head.
+            context: of the prompts.
+            units: whose heads they are; None for all.
+        """
+        scores = self.attention_scores(layer, q, k, context, units)
+        wide = scores.to(torch.promote_types(q.dtype, torch.float32))
+        return wide.masked_fill(~self.layer_mask(layer, context), float("-inf")).softmax(-1).to(q.dtype)
 
-    def _output_weight(self, layer: int, units: Tensor | None) -> Tensor:
-        weight = self.output_weight(layer)
-        return weight if units is None else weight[self.heads(units)]
+    def attention_scores(
+        self, layer: int, q: Tensor, k: Tensor, context: Context, units: Tensor | None = None
+    ) -> Tensor:
+        """``[n_heads, B, T, T]``: of each token's query with each token's key, before the mask; as above."""
+        return q @ k.mT * self.scaling(layer)
+
+    def outputs(self, layer: int, units: Tensor | None = None) -> HeadOutputs:
+        """What makes of the heads' mixed values what they write; of some units, see `attention`."""
+        weight, norm = self.output_weight(layer), self.norm_after_attention(layer)
+        after = None if isinstance(norm, nn.Identity) else self.read_norm(norm)
+        return HeadOutputs(weight if units is None else weight[self.heads(units)], after)
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """``[B, T, d]`` to ``[B, T, d]``: what the MLP of a layer writes when it sees the stream ``x``."""
         with self.at_hand(layer):
-            return scaled(self.mlp_module(layer)(self.mlp_norm(layer)(x)), self.residual_multiplier)
+            written = self.norm_after_mlp(layer)(first_of(self.mlp_module(layer)(self.mlp_norm(layer)(x))))
+            return scaled(written, self.residual_multiplier)
 
     def unembed(self, x: Tensor) -> Tensor:
         """``[..., d]`` to logits ``[..., V]``."""

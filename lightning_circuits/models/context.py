@@ -20,13 +20,15 @@ class Context:
 
     ``mask``: bool ``[B, T, T]``, query by key. ``window_mask``: the same within the sliding window, for the layers
     that have one. ``position_ids``: int64 ``[B, T]``, counted from the first real token, so that padding on the left
-    changes nothing. ``rotary``: cosines and sines ``[B, T, d_head]`` of rotary embeddings.
+    changes nothing. ``rotary``: cosines and sines ``[B, T, d_head]`` of rotary embeddings; ``window_rotary``: those of
+    the layers with a window, where they have others.
     """
 
     mask: Tensor
     position_ids: Tensor
     window_mask: Tensor | None = None
     rotary: tuple[Tensor, Tensor] | None = None
+    window_rotary: tuple[Tensor, Tensor] | None = None
 
 
 class PromptLimit(NamedTuple):

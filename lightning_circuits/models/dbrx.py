@@ -39,8 +39,8 @@ class DbrxCircuitModel(LlamaCircuitModel):
         blocks = self.attention_module(layer).Wqkv.weight.unflatten(0, (sum(counts), -1)).mT  # without biases
         return [(weight, None) for weight in blocks.split(counts)]
 
-    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context, units: Tensor | None = None) -> Tensor:
         largest = self.attention_module(layer).clip_qkv
         if largest is not None:
             q, k, v = (each.clamp(-largest, largest) for each in (q, k, v))
-        return super().mix(layer, q, k, v, context)
+        return super().mix(layer, q, k, v, context, units)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_circuits.models.base import CircuitModel
 from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
+from lightning_circuits.models.heads import of_linears
 from lightning_circuits.models.rotary import angles, rotary_limit, rotate
 from lightning_circuits.models.where import Where
 
@@ -56,19 +57,20 @@ class LlamaCircuitModel(CircuitModel):
             mask=causal_mask(attention_mask),
             window_mask=causal_mask(attention_mask, self.window) if any(self.windowed) else None,
             position_ids=positions,
-            rotary=angles(self.backbone.rotary_emb, positions, self.dtype),
+            **self.rotary(positions),
         )
+
+    def rotary(self, positions: Tensor) -> dict[str, Any]:
+        """The angles that a `Context` holds, for ``positions`` ``[B, T]``."""
+        return {"rotary": angles(self.backbone.rotary_emb, positions, self.dtype)}
 
     def layer_mask(self, layer: int, context: Context) -> Tensor:
         return context.window_mask if self.windowed[layer] else context.mask  # type: ignore[return-value]
 
     def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
         attention, groups = self.attention_module(layer), self.n_groups
-        linears = (attention.q_proj, self.layout.n_heads), (attention.k_proj, groups), (attention.v_proj, groups)
-        return [
-            (linear.weight.unflatten(0, (blocks, -1)).mT, None if linear.bias is None else linear.bias.view(blocks, -1))
-            for linear, blocks in linears
-        ]
+        linears = attention.q_proj, attention.k_proj, attention.v_proj
+        return of_linears(linears, (self.layout.n_heads, groups, groups))
 
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         attention = self.attention_module(layer)

@@ -49,14 +49,15 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 DType = Literal["float32", "float64", "bfloat16", "float16"]
 
 
-def load_model(name: str | Path, dtype: str | torch.dtype = "float32", attention: str = "sdpa") -> PreTrainedModel:
+def load_model(name: str | Path, dtype: str | torch.dtype = "float32", attention: str | None = None) -> PreTrainedModel:
     """Load a causal language model.
 
     Args:
         name: a Hugging Face id, a local folder, a folder holding one `.gguf` file, a `.gguf` file, or `tiny-ioi`.
             The weights of a GGUF file are dequantised: they are plain tensors of `dtype` afterwards.
         dtype: of all parameters: `float32`, `float64`, `bfloat16` or `float16`. Never taken from the checkpoint.
-        attention: the attention implementation, as `transformers` names it (`sdpa`, `eager`, ...).
+        attention: the attention implementation, as `transformers` names it (`sdpa`, `eager`, ...). Default: `sdpa`,
+            or `eager` for models that have no other (GPT-J, Gemma 2).
 
     Returns:
         The unmodified Hugging Face module, on the CPU, in eval mode, with `requires_grad` off and no key/value cache.

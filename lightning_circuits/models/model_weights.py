@@ -14,7 +14,8 @@ from lightning_circuits.models.base import CircuitModel
 
 WeightKind = Literal["attention", "mlp", "norm", "embedding", "head"]
 """What part of a model a weight belongs to. Norms inside of an attention or MLP, as Qwen3's of q and k, are norms; the
-last one, behind all blocks, is of the head. A head that is the embedding's transpose is an embedding."""
+last one, behind all blocks, is of the head, and one behind the embedding of that. A head that is the embedding's
+transpose is an embedding."""
 
 
 class ModelWeight(NamedTuple):
@@ -50,10 +51,11 @@ def model_weights(model: CircuitModel) -> list[ModelWeight]:
             kind: WeightKind = "norm" if is_norm else "mlp" if id(module) in in_mlp else "attention"
             for parameter in module.parameters(recurse=False):
                 inside.setdefault(id(parameter), ModelWeight(names[id(parameter)], layer, kind, parameter))
+    in_embedding = {id(module) for module in model.token_embedding.modules()}
     embeddings = [
         parameter
         for module in model.model.modules()
-        if isinstance(module, nn.Embedding)
+        if isinstance(module, nn.Embedding) or (id(module) in in_embedding and module is not model.final_norm)
         for parameter in module.parameters(recurse=False)
     ]
     embedded = {id(each): ModelWeight(names[id(each)], None, "embedding", each) for each in embeddings}

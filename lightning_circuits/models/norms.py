@@ -4,10 +4,10 @@ The norms before attention and MLP scale every token by one number and every dim
 
     norm(x) = scale(x) * centred(x) * gain + constant          scale(x) = 1 / rms(centred(x))
 
-An RMS norm neither centres nor adds a constant, a layer norm does both. Whoever takes gradients at the readers of a
-layer (`open_attention`) folds gain and constant into the projections behind the norm, and is left with a number per
-token. A family whose norms are of another kind says how they are read in `CircuitModel.read_norm`; one that scales by
-``1 + weight``, say, by ``Norm(gain=1 + norm.weight, epsilon=norm.eps)``.
+An RMS norm neither centres nor adds a constant, a layer norm does both. Where there is no norm, the scale is 1. Whoever
+takes gradients at the readers of a layer (`open_attention`) folds gain and constant into the projections behind the
+norm, and is left with a number per token. A family whose norms are of another kind says how they are read in
+`CircuitModel.read_norm`; one that scales by ``1 + weight``, say, by ``Norm(gain=1 + norm.weight, epsilon=norm.eps)``.
 """
 
 from __future__ import annotations
@@ -24,21 +24,27 @@ class Norm:
     """One norm of a model.
 
     Args:
-        gain: ``[d]``, in the model's dtype, as ``constant``.
+        gain: ``[d]``, in the model's dtype, as ``constant``; None for 1.
         epsilon: what is added to the mean square of a token.
         centres: whether each token's mean over the ``d`` dimensions is first taken off.
         constant: ``[d]``, what is added at the end.
+        scales: whether tokens are scaled; False of a place without a norm.
     """
 
-    gain: Tensor
+    gain: Tensor | None
     epsilon: float
     centres: bool = False
     constant: Tensor | None = None
+    scales: bool = True
 
     def __call__(self, x: Tensor) -> Tensor:
         """The normed stream, like ``x`` ``[..., d]``."""
-        normed = self.standardised(x)[0] * self.gain
+        normed = self.gained(self.standardised(x)[0])
         return normed if self.constant is None else normed + self.constant
+
+    def gained(self, x: Tensor) -> Tensor:
+        """``x`` ``[..., d]`` times the gain."""
+        return x if self.gain is None else x * self.gain
 
     def standardised(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A stream without gain and constant, and what it is scaled with.
@@ -51,6 +57,8 @@ class Norm:
             float32, or float64 for ``x`` in float64.
         """
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if not self.scales:
+            return x, torch.ones_like(wide[..., :1])
         if self.centres:
             wide = wide - wide.mean(-1, keepdim=True)
         scale = (wide.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
@@ -70,16 +78,19 @@ class Norm:
         if self.constant is not None:
             constant = self.constant @ weight
             bias = constant if bias is None else bias + constant
-        weight = self.gain[:, None] * weight
+        weight = weight if self.gain is None else self.gain[:, None] * weight
         return (weight - weight.mean(-2, keepdim=True) if self.centres else weight), bias
 
 
 def read_norm(module: Any) -> Norm:
-    """How a layer norm is read, and an RMS norm in the manner of Hugging Face, which calls its epsilon so.
+    """How a layer norm is read, and an RMS norm in the manner of Hugging Face, which calls its epsilon so; and
+    ``nn.Identity``, which stands where there is no norm.
 
     Raises:
         ValueError: a norm of another kind.
     """
+    if isinstance(module, nn.Identity):
+        return Norm(None, 0.0, scales=False)
     if isinstance(module, nn.LayerNorm):
         return Norm(module.weight, module.eps, centres=True, constant=module.bias)
     if hasattr(module, "variance_epsilon"):

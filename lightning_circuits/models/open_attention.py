@@ -37,7 +37,7 @@ def attention_output(model: CircuitModel, layer: int, x: Tensor, context: Contex
     with model.at_hand(layer):
         q, k, v = (each.output for each in _projected(model, layer, norm, norm.standardised(x)[0]))
         z = model.mix(layer, q, k, v, context)
-        out = z.permute(1, 2, 0, 3).flatten(2) @ model.output_weight(layer).flatten(0, 1)
+        out = model.outputs(layer).summed(z)
     bias = model.output_bias(layer)
     return out if bias is None else out + bias
 
@@ -67,16 +67,16 @@ def attention_gradients(
         with torch.enable_grad():
             q, k, v = leaves
             z = model.mix(layer, q, k, v, context)
-        dz = dout @ model.output_weight(layer).flatten(0, 1).mT
-        dys = torch.autograd.grad(z, leaves, dz.unflatten(-1, (len(z), -1)).permute(2, 0, 1, 3))
+        dys = torch.autograd.grad(z, leaves, model.outputs(layer).gradient_of_sum(dout, z.detach()))
 
     dreaders = out.view(len(out), -1, width)
     split = [len(dy) for dy in dys]
-    along = scale.new_empty(len(out), rows, length)
+    along = scale.new_zeros(len(out), rows, length)
     dx = torch.zeros_like(x)
     for (weight, y, _), dy, d, a in zip(projected, dys, dreaders.split(split), along.split(split), strict=True):
         blocks, d_head = len(weight), dy.shape[-1]
-        torch.mul((dy * y).sum(-1), scale[..., 0] / width, out=a)
+        if norm.scales:
+            torch.mul((dy * y).sum(-1), scale[..., 0] / width, out=a)
         dy = dy * scale.to(dy.dtype)
         summed = dy.reshape(len(dy), steps, -1, d_head).sum(1)
         torch.bmm(summed.reshape(blocks, -1, d_head), weight.mT, out=d.view(blocks, -1, width))

@@ -76,18 +76,21 @@ class NormedProjection:
             dys: the gradients at these.
             out: like ``x``.
         """
-        dx, along = torch.empty_like(x), torch.empty_like(scales.scale)
+        dx, along = torch.empty_like(x), torch.zeros_like(scales.scale)
         parts = (each.split(self.readers) for each in (dx, along, scales.scale))
         for d, a, s, y, dy, (weight, constant) in zip(*parts, outputs, dys, self.folded, strict=True):
             streams = (dy * s).reshape(len(weight), -1, weight.shape[-1])
             torch.bmm(streams, weight.mT, out=d.view(len(weight), -1, weight.shape[1]))
-            y = y if constant is None else y - of_readers(constant, y)
-            a.copy_((dy * y).sum(-1, keepdim=True) * s.square() / x.shape[-1])
+            if self.norm.scales:
+                y = y if constant is None else y - of_readers(constant, y)
+                a.copy_((dy * y).sum(-1, keepdim=True) * s.square() / x.shape[-1])
         torch.addcmul(dx, x, along, value=-1, out=out)
         if scales.mean is not None:
             out += scales.mean * along
 
     def _scales(self, x: Tensor) -> Scales:
+        if not self.norm.scales:
+            return Scales(torch.ones_like(x[..., :1]), None)
         wide = torch.promote_types(x.dtype, torch.float32)  # the mean of squares overflows and rounds in 16 bits
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square() / x.shape[-1]
         if not self.norm.centres:

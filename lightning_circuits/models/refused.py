@@ -34,12 +34,20 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("dots3_note_text", "glm4_moe_lite", "glm_moe_dsa", "hy_v4", "longcat_flash", "minicpm3", "youtu"),
     ),
     "it has norms after attention or MLP, before these go into the stream": (
-        *("exaone4", "flex_olmo", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text", "gemma4_unified"),
-        *("gemma4_unified_text", "glm4", "hyperclovax", "kolibri1", "olmo2", "olmo3"),
+        *(
+            "flex_olmo",
+            "gemma4",
+            "gemma4_text",
+            "gemma4_unified",
+            "gemma4_unified_text",
+            "glm4",
+            "hyperclovax",
+            "kolibri1",
+        ),
     ),
-    "queries and keys have a norm over the whole width of all heads": ("minimax_m2", "olmoe"),
+    "queries and keys have a norm over the whole width of all heads": ("minimax_m2",),
     "each of its heads has a sink, a score that no token has": (
-        *("flint", "gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash"),
+        *("flint", "granite_swa", "granitemoe_swa", "mimo_v2_flash"),
     ),
     "what its heads mix goes through a gate that reads the stream too": ("afmoe", "beam", "hrm_text", "laguna"),
     "its scores have a bias by the distance of tokens": ("bloom", "cpmant", "mpt"),
@@ -49,7 +57,6 @@ REASONS: dict[str, tuple[str, ...]] = {
     "its attention has experts, each with queries and outputs of its own": ("jetmoe",),
     "two modules stand in the place of its MLP": ("granitemoeshared",),
     "its mixtures give back more than what they write": ("llama4", "llama4_text"),
-    "its embedding is normed before it goes into the stream": ("modernbert-decoder", "nanochat"),
     "its rotary positions are others in layers with a window than in those without": (
         *("cohere_compass_text", "mellum"),
     ),
@@ -59,7 +66,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "some layers take their keys and values from others, or their inputs from beside the stream": (
         *("gemma3n", "gemma3n_text", "gemma4_assistant", "gemma4_unified_assistant"),
     ),
-    "its language model, Persimmon's, stands inside of one for images": ("fuyu",),
+    "its language model stands inside of one for images": ("fuyu", "gemma3"),
 }
 """Ends of the sentence "... is not supported: "."""
 

@@ -20,22 +20,42 @@ from torch import nn
 
 from lightning_circuits.models.apertus import ApertusCircuitModel
 from lightning_circuits.models.base import CircuitModel
+from lightning_circuits.models.biogpt import BioGptCircuitModel
+from lightning_circuits.models.codegen import CodeGenCircuitModel
 from lightning_circuits.models.cohere import CohereCircuitModel
 from lightning_circuits.models.cohere2_moe import Cohere2MoeCircuitModel
+from lightning_circuits.models.ctrl import CTRLCircuitModel
 from lightning_circuits.models.dbrx import DbrxCircuitModel
+from lightning_circuits.models.exaone4 import Exaone4CircuitModel
 from lightning_circuits.models.exaone_moe import ExaoneMoeCircuitModel
+from lightning_circuits.models.fairseq import XGLMCircuitModel
+from lightning_circuits.models.falcon import FalconCircuitModel
 from lightning_circuits.models.gemma import GemmaCircuitModel
+from lightning_circuits.models.gemma2 import Gemma2CircuitModel
+from lightning_circuits.models.gemma3 import Gemma3CircuitModel
 from lightning_circuits.models.glm import GlmCircuitModel
 from lightning_circuits.models.gpt2 import GPT2CircuitModel
+from lightning_circuits.models.gpt_bigcode import GPTBigCodeCircuitModel
+from lightning_circuits.models.gpt_neo import GPTNeoCircuitModel
 from lightning_circuits.models.gpt_neox import GPTNeoXCircuitModel
 from lightning_circuits.models.gpt_neox_japanese import GPTNeoXJapaneseCircuitModel
+from lightning_circuits.models.gpt_oss import GptOssCircuitModel
 from lightning_circuits.models.gptj import GPTJCircuitModel
 from lightning_circuits.models.granite import GraniteCircuitModel
 from lightning_circuits.models.granite_moe import GraniteMoeCircuitModel
 from lightning_circuits.models.hunyuan import HunYuanCircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
 from lightning_circuits.models.ministral3 import Ministral3CircuitModel
+from lightning_circuits.models.modernbert_decoder import ModernBertDecoderCircuitModel
 from lightning_circuits.models.multimodal import MultimodalCircuitModel
+from lightning_circuits.models.nanochat import NanoChatCircuitModel
+from lightning_circuits.models.nemotron import NemotronCircuitModel
+from lightning_circuits.models.olmo import OlmoCircuitModel
+from lightning_circuits.models.olmo2 import Olmo2CircuitModel, Olmo3CircuitModel
+from lightning_circuits.models.olmoe import OlmoeCircuitModel
+from lightning_circuits.models.opt import OPTCircuitModel
+from lightning_circuits.models.persimmon import PersimmonCircuitModel
+from lightning_circuits.models.phi import PhiCircuitModel
 from lightning_circuits.models.phi3 import Phi3CircuitModel
 from lightning_circuits.models.readable import refuse_unreadable
 from lightning_circuits.models.refused import reason_of
@@ -62,6 +82,13 @@ for _family in (
     StableLmCircuitModel,
     GemmaCircuitModel,
     VaultGemmaCircuitModel,
+    Gemma2CircuitModel,
+    Gemma3CircuitModel,
+    Olmo2CircuitModel,
+    Olmo3CircuitModel,
+    OlmoeCircuitModel,
+    Exaone4CircuitModel,
+    GptOssCircuitModel,
     GraniteCircuitModel,
     GraniteMoeCircuitModel,
     CohereCircuitModel,
@@ -69,6 +96,20 @@ for _family in (
     GPTNeoXCircuitModel,
     GPTNeoXJapaneseCircuitModel,
     GPTJCircuitModel,
+    GPTNeoCircuitModel,
+    GPTBigCodeCircuitModel,
+    FalconCircuitModel,
+    PhiCircuitModel,
+    PersimmonCircuitModel,
+    NemotronCircuitModel,
+    OlmoCircuitModel,
+    CodeGenCircuitModel,
+    CTRLCircuitModel,
+    XGLMCircuitModel,
+    BioGptCircuitModel,
+    OPTCircuitModel,
+    NanoChatCircuitModel,
+    ModernBertDecoderCircuitModel,
 ):
     FAMILIES.register(_family)
 

@@ -15,20 +15,24 @@ from torch import Tensor
 from lightning_circuits.models.context import Context, PromptLimit
 
 
-def angles(rotary: Any, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines ``[B, T, width]`` of Hugging Face's module for ``positions`` ``[B, T]``."""
-    cos, sin = rotary(torch.empty(0, dtype=dtype, device=positions.device), positions)
+def angles(rotary: Any, positions: Tensor, dtype: torch.dtype, *kind: str) -> tuple[Tensor, Tensor]:
+    """Cosines and sines ``[B, T, width]`` of Hugging Face's module for ``positions`` ``[B, T]``; of a ``kind`` of
+    layers, where it asks for that."""
+    cos, sin = rotary(torch.empty(0, dtype=dtype, device=positions.device), positions, *kind)
     return cos, sin
 
 
-def rotary_limit(rotary: Any) -> PromptLimit | None:
+def rotary_limit(rotary: Any, *kind: str) -> PromptLimit | None:
     """How long prompts may be before Hugging Face's module scales its angles by the longest of a batch."""
+    rope_type, parameters = rotary.rope_type, rotary.config.rope_parameters
+    for each in kind:
+        rope_type, parameters = rope_type[each], parameters[each]
     tokens = {
         "dynamic": rotary.original_max_seq_len,
-        "longrope": rotary.config.rope_parameters.get("original_max_position_embeddings"),
-    }.get(rotary.rope_type)
+        "longrope": parameters.get("original_max_position_embeddings"),
+    }.get(rope_type)
     reason = (
-        f"above, its rotary positions ({rotary.rope_type}) are scaled by the longest prompt of the batch, and what "
+        f"above, its rotary positions ({rope_type}) are scaled by the longest prompt of the batch, and what "
         "is measured on one prompt would depend on its neighbours"
     )
     return None if tokens is None else PromptLimit(tokens, reason)
@@ -39,7 +43,7 @@ def rotate(x: Tensor, context: Context) -> Tensor:
     cos, sin = context.rotary  # type: ignore[misc]
     turning, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     first, second = turning.chunk(2, dim=-1)
-    turned = turning * cos + torch.cat((-second, first), dim=-1) * sin
+    turned = (turning * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)  # angles may be in float32
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
@@ -48,5 +52,5 @@ def rotate_pairs(x: Tensor, context: Context) -> Tensor:
     cos, sin = context.rotary  # type: ignore[misc]
     turning, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     first, second = turning[..., ::2], turning[..., 1::2]
-    turned = turning * cos + torch.stack((-second, first), dim=-1).flatten(-2) * sin
+    turned = (turning * cos + torch.stack((-second, first), dim=-1).flatten(-2) * sin).to(x.dtype)
     return torch.cat((turned, rest), dim=-1)

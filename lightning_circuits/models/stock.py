@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_circuits.layout import Layout
+from lightning_circuits.models.head_outputs import HeadOutputs
 
 
 class Recordable(Protocol):
@@ -40,9 +41,17 @@ class Recordable(Protocol):
 
     def attention_norm(self, layer: int) -> nn.Module: ...
     def mlp_norm(self, layer: int) -> nn.Module: ...
+    def norm_after_mlp(self, layer: int) -> nn.Module: ...
+    def attention_module(self, layer: int) -> Any: ...
     def mlp_module(self, layer: int) -> nn.Module: ...
     def output_module(self, layer: int) -> Any: ...
-    def write_heads(self, layer: int, z: Tensor) -> Tensor: ...
+    def outputs(self, layer: int) -> HeadOutputs: ...
+
+
+def first_of(output: Any) -> Tensor:
+    """What a module puts out, where some give back attention weights or a router's scores too."""
+    first: Tensor = output[0] if isinstance(output, tuple) else output
+    return first
 
 
 def scaled(x: Tensor, multiplier: float) -> Tensor:
@@ -71,15 +80,15 @@ def writers_recorded(model: Recordable, writers: Tensor, subtract: bool = False)
     last = writers.shape[1]
 
     def keep_output(out: Tensor, multiplier: float) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            write(out, scaled(output[-last:], multiplier))
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            write(out, scaled(first_of(output)[-last:], multiplier))
 
         return hook
 
     def keep_heads(layer: int, out: Tensor) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Tensor]) -> None:
             z = inputs[0][-last:].unflatten(-1, (model.layout.n_heads, -1)).movedim(-2, 0)
-            write(out, model.write_heads(layer, z))
+            write(out, model.outputs(layer)(z))
 
         return hook
 
@@ -91,7 +100,8 @@ def writers_recorded(model: Recordable, writers: Tensor, subtract: bool = False)
             of_heads = keep_heads(layer, writers[heads])
             hooks.enter_context(model.output_module(layer).register_forward_pre_hook(of_heads))
             of_mlp = keep_output(writers[mlp], model.residual_multiplier)
-            hooks.enter_context(model.mlp_module(layer).register_forward_hook(of_mlp))
+            writes = _there(model.norm_after_mlp(layer), model.mlp_module(layer))
+            hooks.enter_context(writes.register_forward_hook(of_mlp))
         yield
 
 
@@ -106,17 +116,25 @@ def streams_recorded(model: Recordable, streams: Tensor) -> Iterator[None]:
     layout = model.layout
 
     def keep_input(stream: int) -> Any:
-        def hook(_module: nn.Module, inputs: tuple[Tensor]) -> None:
-            streams[stream].copy_(inputs[0])
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            streams[stream].copy_(inputs[0] if inputs else named["hidden_states"])
 
         return hook
 
     with ExitStack() as hooks:
         for first, *_ in layout.stages[:-1]:  # those of a stage read the same stream
-            norm = (model.attention_norm if first.kind == "attention" else model.mlp_norm)(first.layer)
-            hooks.enter_context(norm.register_forward_pre_hook(keep_input(first.stream)))
-        hooks.enter_context(model.final_norm.register_forward_pre_hook(keep_input(-1)))
+            if first.kind == "attention":
+                reads = _there(model.attention_norm(first.layer), model.attention_module(first.layer))
+            else:
+                reads = _there(model.mlp_norm(first.layer), model.mlp_module(first.layer))
+            hooks.enter_context(reads.register_forward_pre_hook(keep_input(first.stream), with_kwargs=True))
+        hooks.enter_context(model.final_norm.register_forward_pre_hook(keep_input(-1), with_kwargs=True))
         yield
+
+
+def _there(norm: nn.Module, otherwise: nn.Module) -> nn.Module:
+    """A norm, or what takes its place where there is none."""
+    return otherwise if isinstance(norm, nn.Identity) else norm
 
 
 class StockLayers:
@@ -146,8 +164,7 @@ class StockLayers:
     def __call__(self, layer: int, x: Tensor) -> Tensor:
         """One layer, attention and MLP, on streams ``[n * B, T, d]``: all prompts, then all again, n times."""
         given = self._repeated(self.given[layer], len(x) // self.batch)
-        out = self.blocks[layer](x, *given["positional"], **given["named"])
-        return out[0] if isinstance(out, tuple) else out  # some give back their attention weights too
+        return first_of(self.blocks[layer](x, *given["positional"], **given["named"]))
 
     def _repeated(self, value: Any, times: int) -> Any:
         """Whatever has a row for each prompt, n times; what all prompts share, as it is."""

@@ -7,9 +7,10 @@ a forward for each edge, but a small one:
 
 - Below the reader nothing changes. The stock model runs once per batch of prompts and leaves behind the differences
   ``out_w - ref_w`` of all writers and the residual stream before every reader.
-- With only w -> r cut, r sees ``stream - (out_w - ref_w)``, and all other readers of the layer see ``stream``. A head
-  depends on its own readers alone, so one pass through a layer's attention, with w cut from the queries of *all*
-  heads, gives the changed output of each head: an edge each. (Likewise for keys and for values.)
+- With only w -> r cut, r sees ``stream - (out_w - ref_w)``, and all other readers of the layer see ``stream``. Where
+  a head depends on its own readers alone, one pass through a layer's attention, with w cut from the queries of *all*
+  heads, gives the changed output of each head: an edge each. (Likewise for keys and for values.) Where heads are
+  coupled, the attention is run once for each edge.
 - What the head or MLP then writes differently is added to the stream, and the stock layers above do the rest, many
   edges behind each other as one large batch.
 
@@ -169,24 +170,43 @@ class ExactPatching:
         Returns:
             ``[n, B, T, d]``.
         """
-        model, layout, layer = self.model, self.model.layout, attention.layer
-        stream = self.streams[attention.stream]
+        model, layer = self.model, attention.layer
         cut, which = writers.unique_consecutive(return_inverse=True)
-        runs = 1 + len(cut)  # the uncut layer first, then one with each of the writers cut from all readers of the kind
-        streams = (stream + _first_none(self._change(cut, span, attention.stream))).flatten(0, 1)
-        norm, projected = model.attention_norm(layer), []
-        for i, (weight, bias) in enumerate(model.projections(layer)):
-            x = norm(streams if i == kind else stream)
-            y = project(x.expand(len(weight), *x.shape), weight, bias)
-            projected.append(y if i == kind else y.repeat(1, runs, 1, 1))
-        q, k, v = projected
-        context = model.context(self.batch["attention_mask"].repeat(runs, 1))
-        z = model.mix(layer, q, k, v, context).unflatten(1, (runs, -1)).transpose(0, 1)  # [runs, n_heads, B, T, d_head]
+        # The uncut layer first, then one with each of the writers cut from all readers of the kind.
+        streams = self.streams[attention.stream] + _first_none(self._change(cut, span, attention.stream))
+        projected = self._projected(layer, kind, streams)
+        outputs, n_readers = model.outputs(layer), len(projected[kind])
+        if model.layout.coupled:
+            alone = projected[kind][:, :1].repeat(1, 1 + len(writers), 1, 1, 1)
+            edges = torch.arange(len(writers), device=alone.device)
+            alone[readers, 1 + edges] = projected[kind][readers, 1 + which]
+            projected[kind] = alone
+            z = self._mixed(layer, projected)
+            return outputs.summed(z[:, 1:]) - outputs.summed(z[:, :1])
         # A query belongs to one head, and so do keys and values, unless the heads of a K/V group share them.
-        n_readers = layout.n_heads if kind == 0 else layout.n_kv_readers
+        z = self._mixed(layer, projected).transpose(0, 1)  # [runs, n_heads, B, T, d_head]
         changed = (z[1:] - z[0]).unflatten(1, (n_readers, -1))[which, readers]  # [n, heads of the reader, B, T, d_head]
-        weight = model.output_weight(layer).unflatten(0, (n_readers, -1))[readers]
+        weight = outputs.weight.unflatten(0, (n_readers, -1))[readers]
         return torch.einsum("nhbtk,nhkd->nbtd", changed, weight)
+
+    def _projected(self, layer: int, kind: int, streams: Tensor) -> list[Tensor]:
+        """Queries, keys and values ``[readers, runs, B, T, d_head]`` of a layer, those of one kind from ``streams``
+        ``[runs, B, T, d]``; of the other kinds there is one run, from the first of these."""
+        model, norm = self.model, self.model.attention_norm(layer)
+        projected = []
+        for i, (weight, bias) in enumerate(model.projections(layer)):
+            x = norm(streams if i == kind else streams[:1])
+            y = project(x.flatten(0, 1).expand(len(weight), -1, -1, -1), weight, bias)
+            y = y.unflatten(1, (-1, x.shape[1]))
+            projected.append(y.repeat_interleave(model.readers()[i] // len(weight), dim=0))
+        return projected
+
+    def _mixed(self, layer: int, projected: list[Tensor]) -> Tensor:
+        """``[n_heads, runs, B, T, d_head]``: what the heads mix of them."""
+        runs = max(each.shape[1] for each in projected)
+        context = self.model.context(self.batch["attention_mask"].repeat(runs, 1))
+        q, k, v = (each.expand(-1, runs, -1, -1, -1).flatten(1, 2) for each in projected)
+        return self.model.mix(layer, q, k, v, context).unflatten(1, (runs, -1))
 
 
 def _first_none(changes: Tensor) -> Tensor:

@@ -103,5 +103,5 @@ class NodeAblation:
         with model.at_hand(layer):
             projections = model.projections(layer)
             q, k, v = (project(x.expand(len(weight), *x.shape), weight, bias) for weight, bias in projections)
-            z = model.mix(layer, q, k, v, self.context)
-            return torch.einsum("hbtk,hkd->btd", z[kept], model.output_weight(layer)[kept])
+            outputs, z = model.outputs(layer), model.mix(layer, q, k, v, self.context)
+            return torch.einsum("hbtk,hkd->btd", outputs.scaled(z)[kept], outputs.weight[kept])

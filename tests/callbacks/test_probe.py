@@ -8,20 +8,18 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, BloomConfig, GPTNeoXConfig
+from transformers import AutoModelForCausalLM, BloomConfig
 
 from lightning_circuits import EAP, EAPIG, ActivationPatching
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.callbacks import CircuitProbe
 from lightning_circuits.callbacks.history import Probe
 from lightning_circuits.evaluation.rows import evaluate
-from lightning_circuits.layout import Layout
-from lightning_circuits.models.loading import load_tokenizer
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.selection import top_n
 from tests.support import processes
-from tests.support.oracle import tiny_model
+from tests.support.tiny_models import tiny_model
 from tests.support.training import QUIET, Mine, fit, small, trainable
 
 # ---- what is found ---------------------------------------------------------------------------------------------------
@@ -55,24 +53,6 @@ def test_a_probe_finds_what_a_search_finds(method: Any, search: Attribution, abs
         assert here.faithfulness == pytest.approx(there.faithfulness, abs=1e-5)
     enough = [row.edges for row in rows if row.circuit in members and row.faithfulness >= 0.5]
     assert found.edges_needed == min(enough, default=None) and enough
-
-
-def test_a_probe_in_the_training_of_a_pythia() -> None:
-    """Parallel blocks, rotary positions on part of a head, and weights that move between the probes."""
-    sizes = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64)
-    config = GPTNeoXConfig(**sizes, vocab_size=len(load_tokenizer("tiny-ioi")))
-    torch.manual_seed(0)
-    probe = CircuitProbe(small(), every_n_steps=2, sizes=[20], method="EAP")
-    module = Mine(AutoModelForCausalLM.from_config(config).train(), lr=1e-2)
-    fit(probe, module, max_steps=4)
-    assert [found.step for found in probe.history] == [0, 2, 4]
-    layout = Layout(3, 4, 32, parallel=True)
-    assert all(found.members["20 edges"].shape == (layout.n_edges,) for found in probe.history)
-    search = EAP(module.net["lm"])
-    pl.Trainer(**QUIET).fit(search, small())
-    assert search.layout == layout
-    assert torch.equal(probe.history[-1].members["20 edges"], top_n(search.edge_scores().abs(), 20))
-    assert not torch.equal(probe.history[0].members["20 edges"], probe.history[-1].members["20 edges"])
 
 
 def test_what_is_logged(tmp_path: Path) -> None:

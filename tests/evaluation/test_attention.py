@@ -12,7 +12,8 @@ from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.attention import attention_patterns
 from lightning_circuits.models import CircuitModel, wrap
-from tests.support.oracle import ALL_OPEN, FAMILIES, PADDINGS, Pairs, oracle, pairs, tiny_model
+from tests.support.oracle import ALL_OPEN, PADDINGS, Pairs, oracle, pairs
+from tests.support.tiny_models import FAMILIES, tiny_model
 
 HEAD_FAMILIES = list(FAMILIES)
 
@@ -36,6 +37,7 @@ def real_parts(weights: Tensor, mask: Tensor) -> list[Tensor]:
 def test_in_the_full_model_they_are_those_of_hugging_face(family: str, padding: str) -> None:
     stock = deepcopy(tiny_model(family))
     stock.set_attn_implementation("eager")
+    stock.config._attn_implementation = "eager"  # Falcon refuses to be told, and reads it here
     prompts = pairs(padding)
     mask = prompts.attention_mask
     given = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0), "use_cache": False}

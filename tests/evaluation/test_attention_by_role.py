@@ -32,7 +32,8 @@ from lightning_circuits.evaluation.attention_by_role import (
 )
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.loading import load_model
-from tests.support.oracle import ALL_OPEN, oracle, pairs, tiny_model
+from tests.support.oracle import ALL_OPEN, oracle, pairs
+from tests.support.tiny_models import tiny_model
 
 
 def test_doctest() -> None:

@@ -13,7 +13,8 @@ from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.evaluation.path_patching import path_patching
 from lightning_circuits.measures import logit_difference
 from lightning_circuits.models import CircuitModel, wrap
-from tests.support.oracle import pairs, stock_logits, tiny_model
+from tests.support.oracle import pairs, stock_logits
+from tests.support.tiny_models import tiny_model
 
 N_HEADS, D_HEAD = 3, 8
 SENDERS = ["input", "a0.h1", "m0", "a1.h2"]

@@ -18,6 +18,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_circuits.models import loading as pretrained
 from lightning_circuits.models.loading import load_model, load_tokenizer
+from lightning_circuits.models.registry import wrap
+from tests.support.oracle import pairs, stock_logits
+from tests.support.tiny_models import FAMILIES, tiny_model
 
 EMBEDDED_FOLDER = Path(pretrained.__file__).parent / "assets" / pretrained.EMBEDDED
 
@@ -91,6 +94,16 @@ def test_a_folder_is_loaded_in_the_dtype_asked_for(folder: Path, dtype: str | to
     assert model.config._attn_implementation == "sdpa" and not model.config.use_cache
     assert load_model(str(folder)).dtype == torch.float32  # never the checkpoint's
     assert load_model(folder, attention="eager").config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_loaded_by_name_and_read(family: str, tmp_path: Path) -> None:
+    """With no attention asked for: some have none but the eager one, and are refused if another is."""
+    stock, batch = tiny_model(family), pairs("none")
+    stock.save_pretrained(tmp_path)
+    wrap(load_model(tmp_path, "bfloat16"))
+    logits = wrap(load_model(tmp_path)).run(batch.clean_ids, batch.attention_mask, batch.positions)
+    torch.testing.assert_close(logits, stock_logits(stock, batch.clean_ids, batch), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["auto", "int8", "float", "float31"])
@@ -210,10 +223,10 @@ def test_a_family_that_is_not_supported_is_refused_before_any_weight_is_read(
 
 
 def test_so_it_is_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = lambda name, **options: ({"model_type": "gemma2"}, {})  # noqa: E731
+    asked = lambda name, **options: ({"model_type": "rwkv"}, {})  # noqa: E731
     monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", asked)
-    with pytest.raises(ValueError, match="family 'gemma2' is not supported"):
-        load_model("google/gemma-2-2b")
+    with pytest.raises(ValueError, match="family 'rwkv' is not supported"):
+        load_model("RWKV/rwkv-4-169m-pile")
 
 
 @pytest.mark.parametrize("config", ["{", "[1]", "{}", '"gpt2"', "", "\0"])

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BloomConfig, GPT2Model
 
 from lightning_circuits.models import CircuitModel, wrap
-from tests.support.oracle import ALL_OPEN, FAMILIES, PADDINGS, oracle, pairs, stock_logits, tiny_model
+from tests.support.oracle import ALL_OPEN, PADDINGS, oracle, pairs, stock_logits
+from tests.support.tiny_models import FAMILIES, tiny_model
+from tests.support.unlike_llama import groups_of
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -116,9 +118,8 @@ def test_positions_are_counted_from_the_first_real_token():
 @families
 def test_layout_counts_key_and_value_readers_as_asked(family):
     hugging_face = tiny_model(family)
-    groups = getattr(hugging_face.config, "num_key_value_heads", hugging_face.config.num_attention_heads)
     assert wrap(hugging_face).layout.n_kv_readers == hugging_face.config.num_attention_heads
-    assert wrap(hugging_face, kv="group").layout.n_kv_readers == groups
+    assert wrap(hugging_face, kv="group").layout.n_kv_readers == groups_of(hugging_face.config)
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -164,8 +165,8 @@ def test_weights_are_views_of_the_model_and_not_copies(family):
         else:
             assert weight.untyped_storage().data_ptr() == module.weight.untyped_storage().data_ptr()
             assert bias is module.bias
-        assert model.mlp_module(layer) in list(model.model.modules())
-    assert model.token_embedding is model.model.get_input_embeddings()
+        assert set(map(id, model.mlp_module(layer).parameters())) <= set(map(id, model.model.parameters()))
+    assert model.model.get_input_embeddings() in list(model.token_embedding.modules())
 
 
 def test_wrapping_freezes_puts_to_eval_and_changes_no_weight():

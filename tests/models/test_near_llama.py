@@ -8,17 +8,22 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, CohereConfig, StableLmConfig
+from transformers import AutoModelForCausalLM, Olmo2Config, OlmoeConfig
 
 from lightning_circuits.models import CircuitModel, Norm, wrap
 from lightning_circuits.models.cohere import CohereCircuitModel
 from lightning_circuits.models.gemma import GemmaCircuitModel
+from lightning_circuits.models.gemma2 import Gemma2CircuitModel
+from lightning_circuits.models.gemma3 import Gemma3CircuitModel
+from lightning_circuits.models.gpt_oss import GptOssCircuitModel
 from lightning_circuits.models.granite import GraniteCircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
+from lightning_circuits.models.olmo2 import Olmo2CircuitModel
 from lightning_circuits.models.phi3 import Phi3CircuitModel
 from lightning_circuits.models.rotary import rotate
 from lightning_circuits.models.verify import verify
-from tests.support.oracle import SIZES, pairs, tiny_model
+from tests.support.oracle import pairs
+from tests.support.tiny_models import SIZES, tiny_model
 
 
 class KeysAsQueries(Phi3CircuitModel):
@@ -66,6 +71,47 @@ class Unscaled(GraniteCircuitModel):
         return CircuitModel.head(self, x)
 
 
+class NotCapped(Gemma2CircuitModel):
+    caps_scores = False
+
+
+class LogitsNotCapped(Gemma2CircuitModel):
+    head = CircuitModel.head
+
+
+class NoNormAfter(Gemma2CircuitModel):
+    where = Gemma2CircuitModel.where._replace(norm_after_attention=None)
+
+
+class NoNormAfterMLP(Gemma2CircuitModel):
+    where = Gemma2CircuitModel.where._replace(norm_after_mlp=None)
+
+
+class SeesAll(Gemma2CircuitModel):
+    def layer_mask(self, layer: int, context: Any) -> Tensor:
+        return context.mask
+
+
+class KeysNotNormed(Olmo2CircuitModel):
+    def turn(self, layer: int, q: Tensor, k: Tensor, context: Any) -> tuple[Tensor, Tensor]:
+        return super().turn(layer, q, k, context)[0], rotate(k, context)
+
+
+class OneKindOfAngles(Gemma3CircuitModel):
+    turn = LlamaCircuitModel.turn
+
+
+class NoSinks(GptOssCircuitModel):
+    attention_weights = CircuitModel.attention_weights
+
+
+class GainsOfOneHead(CohereCircuitModel):
+    def head_norms(self, layer: int) -> Any:
+        queries, keys = self.attention_module(layer).q_norm, self.attention_module(layer).k_norm
+        of_first = (Norm(norm.weight[:1].expand_as(norm.weight), 1e-5, centres=True) for norm in (queries, keys))
+        return tuple(of_first)
+
+
 MISREAD: dict[str, tuple[str, type[CircuitModel], str]] = {
     "another order of the fused projection": ("phi3", KeysAsQueries, "the attention of layer 0"),
     "rotary positions in every layer": ("smollm3", LlamaCircuitModel, "the attention of layer 0"),
@@ -75,6 +121,16 @@ MISREAD: dict[str, tuple[str, type[CircuitModel], str]] = {
     "rotary positions without a window": ("cohere2", TurnedEverywhere, "the attention of layer 0"),
     "what is written not multiplied": ("granite", Unmultiplied, "the residual stream before the MLP of layer 0"),
     "the embedding not multiplied": ("granite", AsEmbedded, "the residual stream before the attention of layer 0"),
+    "scores not capped": ("gemma2", NotCapped, "the attention of layer 0"),
+    "logits not capped": ("gemma2", LogitsNotCapped, "the logits of Gemma2ForCausalLM are not what its head puts out"),
+    "no norm behind the attention": ("gemma2", NoNormAfter, "the residual stream before the MLP of layer 0"),
+    "no norm behind the MLP": ("gemma2", NoNormAfterMLP, "the residual stream before the attention of layer 1"),
+    "no window": ("gemma2", SeesAll, "the attention of layer 0"),
+    "one kind of angles": ("gemma3", OneKindOfAngles, "the attention of layer 1"),
+    "keys not normed": ("olmo2", KeysNotNormed, "the attention of layer 0"),
+    "no sinks": ("gpt-oss", NoSinks, "the attention of layer 0"),
+    "all heads normed as the first": ("cohere-head-norms", GainsOfOneHead, "the attention of layer 0"),
+    "positions where there are none": ("exaone4", Olmo2CircuitModel, "the attention of layer"),
     "logits not scaled": ("granite", Unscaled, "the logits of GraniteForCausalLM are not what its head puts out"),
 }
 
@@ -89,15 +145,15 @@ def test_what_a_family_differs_in_is_missed_if_it_is_left_out(mistake: str) -> N
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
+        (OlmoeConfig(**SIZES, pad_token_id=None, num_experts=4, clip_qkv=1.0), "OLMoE with clip_qkv is not supported"),
         (
-            StableLmConfig(**SIZES, qk_layernorm=True),
-            r"StableLM with qk_layernorm is not .*StableLM 2 1\.6B",
+            Olmo2Config(**SIZES, pad_token_id=None, attention_bias=True),
+            "layer 0 has an output bias and a norm behind it",
         ),
-        (CohereConfig(**SIZES, pad_token_id=None, use_qk_norm=True), "Cohere with use_qk_norm .* such as Command R "),
     ],
-    ids=["stablelm", "cohere"],
+    ids=["clip", "bias"],
 )
-def test_norms_of_single_heads_are_refused_by_name(config: Any, reason: str) -> None:
+def test_what_is_not_read_is_refused_by_name(config: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         wrap(AutoModelForCausalLM.from_config(config))
 

@@ -10,7 +10,7 @@ from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.norms import Norm
 from lightning_circuits.models.projections import NormedProjection
 from tests.support.gated import CASES, wrapped
-from tests.support.oracle import tiny_model
+from tests.support.tiny_models import tiny_model
 
 families = pytest.mark.parametrize(("family", "kv"), CASES)
 TOKENS = 2, 3

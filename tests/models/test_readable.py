@@ -14,7 +14,7 @@ from torch import nn
 
 from lightning_circuits.models import wrap
 from lightning_circuits.models.readable import refuse_packed_weights
-from tests.support.oracle import tiny_model
+from tests.support.tiny_models import tiny_model
 
 
 def fresh(family: str = "llama-gqa") -> nn.Module:

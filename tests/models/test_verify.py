@@ -20,7 +20,7 @@ from lightning_circuits.models.gptj import GPTJCircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
 from lightning_circuits.models.rotary import rotate
 from lightning_circuits.models.verify import verify
-from tests.support.oracle import FAMILIES, SIZES, VOCABULARY, tiny_model
+from tests.support.tiny_models import FAMILIES, SIZES, VOCABULARY, tiny_model
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

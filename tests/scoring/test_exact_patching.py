@@ -22,7 +22,8 @@ from lightning_circuits.models.loading import EMBEDDED
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import KL, LogitDifference, Objective
 from lightning_circuits.scoring.exact_patching import ExactPatching, chunks
-from tests.support.oracle import ALL_OPEN, Pairs, oracle, pairs, tiny_model
+from tests.support.oracle import ALL_OPEN, Pairs, oracle, pairs
+from tests.support.tiny_models import tiny_model
 from tests.support.training import QUIET
 
 CASES = [
@@ -33,8 +34,18 @@ CASES = [
     ("qwen3", "group"),
     ("gpt-neox", "head"),
     ("gptj", "head"),
+    ("gpt-bigcode", "group"),
+    ("falcon-groups", "head"),
+    ("olmo-clipped", "head"),
+    ("opt", "head"),
+    ("ctrl", "head"),
+    ("modernbert", "head"),
     ("granite", "group"),
     ("cohere2", "head"),
+    ("gemma2", "group"),
+    ("olmo3", "head"),
+    ("olmo2", "head"),
+    ("olmo2", "group"),
 ]
 
 

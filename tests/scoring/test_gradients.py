@@ -22,7 +22,8 @@ from lightning_circuits.scoring.gradients import gradient_scores
 from lightning_circuits.scoring.information_flow import information_flow_scores
 from lightning_circuits.scoring.one_component import one_component_scores
 from lightning_circuits.scoring.paths import PathPoint, integral
-from tests.support.oracle import ALL_OPEN, PADDINGS, Pairs, _Prompt, oracle, pairs, tiny_model
+from tests.support.oracle import ALL_OPEN, PADDINGS, Pairs, _Prompt, oracle, pairs
+from tests.support.tiny_models import tiny_model
 
 CASES = [
     (family, kv, padding)
@@ -34,9 +35,20 @@ CASES = [
     ("qwen3", "group", "ragged"),
     ("gpt-neox", "head", "left"),
     ("gptj", "head", "right"),
+    ("gpt-bigcode", "group", "left"),
+    ("falcon-groups", "head", "right"),
+    ("persimmon", "head", "ragged"),
+    ("olmo-clipped", "head", "left"),
+    ("opt", "head", "ragged"),
+    ("nanochat", "head", "left"),
+    ("modernbert", "head", "right"),
     ("granite", "group", "left"),
     ("gemma", "head", "ragged"),
     ("cohere2", "group", "right"),
+    ("gemma2", "head", "left"),
+    ("gemma3", "group", "right"),
+    ("olmo2", "group", "ragged"),
+    ("olmo3", "head", "left"),
 ]
 cases = pytest.mark.parametrize(("family", "kv", "padding"), CASES)
 

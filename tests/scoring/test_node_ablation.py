@@ -15,7 +15,8 @@ from lightning_circuits.evaluation.completeness import cut_edges
 from lightning_circuits.evaluation.exact import ExactAblation
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.scoring.node_ablation import NodeAblation
-from tests.support.oracle import oracle, pairs, stock_logits, tiny_model
+from tests.support.oracle import oracle, pairs, stock_logits
+from tests.support.tiny_models import tiny_model
 
 FAMILIES = [
     ("gpt2", "head"),
@@ -26,8 +27,17 @@ FAMILIES = [
     ("qwen3", "head"),
     ("gpt-neox", "head"),
     ("gptj", "head"),
+    ("gpt-neo", "head"),
+    ("falcon-groups", "group"),
+    ("phi-normed", "head"),
+    ("olmo-clipped", "head"),
+    ("opt", "head"),
+    ("nanochat", "group"),
+    ("modernbert", "head"),
     ("granite", "group"),
     ("cohere2", "head"),
+    ("gemma2", "group"),
+    ("olmo2", "group"),
 ]
 
 

@@ -21,7 +21,7 @@ from lightning_circuits.objectives import (
     ProbabilityDifference,
 )
 from tests.support.edge_pruning import STEPS, Trained, as_loader, data, fit, fresh
-from tests.support.oracle import tiny_model
+from tests.support.tiny_models import tiny_model
 
 
 def test_not_a_bit_of_the_language_model_has_changed(trained: Trained) -> None:

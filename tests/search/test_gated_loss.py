@@ -26,7 +26,7 @@ from lightning_circuits.objectives import OBJECTIVES
 from lightning_circuits.search import edge_pruning
 from lightning_circuits.search.gated_loss import CapturedLosses, gated_losses
 from tests.support.gated import assert_close, random_gates, wrapped
-from tests.support.oracle import FAMILIES, VOCABULARY
+from tests.support.tiny_models import FAMILIES, VOCABULARY
 from tests.support.training import quiet_trainer
 
 FAMILY = {"gpt2": "head", "llama-gqa": "group"}

@@ -17,7 +17,8 @@ from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import wrap
 from lightning_circuits.namespace import pl
 from tests.search.test_checkpoints import MakesAFolder
-from tests.support.oracle import pairs, stock_logits, tiny_model
+from tests.support.oracle import pairs, stock_logits
+from tests.support.tiny_models import tiny_model
 
 
 class Deep(pl.LightningModule):

@@ -86,17 +86,15 @@ def test_epochs_are_an_end_too() -> None:
 
 
 def test_an_unknown_family_is_refused_with_those_known_and_the_place_for_more() -> None:
-    model = AutoModelForCausalLM.from_config(_opt_config())
-    with pytest.raises(ValueError, match=r"'opt' is not supported; supported are .*gpt2.*llama.*FAMILIES"):
+    model = AutoModelForCausalLM.from_config(_mpt_config())
+    with pytest.raises(ValueError, match=r"'mpt' is not supported; supported are .*gpt2.*llama.*FAMILIES"):
         EdgePruning(model)
 
 
-def _opt_config() -> Any:
-    from transformers import OPTConfig
+def _mpt_config() -> Any:
+    from transformers import MptConfig
 
-    return OPTConfig(
-        vocab_size=8, hidden_size=8, ffn_dim=8, num_hidden_layers=1, num_attention_heads=1, word_embed_proj_dim=8
-    )
+    return MptConfig(vocab_size=8, d_model=8, expansion_ratio=1, n_layers=1, n_heads=1)
 
 
 def test_what_is_no_language_model_is_refused() -> None:

@@ -14,7 +14,7 @@ from lightning_circuits import CircuitSearch, EdgePruning
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.models.loading import EMBEDDED
 from lightning_circuits.namespace import pl
-from tests.support.oracle import tiny_model
+from tests.support.tiny_models import tiny_model
 from tests.support.training import QUIET
 
 STEPS = 150

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from tests.support.oracle import VOCABULARY, WINDOW
+from tests.support.tiny_models import VOCABULARY, WINDOW
 
 ARCHITECTURES: dict[str, str] = dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 """By ``model_type`` the name of the class."""
@@ -86,6 +86,7 @@ TO_BE_BUILT: dict[str, dict[str, Any]] = {
     **_all("deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "longcat_flash", head_dim=4, num_key_value_heads=HEADS),
     **_all("minicpm3", "youtu", head_dim=4, num_key_value_heads=HEADS),
     **_all("codegen", "gptj", rotary_dim=4),
+    **_all("gemma2", "gemma3_text", "olmo2", "olmo3", attention_bias=False),  # no bias before a norm is read
     **_all("persimmon", "phi", hidden_size=32),
     **_all("gemma4", "gemma4_unified", text_config=dict(pad_token_id=0)),
     **_all("lfm2", "lfm2_moe", layer_types=["full_attention", "conv", "full_attention"]),
@@ -140,7 +141,10 @@ TO_SHOW: dict[str, dict[str, Any]] = {
     ),
     "dots1": dict(max_window_layers=1),
     "exaone_moe": dict(layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+    "gemma2": dict(query_pre_attn_scalar=4),
+    "gemma3_text": dict(query_pre_attn_scalar=4, final_logit_softcapping=5.0),
     "glm4_moe": dict(use_qk_norm=True),
+    "gpt_oss": dict(rope_parameters=_TURNING),
     "minimax_m3_vl_text": dict(layer_types=["full_attention", "minimax_m3_sparse", "minimax_m3_sparse"]),
     "ministral3": dict(rope_parameters=_TURNING | dict(llama_4_scaling_beta=0.5, original_max_position_embeddings=2)),
     "smollm3": dict(no_rope_layers=[1, 0, 1], use_sliding_window=True),

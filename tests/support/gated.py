@@ -14,10 +14,12 @@ from lightning_circuits.layout import Layout
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.places import Places
-from tests.support.oracle import ALL_OPEN, FAMILIES, Pairs, oracle, tiny_model
+from tests.support.oracle import ALL_OPEN, Pairs, oracle
+from tests.support.tiny_models import FAMILIES, tiny_model
+from tests.support.unlike_llama import groups_of
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
-GROUPED = [family for family, config in FAMILIES.items() if getattr(config(), "num_key_value_heads", 4) < 4]
+GROUPED = [family for family, config in FAMILIES.items() if groups_of(config()) < config().num_attention_heads]
 SPANS = ("S2", "S2..END", "END")
 """Names for the spans of tokens."""
 CASES = [(family, "head") for family in FAMILIES] + [(family, "group") for family in GROUPED]

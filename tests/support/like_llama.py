@@ -43,18 +43,22 @@ class GlmParts(NearLlamaParts):
 
 
 class HunYuanParts(NearLlamaParts):
-    def query_key_value(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
-        x, attention = super().query_key_value(layer, kind, index, stream), self.blocks[layer].self_attn
-        return {"q": attention.query_layernorm, "k": attention.key_layernorm, "v": nn.Identity()}[kind](x)
+    def across(self, layer: int, kind: str, heads: list[Tensor]) -> list[Tensor]:
+        attention = self.blocks[layer].self_attn
+        norm = {"q": attention.query_layernorm, "k": attention.key_layernorm}[kind]
+        return [norm(LlamaParts.turned(self, layer, x)) for x in heads]
+
+    def turned(self, layer: int, x: Tensor) -> Tensor:
+        return x  # it is, before its norm
 
 
 class Ministral3Parts(NearLlamaParts):
-    def query_key_value(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
-        x, rope = super().query_key_value(layer, kind, index, stream), self.config.rope_parameters
+    def across(self, layer: int, kind: str, heads: list[Tensor]) -> list[Tensor]:
         if kind != "q":
-            return x
-        rounds = torch.tensor([1 + token // rope["original_max_position_embeddings"] for token in range(len(x))])
-        return x * (1 + rope["llama_4_scaling_beta"] * rounds.log())[:, None]
+            return heads
+        rope, tokens = self.config.rope_parameters, range(len(heads[0]))
+        rounds = torch.tensor([1 + token // rope["original_max_position_embeddings"] for token in tokens])
+        return [x * (1 + rope["llama_4_scaling_beta"] * rounds.log())[:, None] for x in heads]
 
 
 class MultimodalParts(NearLlamaParts):

@@ -15,19 +15,30 @@ from torch import Tensor
 
 def parts_of(model: Any) -> LlamaParts:
     """The parts of a model, by its ``config.model_type``."""
-    from tests.support.like_llama import PARTS  # which are made from those here
+    from tests.support import like_llama, unlike_llama  # which are made from those here
 
-    kinds = PARTS | {
-        "gpt2": GPT2Parts,
-        "gpt_neox": GPTNeoXParts,
-        "gptj": GPTJParts,
-        "cohere": CohereParts,
-        "cohere2": CohereParts,
-        "granite": GraniteParts,
-        "phi3": Phi3Parts,
-        "smollm3": SmolLM3Parts,
-        "stablelm": StableLmParts,
-    }
+    kinds = (
+        like_llama.PARTS
+        | unlike_llama.PARTS
+        | {
+            "gemma2": Gemma2Parts,
+            "gemma3_text": Gemma3Parts,
+            "gpt2": GPT2Parts,
+            "gpt_oss": GptOssParts,
+            "gpt_neox": GPTNeoXParts,
+            "gptj": GPTJParts,
+            "cohere": CohereParts,
+            "cohere2": CohereParts,
+            "exaone4": Exaone4Parts,
+            "granite": GraniteParts,
+            "olmo2": Olmo2Parts,
+            "olmo3": Olmo3Parts,
+            "olmoe": OlmoeParts,
+            "phi3": Phi3Parts,
+            "smollm3": SmolLM3Parts,
+            "stablelm": StableLmParts,
+        }
+    )
     return kinds.get(model.config.model_type, LlamaParts)(model)
 
 
@@ -54,7 +65,11 @@ class LlamaParts:
         """``[T, d_head]``: the ``index``-th query, key or value of a layer, as the projection has it."""
         attention, count = self.blocks[layer].self_attn, self.n_heads if kind == "q" else self.n_groups
         x = getattr(attention, f"{kind}_proj")(self.blocks[layer].input_layernorm(stream)).chunk(count, -1)[index]
-        return getattr(attention, f"{kind}_norm")(x) if kind != "v" and hasattr(attention, "q_norm") else x
+        return self.normed(getattr(attention, f"{kind}_norm"), index, x) if hasattr(attention, f"{kind}_norm") else x
+
+    def normed(self, norm: Any, index: int, x: Tensor) -> Tensor:
+        """The ``index``-th query or key through the norm that all of them share."""
+        return norm(x)
 
     def turned(self, layer: int, x: Tensor) -> Tensor:
         """A query or key ``[T, d_head]``, as it meets others."""
@@ -62,10 +77,17 @@ class LlamaParts:
         half = cos.shape[-1] // 2
         return turned(x, ((i, i + half, cos[0, :, i], sin[0, :, i]) for i in range(half)))
 
-    def query_key_value(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
-        """``[T, d_head]``: the ``index``-th query, key or value of a layer."""
-        x = self.projected(layer, kind, index, stream)
-        return x if kind == "v" else self.turned(layer, x)
+    def across(self, layer: int, kind: str, heads: list[Tensor]) -> list[Tensor]:
+        """The queries or keys ``[T, d_head]`` of all heads, after what is done to them together."""
+        return heads
+
+    def weights(self, layer: int, head: int, scores: Tensor) -> Tensor:
+        """How much a token attends to each of those that it sees, of its scores with them."""
+        return scores.exp() / scores.exp().sum()
+
+    def shares(self, layer: int, alone: list[Tensor]) -> list[Tensor]:
+        """What heads write into the stream, ``[T, d]`` each, of what the output projection makes of each alone."""
+        return alone
 
     def scale(self, layer: int, d_head: int) -> float:
         return d_head**-0.5
@@ -95,6 +117,10 @@ class CohereParts(LlamaParts):
         super().place()
         self.parallel = True
 
+    def normed(self, norm: Any, index: int, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return norm.weight[index] * centred / (centred.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt()
+
     def turned(self, layer: int, x: Tensor) -> Tensor:
         if self.config.model_type == "cohere2" and self.config.layer_types[layer] == "full_attention":
             return x
@@ -110,6 +136,111 @@ class CohereParts(LlamaParts):
 
     def logits(self, stream: Tensor) -> Tensor:
         return super().logits(stream) * self.config.logit_scale
+
+
+class NormedAfter(LlamaParts):
+    """What attention and MLP put out goes through a norm."""
+
+    def shares(self, layer: int, alone: list[Tensor]) -> list[Tensor]:
+        norm = self.blocks[layer].post_attention_layernorm
+        epsilon = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+        gain = norm(torch.ones_like(alone[0])) * (1 + epsilon) ** 0.5
+        size = sum(alone, torch.zeros_like(alone[0])).square().mean(-1, keepdim=True) + epsilon
+        return [each / size.sqrt() * gain for each in alone]
+
+    def mlp(self, layer: int, stream: Tensor) -> Tensor:
+        block = self.blocks[layer]
+        return block.post_feedforward_layernorm(block.mlp(self.before_mlp(layer, stream)))
+
+    def before_mlp(self, layer: int, stream: Tensor) -> Tensor:
+        return self.blocks[layer].pre_feedforward_layernorm(stream)
+
+    def sees(self, layer: int, token: int, other: int) -> bool:
+        return self.config.layer_types[layer] == "full_attention" or token - other < self.config.sliding_window
+
+
+class Gemma2Parts(NormedAfter):
+    def scale(self, layer: int, d_head: int) -> float:
+        return self.config.query_pre_attn_scalar**-0.5
+
+    def weights(self, layer: int, head: int, scores: Tensor) -> Tensor:
+        return super().weights(layer, head, softly(scores, self.config.attn_logit_softcapping))
+
+    def logits(self, stream: Tensor) -> Tensor:
+        return softly(super().logits(stream), self.config.final_logit_softcapping)
+
+
+class TurnedByKind(LlamaParts):
+    def turned(self, layer: int, x: Tensor) -> Tensor:
+        theta = self.config.rope_parameters[self.config.layer_types[layer]]["rope_theta"]
+        half, token = x.shape[-1] // 2, torch.arange(len(x), dtype=torch.float32)
+        angles = [token / theta ** (2 * i / x.shape[-1]) for i in range(half)]
+        return turned(x, ((i, i + half, angle.cos(), angle.sin()) for i, angle in enumerate(angles)))
+
+
+class Gemma3Parts(TurnedByKind, Gemma2Parts):
+    weights = LlamaParts.weights
+
+
+class Olmo2Parts(NormedAfter):
+    def projected(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
+        count = self.n_heads if kind == "q" else self.n_groups
+        return getattr(self.blocks[layer].self_attn, f"{kind}_proj")(stream).chunk(count, -1)[index]
+
+    def across(self, layer: int, kind: str, heads: list[Tensor]) -> list[Tensor]:
+        norm = getattr(self.blocks[layer].self_attn, f"{kind}_norm")
+        gains = norm.weight.chunk(self.n_heads if kind == "q" else self.n_groups)
+        size = torch.cat(heads, -1).square().mean(-1, keepdim=True) + norm.variance_epsilon
+        return [x / size.sqrt() * gains[head * len(gains) // len(heads)] for head, x in enumerate(heads)]
+
+    def before_mlp(self, layer: int, stream: Tensor) -> Tensor:
+        return stream
+
+    def sees(self, layer: int, token: int, other: int) -> bool:
+        return True
+
+
+class Olmo3Parts(TurnedByKind, Olmo2Parts):
+    sees = NormedAfter.sees
+
+
+class OlmoeParts(LlamaParts):
+    across = Olmo2Parts.across
+
+    def projected(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
+        return Olmo2Parts.projected(self, layer, kind, index, self.blocks[layer].input_layernorm(stream))
+
+    def mlp(self, layer: int, stream: Tensor) -> Tensor:
+        return self.blocks[layer].mlp(self.blocks[layer].post_attention_layernorm(stream)[None])[0]
+
+
+class Exaone4Parts(NormedAfter):
+    before_mlp = Olmo2Parts.before_mlp
+
+    def projected(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
+        x = Olmo2Parts.projected(self, layer, kind, index, stream)
+        return x if kind == "v" else getattr(self.blocks[layer].self_attn, f"{kind}_norm")(x)
+
+    def turned(self, layer: int, x: Tensor) -> Tensor:
+        return x if self.config.layer_types[layer] == "full_attention" else super().turned(layer, x)
+
+
+class GptOssParts(LlamaParts):
+    """A head may look at nothing, as if there were one token more, with a score of its own and without a value."""
+
+    def weights(self, layer: int, head: int, scores: Tensor) -> Tensor:
+        return scores.exp() / (scores.exp().sum() + self.blocks[layer].self_attn.sinks[head].exp())
+
+    def turned(self, layer: int, x: Tensor) -> Tensor:
+        half, token = x.shape[-1] // 2, torch.arange(len(x), dtype=torch.float32)
+        theta = self.config.rope_parameters["rope_theta"]
+        angles = [token / theta ** (2 * i / x.shape[-1]) for i in range(half)]
+        return turned(x, ((i, i + half, angle.cos(), angle.sin()) for i, angle in enumerate(angles)))
+
+    def mlp(self, layer: int, stream: Tensor) -> Tensor:
+        return self.blocks[layer].mlp(self.blocks[layer].post_attention_layernorm(stream)[None])[0][0]
+
+    sees = NormedAfter.sees
 
 
 class GraniteParts(LlamaParts):
@@ -146,6 +277,11 @@ class SmolLM3Parts(LlamaParts):
 
 
 class StableLmParts(LlamaParts):
+    def projected(self, layer: int, kind: str, index: int, stream: Tensor) -> Tensor:
+        x, norms = super().projected(layer, kind, index, stream), f"{kind}_layernorm"
+        attention = self.blocks[layer].self_attn
+        return getattr(attention, norms).norms[index](x) if hasattr(attention, norms) else x
+
     def place(self) -> None:
         super().place()
         self.parallel = self.config.use_parallel_residual
@@ -218,6 +354,11 @@ class GPTJParts(GPT2Parts):
 
     def mlp(self, layer: int, stream: Tensor) -> Tensor:
         return self.blocks[layer].mlp(self.blocks[layer].ln_1(stream))
+
+
+def softly(x: Tensor, cap: float) -> Tensor:
+    """Numbers kept between ``-cap`` and ``cap``."""
+    return torch.tanh(x / cap) * cap
 
 
 def turned(x: Tensor, points: Iterable[tuple[int, int, Tensor, Tensor]]) -> Tensor:

@@ -12,7 +12,7 @@ from lightning_circuits.search.identity import WeightsHash
 from lightning_circuits.weights.space import WeightSpace
 from lightning_circuits.weights.straight_through import threshold_of, with_kept
 from lightning_circuits.weights.weight_circuit import WeightCircuit
-from tests.support.oracle import FAMILIES, VOCABULARY, tiny_model
+from tests.support.tiny_models import FAMILIES, VOCABULARY, tiny_model
 
 IDS = torch.randint(0, VOCABULARY, (3, 6), generator=torch.Generator().manual_seed(1))
 MASK = torch.ones_like(IDS)

@@ -20,8 +20,8 @@ from lightning_circuits.search.identity import WeightsHash
 from lightning_circuits.weights.composition import composition, weight_overlap
 from lightning_circuits.weights.space import WeightSpace, WeightTensor
 from lightning_circuits.weights.weight_circuit import WeightCircuit
-from tests.support.oracle import FAMILIES, tiny_model
 from tests.support.stock_parts import parts_of
+from tests.support.tiny_models import FAMILIES, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +53,15 @@ def test_every_weight_is_of_one_kind(family: str) -> None:
     for weight in found:
         if id(weight.parameter) not in inside:
             assert weight.layer is None
+            embeddings = "embed_tokens", "embed_in", "embed_positions", "word_embeddings", "w", "wte", "wpe"
             assert (weight.kind == "embedding") == (
-                weight.name.split(".")[-2] in ("embed_tokens", "embed_in", "wte", "wpe")
+                weight.name.split(".")[-2] in embeddings or ".embeddings." in weight.name
             )
             assert weight.kind in ("embedding", "head"), weight.name
             continue
+        in_mlp = any(f".{name}." in weight.name for name in ("mlp", "ffn", "fc1", "fc2"))
         assert (weight.kind == "norm") == ("norm" in weight.name or ".ln_" in weight.name), weight.name
-        assert weight.kind == "norm" or (weight.kind == "mlp") == (".mlp." in weight.name), weight.name
+        assert weight.kind == "norm" or (weight.kind == "mlp") == in_mlp, weight.name
         assert f".{weight.layer}." in weight.name
 
 

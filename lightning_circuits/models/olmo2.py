@@ -1,0 +1,45 @@
+"""OLMo 2 and 3: norms *after* attention and MLP alone, and one norm of all queries of a layer, one of all keys.
+
+So a head's query depends on what the queries of the other heads read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_circuits.models.context import Context
+from lightning_circuits.models.llama import LlamaCircuitModel
+from lightning_circuits.models.rotary import rotate
+from lightning_circuits.models.rotary_by_kind import RotaryByKind
+
+
+class Olmo2CircuitModel(LlamaCircuitModel):
+    model_types = ("olmo2",)
+
+    where = LlamaCircuitModel.where._replace(
+        attention_norm=None,
+        mlp_norm=None,
+        norm_after_attention="post_attention_layernorm",
+        norm_after_mlp="post_feedforward_layernorm",
+    )
+
+    def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        attention = self.attention_module(layer)
+        return rotate(normed(attention.q_norm, q), context), rotate(normed(attention.k_norm, k), context)
+
+
+class Olmo3CircuitModel(RotaryByKind, Olmo2CircuitModel):
+    model_types = ("olmo3",)
+
+
+def normed(norm: Any, x: Tensor) -> Tensor:
+    """One RMS norm over the queries, or keys, of all readers of a layer, ``[readers, ..., d_head]``; readers of a K/V
+    group have one gain."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    scale = (wide.square().mean((0, -1), keepdim=True) + norm.variance_epsilon).rsqrt()
+    gain = norm.weight.view(-1, x.shape[-1])
+    gain = gain.repeat_interleave(len(x) // len(gain), dim=0).view(len(x), *[1] * (x.ndim - 2), -1)
+    return (wide * scale).to(x.dtype) * gain
