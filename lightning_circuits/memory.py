@@ -35,6 +35,7 @@ from torch.func import functional_call
 from lightning_circuits import blocks, tape
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.models.mixtures import is_mixture, numbers_of_a_token
 from lightning_circuits.pages import see_page
 
 OF_A_GATE = 40
@@ -271,6 +272,8 @@ class MemoryPlan:
 def _kept_of_a_token(model: CircuitModel) -> int:
     """Numbers, in the model's dtype, that the first MLP keeps of a token for its backward, with what it sees.
     No weight is read: they may be shared out among processes."""
+    if is_mixture(model.mlp_module(0)):
+        return numbers_of_a_token(model.mlp_module(0)) + model.layout.d_model
     kept: dict[int, int] = {}
 
     def pack(saved: Tensor) -> Tensor:

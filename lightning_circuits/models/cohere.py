@@ -6,7 +6,8 @@ has a norm for every head's query and key.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from lightning_circuits.models.rotary import rotate_pairs
 
 
 class CohereCircuitModel(LlamaCircuitModel):
-    model_types = ("cohere", "cohere2")
+    model_types: ClassVar[Sequence[str]] = ("cohere", "cohere2")
 
     where = LlamaCircuitModel.where._replace(mlp_norm="input_layernorm")
 

@@ -2,6 +2,8 @@
 
 Rotary positions, norms before attention and MLP, grouped-query attention, optionally a sliding window. The norms
 of Qwen3 act on a head's query and key after the projection: they change what a head does, not what it reads.
+
+Of a mixture of experts, router and experts are one node, the MLP: what it writes is the sum that its module puts out.
 """
 
 from __future__ import annotations
@@ -19,7 +21,11 @@ from lightning_circuits.models.where import Where
 
 
 class LlamaCircuitModel(CircuitModel):
-    model_types: ClassVar[Sequence[str]] = ("llama", "mistral", "qwen2", "qwen3", "starcoder2")
+    model_types: ClassVar[Sequence[str]] = (
+        *("llama", "arcee", "cwm", "emu3", "emu3_text_model", "internlm3", "iquestcoder", "jais2", "ministral"),
+        *("mistral", "qwen2", "qwen3", "seed_oss", "starcoder2"),
+        *("aria_text", "dots1", "glm4_moe", "hy_v3", "mixtral", "phimoe", "qwen2_moe", "qwen3_moe", "solar_open"),
+    )
 
     where = Where(
         decoder="model",
@@ -35,7 +41,7 @@ class LlamaCircuitModel(CircuitModel):
 
     def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
         super().__init__(model, kv, freeze)
-        config = model.config
+        config = model.config.get_text_config()
         self.window: int | None = getattr(config, "sliding_window", None)
         # Mistral says one window for all layers, Qwen says for each layer whether it has one.
         layer_types = getattr(config, "layer_types", None) or ["sliding_attention"] * self.layout.n_layers
@@ -71,3 +77,7 @@ class LlamaCircuitModel(CircuitModel):
         if hasattr(attention, "q_norm"):
             q, k = attention.q_norm(q), attention.k_norm(k)
         return rotate(q, context), rotate(k, context)
+
+    def mlp(self, layer: int, x: Tensor) -> Tensor:
+        # Exact patching has several streams for each prompt, and a router takes no more than one.
+        return super().mlp(layer, x.flatten(0, -3)).view(x.shape)

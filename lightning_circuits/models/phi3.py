@@ -1,6 +1,7 @@
 """Phi-3 and Phi-4 (``phi3``): Llama with one projection for all queries, then all keys, then all values of a layer.
 
-Gate and up projection of the MLP are one too, which its own module sees to.
+Gate and up projection of the MLP are one too, which its own module sees to. Phi-4 multimodal is read as what it does
+with text.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from lightning_circuits.models.llama import LlamaCircuitModel
 
 
 class Phi3CircuitModel(LlamaCircuitModel):
-    model_types = ("phi3",)
+    model_types = ("phi3", "phi4_multimodal")
 
     def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
         counts = self.layout.n_heads, self.n_groups, self.n_groups

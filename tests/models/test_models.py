@@ -128,7 +128,10 @@ def test_layout_counts_key_and_value_readers_as_asked(family):
 def test_an_unknown_family_is_refused_with_those_supported_and_the_place_to_add_one():
     config = BloomConfig(vocab_size=19, hidden_size=16, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=None)
     model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(ValueError, match=r"'bloom'.*gpt2, .*models/registry\.py"):
+    with pytest.raises(ValueError, match="'bloom' is not supported: its scores have a bias by the distance of tokens"):
+        wrap(model)
+    model.config.model_type = "mine"  # of which nothing is known
+    with pytest.raises(ValueError, match=r"'mine'.*gpt2, .*models/registry\.py"):
         wrap(model)
 
 

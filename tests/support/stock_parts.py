@@ -15,26 +15,30 @@ from torch import Tensor
 
 def parts_of(model: Any) -> LlamaParts:
     """The parts of a model, by its ``config.model_type``."""
-    from tests.support.unlike_llama import PARTS  # which are made from those here
+    from tests.support import like_llama, unlike_llama  # which are made from those here
 
-    kinds = PARTS | {
-        "gemma2": Gemma2Parts,
-        "gemma3_text": Gemma3Parts,
-        "gpt2": GPT2Parts,
-        "gpt_oss": GptOssParts,
-        "gpt_neox": GPTNeoXParts,
-        "gptj": GPTJParts,
-        "cohere": CohereParts,
-        "cohere2": CohereParts,
-        "exaone4": Exaone4Parts,
-        "granite": GraniteParts,
-        "olmo2": Olmo2Parts,
-        "olmo3": Olmo3Parts,
-        "olmoe": OlmoeParts,
-        "phi3": Phi3Parts,
-        "smollm3": SmolLM3Parts,
-        "stablelm": StableLmParts,
-    }
+    kinds = (
+        like_llama.PARTS
+        | unlike_llama.PARTS
+        | {
+            "gemma2": Gemma2Parts,
+            "gemma3_text": Gemma3Parts,
+            "gpt2": GPT2Parts,
+            "gpt_oss": GptOssParts,
+            "gpt_neox": GPTNeoXParts,
+            "gptj": GPTJParts,
+            "cohere": CohereParts,
+            "cohere2": CohereParts,
+            "exaone4": Exaone4Parts,
+            "granite": GraniteParts,
+            "olmo2": Olmo2Parts,
+            "olmo3": Olmo3Parts,
+            "olmoe": OlmoeParts,
+            "phi3": Phi3Parts,
+            "smollm3": SmolLM3Parts,
+            "stablelm": StableLmParts,
+        }
+    )
     return kinds.get(model.config.model_type, LlamaParts)(model)
 
 
