@@ -102,7 +102,7 @@ class CircuitModel(ModelParts):
     @staticmethod
     def read_dimensions(model: Any) -> Dimensions:
         """How large a module is, from its config."""
-        config = model.config
+        config = model.config.get_text_config()
         heads = config.num_attention_heads
         groups = getattr(config, "num_key_value_heads", None) or heads
         return Dimensions(config.num_hidden_layers, heads, groups, config.hidden_size)

@@ -28,7 +28,7 @@ class Gemma2CircuitModel(GemmaCircuitModel):
 
     def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
         super().__init__(model, kv, freeze)
-        self.score_cap = model.config.attn_logit_softcapping if self.caps_scores else None
+        self.score_cap = self.backbone.config.attn_logit_softcapping if self.caps_scores else None
         self.fused = self.score_cap is None
 
     def attention_scores(
@@ -38,7 +38,7 @@ class Gemma2CircuitModel(GemmaCircuitModel):
         return capped(scores, self.score_cap)
 
     def head(self, x: Tensor) -> Tensor:
-        return capped(super().head(x), self.model.config.final_logit_softcapping)
+        return capped(super().head(x), self.backbone.config.final_logit_softcapping)
 
 
 def capped(x: Tensor, cap: float | None) -> Tensor:

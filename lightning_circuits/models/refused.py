@@ -66,7 +66,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "some layers take their keys and values from others, or their inputs from beside the stream": (
         *("gemma3n", "gemma3n_text", "gemma4_assistant", "gemma4_unified_assistant"),
     ),
-    "its language model stands inside of one for images": ("fuyu", "gemma3"),
+    "its language model stands inside of one for images": ("fuyu",),
 }
 """Ends of the sentence "... is not supported: "."""
 

@@ -47,7 +47,7 @@ from lightning_circuits.models.hunyuan import HunYuanCircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
 from lightning_circuits.models.ministral3 import Ministral3CircuitModel
 from lightning_circuits.models.modernbert_decoder import ModernBertDecoderCircuitModel
-from lightning_circuits.models.multimodal import MultimodalCircuitModel
+from lightning_circuits.models.multimodal import MultimodalCircuitModel, MultimodalGemma3CircuitModel
 from lightning_circuits.models.nanochat import NanoChatCircuitModel
 from lightning_circuits.models.nemotron import NemotronCircuitModel
 from lightning_circuits.models.olmo import OlmoCircuitModel
@@ -77,6 +77,7 @@ for _family in (
     HunYuanCircuitModel,
     Ministral3CircuitModel,
     MultimodalCircuitModel,
+    MultimodalGemma3CircuitModel,
     Phi3CircuitModel,
     SmolLM3CircuitModel,
     StableLmCircuitModel,

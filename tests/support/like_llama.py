@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.support.stock_parts import CohereParts, GPTNeoXParts, GraniteParts, LlamaParts, Phi3Parts, turned
+from tests.support.stock_parts import (
+    CohereParts,
+    Gemma3Parts,
+    GPTNeoXParts,
+    GraniteParts,
+    LlamaParts,
+    Phi3Parts,
+    turned,
+)
 
 
 class NearLlamaParts(LlamaParts):
@@ -69,6 +77,17 @@ class MultimodalParts(NearLlamaParts):
     def place(self) -> None:
         self.decoder = self.model
         self.blocks, self.tokens, self.last_norm = self.decoder.layers, self.decoder.embed_tokens, self.decoder.norm
+
+
+class MultimodalGemma3Parts(Gemma3Parts):
+    place = MultimodalParts.place
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model.model.language_model)
+        self.model = model
+
+    def logits(self, stream: Tensor) -> Tensor:
+        return self.model.lm_head(self.last_norm(stream))
 
 
 class DbrxParts(NearLlamaParts):
@@ -165,6 +184,7 @@ PARTS: dict[str, type[LlamaParts]] = {
     "granitemoe": GraniteMoeParts,
     "ministral3": Ministral3Parts,
     **dict.fromkeys(("got_ocr2", "moss_transcribe_diarize"), MultimodalParts),
+    "gemma3": MultimodalGemma3Parts,
     "phi4_multimodal": Phi4MultimodalParts,
     "vaultgemma": VaultGemmaParts,
 }
