@@ -63,6 +63,7 @@ class MemoryPlan:
             keeps its probabilities.
         d_head: how wide a head is. Default: ``d_model // n_heads``.
         mlp_graph: numbers that an MLP with a graph keeps of a token. Default: those of a gated one.
+        fused: whether attention is one operation. If not, as where scores are capped, what it makes of scores is kept.
     """
 
     layout: Layout
@@ -77,6 +78,7 @@ class MemoryPlan:
     multiple: int = 8
     d_head: int = None  # type: ignore[assignment]
     mlp_graph: int = None  # type: ignore[assignment]
+    fused: bool = True
 
     def __post_init__(self) -> None:
         layout = self.layout
@@ -106,6 +108,7 @@ class MemoryPlan:
             multiple=8 if model.device.type == "cuda" else 1,
             d_head=(width or layout.d_model) // layout.n_heads,
             mlp_graph=_kept_of_a_token(model),
+            fused=model.fused,
         )
 
     # ---- what needs how much -----------------------------------------------------------------------------------
@@ -137,7 +140,11 @@ class MemoryPlan:
         layout = self.layout
         heads, grouped = layout.n_heads * self.d_head, layout.n_kv_readers < layout.n_heads
         kept = layout.n_attention_readers * (self.d_head + 2)
-        if self.multiple > 1:  # queries and keys turned, what is mixed; values of groups once for every head; the mask
+        if not self.fused:  # beside these: scores, capped; their softmax, in float32 at least, and in the model's dtype
+            kept += (3 + grouped) * heads + layout.n_heads * self.length * (1 + self._wide + (self._wide > 1))
+        elif (
+            self.multiple > 1
+        ):  # queries and keys turned, what is mixed; values of groups once for every head; the mask
             kept += (3 + grouped) * heads + self.length
         else:  # queries and keys scaled, and probabilities, in float32 at least
             kept += self._wide * (2 * heads + layout.n_heads * self.length)
@@ -274,25 +281,34 @@ def _kept_of_a_token(model: CircuitModel) -> int:
     No weight is read: they may be shared out among processes."""
     if is_mixture(model.mlp_module(0)):
         return numbers_of_a_token(model.mlp_module(0)) + model.layout.d_model
-    kept: dict[int, int] = {}
-
-    def pack(saved: Tensor) -> Tensor:
-        storage = saved.untyped_storage()
-        kept.setdefault(storage._cdata, storage.nbytes())
-        return saved
 
     def shapes(module: nn.Module) -> dict[str, Tensor]:
         named = [*module.named_parameters(), *module.named_buffers()]
         return {name: torch.empty(value.shape, dtype=value.dtype, device="meta") for name, value in named}
 
-    x = torch.empty(1, 1, model.layout.d_model, dtype=model.dtype, device="meta", requires_grad=True)
-    norm, mlp = model.mlp_norm(0), model.mlp_module(0)
-    of_norm, of_mlp = shapes(norm), shapes(mlp)
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-        written = functional_call(mlp, of_mlp, functional_call(norm, of_norm, x))
-    for tensor in (x, written, *of_norm.values(), *of_mlp.values()):
-        kept.pop(tensor.untyped_storage()._cdata, None)
-    return sum(kept.values()) // model.dtype.itemsize + model.layout.d_model
+    parts = model.mlp_norm(0), model.mlp_module(0), model.norm_after_mlp(0)
+    of_parts = [shapes(part) for part in parts]
+
+    def kept(tokens: int) -> int:
+        """Bytes, with what is made of weights alone."""
+        found: dict[int, int] = {}
+
+        def pack(saved: Tensor) -> Tensor:
+            storage = saved.untyped_storage()
+            found.setdefault(storage._cdata, storage.nbytes())
+            return saved
+
+        seen = written = torch.empty(
+            1, tokens, model.layout.d_model, dtype=model.dtype, device="meta", requires_grad=True
+        )
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            for part, of_part in zip(parts, of_parts, strict=True):
+                written = functional_call(part, of_part, written)
+        for tensor in (seen, written):
+            found.pop(tensor.untyped_storage()._cdata, None)
+        return sum(found.values())
+
+    return (kept(2) - kept(1)) // model.dtype.itemsize + model.layout.d_model
 
 
 def free_memory(device: torch.device) -> int | None:

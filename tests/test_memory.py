@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, GPTNeoXConfig, LlamaConfig
 
 from lightning_circuits import blocks, tape
 from lightning_circuits.layout import Layout
@@ -22,6 +22,10 @@ SHAPES = {
     "gpt2": lambda: GPT2Config(n_embd=96, n_layer=12, n_head=12, **NO_ENDS),
     "neox": lambda: GPTNeoXConfig(
         hidden_size=64, intermediate_size=256, num_hidden_layers=16, num_attention_heads=8, **NO_ENDS
+    ),
+    "gemma2": lambda: Gemma2Config(
+        hidden_size=128, intermediate_size=384, num_hidden_layers=26, num_attention_heads=8, num_key_value_heads=4,
+        head_dim=8, **NO_ENDS,
     ),
     "smollm2-135m": lambda: LlamaConfig(
         hidden_size=72, intermediate_size=192, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
@@ -38,6 +42,9 @@ SHAPES = {
         ("smollm2-135m by group", 2, torch.bfloat16, "made again"),
         ("gpt2", 2, torch.float32, "kept"),
         ("gpt2", 2, torch.float32, "made again"),
+        ("gemma2", 2, torch.float32, "kept"),
+        ("gemma2", 2, torch.float32, "made again"),
+        ("gemma2", 1, torch.bfloat16, "kept"),
         ("neox", 2, torch.float32, "kept"),
         ("neox", 1, torch.float32, "made again"),
         ("smollm2-135m", 1, torch.float32, "made again"),
