@@ -10,7 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.support.stock_parts import CohereParts, GPTNeoXParts, GraniteParts, LlamaParts, Phi3Parts, turned
+from tests.support.stock_parts import (
+    CohereParts,
+    GPTNeoXParts,
+    GraniteParts,
+    LlamaParts,
+    NormedAfter,
+    Olmo2Parts,
+    OlmoeParts,
+    Phi3Parts,
+    TurnedByKind,
+    turned,
+)
 
 
 class NearLlamaParts(LlamaParts):
@@ -131,6 +142,22 @@ class VaultGemmaParts(NearLlamaParts):
         return cap * torch.tanh(super().logits(stream) / cap)
 
 
+class Glm4Parts(NormedAfter, GlmParts):
+    after = "post_self_attn_layernorm", "post_mlp_layernorm"
+    sees = LlamaParts.sees
+
+    def before_mlp(self, layer: int, stream: Tensor) -> Tensor:
+        return self.blocks[layer].post_attention_layernorm(stream)
+
+
+class Kolibri1Parts(NormedAfter, ExaoneMoeParts):
+    after, before_mlp = Glm4Parts.after, Glm4Parts.before_mlp
+
+
+class MellumParts(TurnedByKind, NearLlamaParts):
+    """The one's turns, the other's windows."""
+
+
 class GPTNeoXJapaneseParts(GPTNeoXParts):
     def place(self) -> None:
         self.decoder, self.parallel = self.model.gpt_neox_japanese, False
@@ -162,7 +189,12 @@ PARTS: dict[str, type[LlamaParts]] = {
     "dbrx": DbrxParts,
     "exaone_moe": ExaoneMoeParts,
     "gpt_neox_japanese": GPTNeoXJapaneseParts,
+    "flex_olmo": Olmo2Parts,
+    "glm4": Glm4Parts,
     "granitemoe": GraniteMoeParts,
+    "kolibri1": Kolibri1Parts,
+    "mellum": MellumParts,
+    "minimax_m2": OlmoeParts,
     "ministral3": Ministral3Parts,
     **dict.fromkeys(("got_ocr2", "moss_transcribe_diarize"), MultimodalParts),
     "phi4_multimodal": Phi4MultimodalParts,
