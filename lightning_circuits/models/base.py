@@ -102,7 +102,7 @@ class CircuitModel(ModelParts):
     @staticmethod
     def read_dimensions(model: Any) -> Dimensions:
         """How large a module is, from its config."""
-        config = model.config
+        config = model.config.get_text_config()
         heads = config.num_attention_heads
         groups = getattr(config, "num_key_value_heads", None) or heads
         return Dimensions(config.num_hidden_layers, heads, groups, config.hidden_size)
@@ -256,7 +256,7 @@ class CircuitModel(ModelParts):
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context, units: Tensor | None = None
     ) -> Tensor:
-        """The same of turned queries and keys, as many of these and of values as of queries."""
+        """The same of turned queries, keys and values, ``[n_heads, B, T, d_head]`` each."""
         if not self.fused:
             return self.attention_weights(layer, q, k, context, units) @ v
         # Heads stand where scaled_dot_product_attention wants the batch: each has its own streams, all share the mask.
@@ -287,7 +287,7 @@ class CircuitModel(ModelParts):
         return q @ k.mT * self.scaling(layer)
 
     def outputs(self, layer: int, units: Tensor | None = None) -> HeadOutputs:
-        """What makes of the heads' mixed values what they write; of some units, see `attention`."""
+        """What makes of the heads' mixed values what they write; of some units, int64 ``[n]``, see `attention`."""
         weight, norm = self.output_weight(layer), self.norm_after_attention(layer)
         after = None if isinstance(norm, nn.Identity) else self.read_norm(norm)
         return HeadOutputs(weight if units is None else weight[self.heads(units)], after)

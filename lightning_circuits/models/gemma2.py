@@ -1,8 +1,7 @@
 """Gemma 2: norms before *and after* attention and MLP, attention scores and logits that are capped softly.
 
 A norm after the attention takes all heads together, so that a head's writer is its share of what comes out
-(`head_outputs`). EAP-IG's library reads heads before this norm: its scores differ from those here, and what a circuit
-computes under interchange ablation does not.
+(`head_outputs`). EAP-IG's library reads heads before this norm: its scores differ from those here.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Gemma2CircuitModel(GemmaCircuitModel):
 
     def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
         super().__init__(model, kv, freeze)
-        self.score_cap = model.config.attn_logit_softcapping if self.caps_scores else None
+        self.score_cap = self.backbone.config.attn_logit_softcapping if self.caps_scores else None
         self.fused = self.score_cap is None
 
     def attention_scores(
@@ -39,7 +38,7 @@ class Gemma2CircuitModel(GemmaCircuitModel):
         return capped(scores, self.score_cap)
 
     def head(self, x: Tensor) -> Tensor:
-        return capped(super().head(x), self.model.config.final_logit_softcapping)
+        return capped(super().head(x), self.backbone.config.final_logit_softcapping)
 
 
 def capped(x: Tensor, cap: float | None) -> Tensor:

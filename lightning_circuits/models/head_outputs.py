@@ -42,7 +42,7 @@ class HeadOutputs:
         return _side_by_side(self.scaled(z)) @ self.weight.flatten(0, 1)
 
     def scaled(self, z: Tensor) -> Tensor:
-        """``z`` as it goes through ``weight``: scaled as the norm scales what it becomes."""
+        """``z`` ``[n_heads, ..., d_head]`` as it goes through ``weight``: scaled as the norm scales what it becomes."""
         return z if self.norm is None else (z * self._scale(z)[1]).to(z.dtype)
 
     def gradient(self, dwritten: Tensor, z: Tensor | None) -> Tensor:

@@ -1,14 +1,14 @@
-"""Models of text with images or sound whose language model is Llama's like: what they do with text alone.
+"""Models of text with images or sound: what they do with text alone.
 
 Beside the language model, which has a config of its own, they have a tower whose outputs stand in for some tokens'
-embeddings. Prompts of text never reach it.
+embeddings. Prompts of text never reach it. The language models of some are Llama's like, that of Gemma 3 is Gemma 3.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from torch import Tensor
 
-from lightning_circuits.models.base import CircuitModel, Dimensions
+from lightning_circuits.models.gemma3 import Gemma3CircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
 
 
@@ -17,6 +17,12 @@ class MultimodalCircuitModel(LlamaCircuitModel):
 
     where = LlamaCircuitModel.where._replace(decoder="model.language_model")
 
-    @staticmethod
-    def read_dimensions(model: Any) -> Dimensions:
-        return CircuitModel.read_dimensions(model.model.language_model)
+
+class MultimodalGemma3CircuitModel(Gemma3CircuitModel):
+    model_types = ("gemma3",)
+
+    where = Gemma3CircuitModel.where._replace(decoder="model.language_model")
+
+    def head(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model.lm_head(x)  # this class of `transformers` caps none, whatever its config says
+        return logits

@@ -25,6 +25,7 @@ class NormedEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
+        """``[V, d]``: of the embedding."""
         weight: Tensor = self.embedding.weight
         return weight
 

@@ -53,7 +53,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("gemma3n", "gemma3n_text", "gemma4", "gemma4_assistant", "gemma4_text", "gemma4_unified"),
         *("gemma4_unified_assistant", "gemma4_unified_text"),
     ),
-    "its language model stands inside of one for images": ("fuyu", "gemma3"),
+    "its language model stands inside of one for images": ("fuyu",),
 }
 """Ends of the sentence "... is not supported: "."""
 

@@ -50,7 +50,7 @@ from lightning_circuits.models.mellum import MellumCircuitModel
 from lightning_circuits.models.minimax_m2 import MiniMaxM2CircuitModel
 from lightning_circuits.models.ministral3 import Ministral3CircuitModel
 from lightning_circuits.models.modernbert_decoder import ModernBertDecoderCircuitModel
-from lightning_circuits.models.multimodal import MultimodalCircuitModel
+from lightning_circuits.models.multimodal import MultimodalCircuitModel, MultimodalGemma3CircuitModel
 from lightning_circuits.models.nanochat import NanoChatCircuitModel
 from lightning_circuits.models.nemotron import NemotronCircuitModel
 from lightning_circuits.models.olmo import OlmoCircuitModel
@@ -83,6 +83,7 @@ for _family in (
     MellumCircuitModel,
     Ministral3CircuitModel,
     MultimodalCircuitModel,
+    MultimodalGemma3CircuitModel,
     Phi3CircuitModel,
     SmolLM3CircuitModel,
     StableLmCircuitModel,

@@ -22,12 +22,12 @@ class RotaryByKind(LlamaCircuitModel):
 
     @property
     def prompt_limit(self) -> PromptLimit | None:
-        limits = [rotary_limit(self.backbone.rotary_emb, kind) for kind in set(self.model.config.layer_types)]
+        limits = [rotary_limit(self.backbone.rotary_emb, kind) for kind in set(self.backbone.config.layer_types)]
         return min((limit for limit in limits if limit is not None), default=None)
 
     def rotary(self, positions: Tensor) -> dict[str, Any]:
         kinds = {"rotary": FULL, "window_rotary": WINDOW}
-        rotary, used = self.backbone.rotary_emb, self.model.config.layer_types
+        rotary, used = self.backbone.rotary_emb, self.backbone.config.layer_types
         return {name: angles(rotary, positions, self.dtype, kind) for name, kind in kinds.items() if kind in used}
 
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ class Recordable(Protocol):
 
 
 def first_of(output: Any) -> Tensor:
-    """What a module puts out, where some give back attention weights or a router's scores too."""
+    """``[B, T, d]``: what a module puts out, where some give back attention weights or a router's scores too."""
     first: Tensor = output[0] if isinstance(output, tuple) else output
     return first
 
@@ -81,7 +81,8 @@ def writers_recorded(model: Recordable, writers: Tensor, subtract: bool = False)
 
     def keep_output(out: Tensor, multiplier: float) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            write(out, scaled(first_of(output)[-last:], multiplier))
+            of_prompts = first_of(output).view(-1, *out.shape[1:])  # OPT has the tokens of all prompts in one row
+            write(out, scaled(of_prompts[-last:], multiplier))
 
         return hook
 
@@ -117,7 +118,7 @@ def streams_recorded(model: Recordable, streams: Tensor) -> Iterator[None]:
 
     def keep_input(stream: int) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-            streams[stream].copy_(inputs[0] if inputs else named["hidden_states"])
+            streams[stream].copy_((inputs[0] if inputs else named["hidden_states"]).view_as(streams[stream]))
 
         return hook
 

@@ -39,9 +39,10 @@ class CircuitSearch(FrozenModelModule):
     Args:
         model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
         ablation: what a cut edge carries: an `Ablation` or its name.
-        objective: what is asked: an `Objective`, its name, or a function like it.
+        objective: what is asked.
         kv: K/V readers per query ``head`` (MIB), or ``group``.
         dtype: of a model loaded by name.
+        attention: such as ``eager``.
         spans: edges by spans of tokens.
 
     Raises:
@@ -58,11 +59,12 @@ class CircuitSearch(FrozenModelModule):
         objective: AnyObjective = "KL",
         kv: KV = "head",
         dtype: DType = "float32",
+        attention: str | None = None,
         spans: bool = False,
     ) -> None:
         require_flags(spans=spans)
         made_ablation, made_objective = ABLATIONS.make(ablation, "ablation"), OBJECTIVES.make(objective, "objective")
-        super().__init__(model, kv, dtype)
+        super().__init__(model, kv, dtype, attention)
         self.ablation, self.objective, self.spans = made_ablation, made_objective, spans
         self._live_tokens, self._found = dict[str, float](), dict[str, float]()
 

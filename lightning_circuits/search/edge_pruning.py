@@ -48,11 +48,11 @@ class EdgePruning(CircuitSearch):
         model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
         gate: the gates: a `Gate` or its name.
         lr: learning rate of Adam.
-        warm_start: where the gates begin: at the ranks of edge scores ``[n_edges]``, of a `Circuit` or its file, or of
-            an attribution method (its model left out) or its name. Default: all alike.
+        warm_start: at whose ranks gates begin: scores ``[n_edges]``, a circuit, its file, or an attribution. Default:
+            all alike.
         seed: of the gates' start and noise.
         capture: ``auto``: small steps on a GPU as CUDA graphs.
-        options: ``ablation``, ``objective``, ``kv``, ``dtype``, see `CircuitSearch`.
+        options: ``ablation``, ``objective``, ``kv``, ``dtype``, ``attention``, see `CircuitSearch`.
 
     Raises, beside what `CircuitSearch` does:
         ValueError: a learning rate that is not positive; a warm start of another layout or without finite scores.

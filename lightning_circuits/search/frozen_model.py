@@ -51,6 +51,7 @@ class FrozenModelModule(pl.LightningModule):
         model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
         kv: K/V readers per query ``head`` (MIB), or ``group``.
         dtype: of a model loaded by name.
+        attention: such as ``eager``.
 
     Raises:
         FileNotFoundError: no such model.
@@ -58,12 +59,14 @@ class FrozenModelModule(pl.LightningModule):
         TypeError: an argument of a wrong type.
     """
 
-    def __init__(self, model: LanguageModel, kv: KV = "head", dtype: DType = "float32") -> None:
+    def __init__(
+        self, model: LanguageModel, kv: KV = "head", dtype: DType = "float32", attention: str | None = None
+    ) -> None:
         refuse_mixture(self)
         super().__init__()
         require_choice("kv", kv, KV)
         require_choice("dtype", dtype, DType)
-        self.read_model(model, kv, dtype)
+        self.read_model(model, kv, dtype, attention)
         self._weights_hash = WeightsHash()
         self._sharded = False
         self._trained_before = 0
@@ -71,11 +74,11 @@ class FrozenModelModule(pl.LightningModule):
         # A checkpoint holds what was learned. The frozen model is hundreds of times larger, and is where it was.
         self.strict_loading = False
 
-    def read_model(self, model: LanguageModel, kv: KV, dtype: DType) -> None:
+    def read_model(self, model: LanguageModel, kv: KV, dtype: DType, attention: str | None) -> None:
         """Load the language model if it is given by name, and read it as writers and readers."""
         if not isinstance(model, (str, nn.Module)):
             raise TypeError(f"model takes a name, a folder or a module in memory, got {shortened(model)}")
-        language_model: Any = load_model(model, dtype) if isinstance(model, str) else model
+        language_model: Any = load_model(model, dtype, attention) if isinstance(model, str) else model
         self.circuit_model: CircuitModel = wrap(language_model, kv)
         self.model = self.circuit_model.model
         name = getattr(getattr(self.model, "config", None), "name_or_path", None) or type(self.model).__name__
@@ -104,7 +107,7 @@ class FrozenModelModule(pl.LightningModule):
 
     def _options(self) -> dict[str, Any]:
         """What the search was made with, beside its language model, in full."""
-        return options_of(self, leave_out=("model", "kv", "dtype", "capture"))
+        return options_of(self, leave_out=("model", "kv", "dtype", "attention", "capture"))
 
     # ---- Lightning ---------------------------------------------------------------------------------------------
 

@@ -34,13 +34,20 @@ class InformationFlowRoutes(Attribution):
         model: see `Attribution`. What edges are cut for, and what then takes their place, plays no part.
         kv: see `CircuitSearch`.
         dtype: see `CircuitSearch`.
+        attention: see `CircuitSearch`.
         spans: see `CircuitSearch`.
     """
 
     def __init__(
-        self, model: LanguageModel | None = None, *, kv: KV = "head", dtype: DType = "float32", spans: bool = False
+        self,
+        model: LanguageModel | None = None,
+        *,
+        kv: KV = "head",
+        dtype: DType = "float32",
+        attention: str | None = None,
+        spans: bool = False,
     ) -> None:
-        super().__init__(model, kv=kv, dtype=dtype, spans=spans)
+        super().__init__(model, kv=kv, dtype=dtype, attention=attention, spans=spans)
 
     def attribute(self, batch: Batch) -> tuple[Tensor, None]:
         with torch.no_grad():

@@ -75,6 +75,7 @@ class NodePruning(WithoutTraining):
         ablation: what a removed node's edges carry: an `Ablation` or its name.
         kv: K/V readers per query ``head`` (MIB), or ``group``.
         dtype: of a model loaded by name.
+        attention: such as ``eager``.
 
     Raises, beside what `CircuitSearch` does:
         ValueError: a threshold that is not positive and finite; another order; a measure that is none. When fitted: an
@@ -93,6 +94,7 @@ class NodePruning(WithoutTraining):
         ablation: Ablation | AblationName | str = "interchange",
         kv: KV = "head",
         dtype: DType = "float32",
+        attention: str | None = None,
     ) -> None:
         require_numbers(threshold=threshold)
         if not 0 < threshold < float("inf"):
@@ -100,7 +102,7 @@ class NodePruning(WithoutTraining):
         require_choice("order", order, Order)
         require_seed(seed)
         self.measure = MEASURES.make(measure, "measure")
-        super().__init__(model, ablation=ablation, kv=kv, dtype=dtype)
+        super().__init__(model, ablation=ablation, kv=kv, dtype=dtype, attention=attention)
         self.threshold, self.order, self.seed = threshold, order, seed
         self.automatic_optimization = False
         self.begin()

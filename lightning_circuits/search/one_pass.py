@@ -57,7 +57,7 @@ class Attribution(WithoutTraining):
         objective: the loss that scores are about: an `Objective`, its name, or a function ``(logits, batch,
             full_logits) -> loss [B]``.
         absolute: rank edges by |score|: what works against the behaviour is part of its mechanism too.
-        options: ``ablation``, ``kv``, ``dtype``, see `CircuitSearch`.
+        options: ``ablation``, ``kv``, ``dtype``, ``attention``, see `CircuitSearch`.
 
     Raises, beside what `CircuitSearch` does:
         ValueError: when fitted: no model; a Trainer in mixed precision; a loader of unknown length and several
@@ -134,9 +134,9 @@ class Attribution(WithoutTraining):
 
     # ---- the sums ----------------------------------------------------------------------------------------------
 
-    def read_model(self, model: LanguageModel | None, kv: KV, dtype: DType) -> None:
+    def read_model(self, model: LanguageModel | None, kv: KV, dtype: DType, attention: str | None) -> None:
         if model is not None:
-            super().read_model(model, kv, dtype)
+            super().read_model(model, kv, dtype, attention)
             self.begin()
 
     def borrow_model(self, circuit_model: CircuitModel, name: str) -> None:

@@ -25,6 +25,7 @@ class RandomScores(Attribution):
         model: see `Attribution`.
         kv: see `CircuitSearch`.
         dtype: see `CircuitSearch`.
+        attention: see `CircuitSearch`.
         spans: see `CircuitSearch`.
     """
 
@@ -35,10 +36,11 @@ class RandomScores(Attribution):
         seed: int = 0,
         kv: KV = "head",
         dtype: DType = "float32",
+        attention: str | None = None,
         spans: bool = False,
     ) -> None:
         require_seed(seed)
-        super().__init__(model, kv=kv, dtype=dtype, spans=spans)
+        super().__init__(model, kv=kv, dtype=dtype, attention=attention, spans=spans)
         self.seed = seed
 
     def attribute(self, batch: Batch) -> tuple[Tensor, None]:

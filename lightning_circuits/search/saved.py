@@ -33,6 +33,7 @@ class SavedCircuit(CircuitSearch):
         ablation: what it was found under: under interchange, it is exported without the edges that lead nowhere.
         kv: see `CircuitSearch`.
         dtype: see `CircuitSearch`.
+        attention: see `CircuitSearch`.
 
     Raises, beside what `CircuitSearch` does:
         FileNotFoundError: no such file.
@@ -48,12 +49,13 @@ class SavedCircuit(CircuitSearch):
         ablation: Ablation | AblationName | str = "interchange",
         kv: KV = "head",
         dtype: DType = "float32",
+        attention: str | None = None,
     ) -> None:
         if not isinstance(path, (str, Path)):
             raise TypeError(f"path takes that of a circuit file, got {path!r}")
         if absolute is not None:
             require_flags(absolute=absolute)
-        super().__init__(model, ablation=ablation, kv=kv, dtype=dtype)
+        super().__init__(model, ablation=ablation, kv=kv, dtype=dtype, attention=attention)
         self.path = str(path)
         self.saved = Circuit.load(path)
         self.circuit_model = self.circuit_model.in_spans(self.saved.layout.spans)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_circuits import EdgePruning
+from lightning_circuits import EAP, EdgePruning, RandomScores
 from lightning_circuits.gates import HardConcrete, TopK
 from lightning_circuits.models.loading import EMBEDDED, load_model
 from lightning_circuits.namespace import pl
@@ -178,3 +178,13 @@ def test_the_hash_tells_models_apart_by_shapes_and_config_not_by_dtype_or_place(
     assert EdgePruning(str(tmp_path / "copy"), dtype="bfloat16").describe()["model_hash"] == here
     assert EdgePruning(deepcopy(tiny_model("gpt2"))).describe()["model_hash"] != here
     assert EdgePruning(deepcopy(tiny_model("llama-gqa"))).describe()["model_hash"] != here
+
+
+def test_a_model_by_name_has_the_attention_that_is_asked_for() -> None:
+    assert EAP("tiny-ioi").model.config._attn_implementation == "sdpa"
+    for search in (EAP("tiny-ioi", attention="eager"), RandomScores("tiny-ioi", attention="eager")):
+        assert search.model.config._attn_implementation == "eager"
+    with pytest.raises(
+        ValueError, match=r'tiny-ioi cannot be read: Specified `attn_implementation="fast"` is not supp'
+    ):
+        EAP("tiny-ioi", attention="fast")

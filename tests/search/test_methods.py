@@ -66,4 +66,4 @@ def test_help_begins_with_the_methods_own_options_and_is_short(tmp_path: Path) -
     options = [line.split()[0].removeprefix("--model.") for line in lines if line.startswith("  --model.")]
     options = [option for option in options if not option.endswith(".help")]
     own = ["model", "gate", "lr", "warm_start", "seed", "capture"]
-    assert options == [*own, "ablation", "objective", "kv", "dtype", "spans"]
+    assert options == [*own, "ablation", "objective", "kv", "dtype", "attention", "spans"]

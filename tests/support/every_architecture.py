@@ -105,6 +105,13 @@ TO_BE_BUILT: dict[str, dict[str, Any]] = {
     "deepseek_v4": dict(head_dim=8),
     "dots3_note_text": dict(num_key_value_heads=HEADS),
     "emu3": dict(text_config=dict(pad_token_id=0, bos_token_id=0, eos_token_id=0)),
+    "gemma3": dict(
+        text_config=dict(
+            attention_bias=False,
+            query_pre_attn_scalar=4,
+            layer_types=["full_attention", "sliding_attention", "full_attention"],
+        )
+    ),
     "fuyu": dict(text_config=dict(hidden_size=32)),
     "gemma3n_text": dict(num_kv_shared_layers=0),
     "gpt_neo": dict(attention_types=[[["global", "local", "local"], 1]], window_size=WINDOW),

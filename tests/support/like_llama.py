@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tests.support.stock_parts import (
     CohereParts,
+    Gemma3Parts,
     GPTNeoXParts,
     GraniteParts,
     LlamaParts,
@@ -80,6 +81,17 @@ class MultimodalParts(NearLlamaParts):
     def place(self) -> None:
         self.decoder = self.model
         self.blocks, self.tokens, self.last_norm = self.decoder.layers, self.decoder.embed_tokens, self.decoder.norm
+
+
+class MultimodalGemma3Parts(Gemma3Parts):
+    place = MultimodalParts.place
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model.model.language_model)
+        self.model = model
+
+    def logits(self, stream: Tensor) -> Tensor:
+        return self.model.lm_head(self.last_norm(stream))
 
 
 class DbrxParts(NearLlamaParts):
@@ -197,6 +209,7 @@ PARTS: dict[str, type[LlamaParts]] = {
     "minimax_m2": OlmoeParts,
     "ministral3": Ministral3Parts,
     **dict.fromkeys(("got_ocr2", "moss_transcribe_diarize"), MultimodalParts),
+    "gemma3": MultimodalGemma3Parts,
     "phi4_multimodal": Phi4MultimodalParts,
     "vaultgemma": VaultGemmaParts,
 }
