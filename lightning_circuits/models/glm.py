@@ -6,7 +6,9 @@ are read as its dense models are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from lightning_circuits.models.rotary import rotate_pairs
 
 
 class GlmCircuitModel(LlamaCircuitModel):
-    model_types = ("glm", "helium", "ernie4_5", "ernie4_5_moe")
+    model_types: ClassVar[Sequence[str]] = ("glm", "helium", "ernie4_5", "ernie4_5_moe")
 
     def context(self, attention_mask: Tensor) -> Context:
         context = super().context(attention_mask)
@@ -28,3 +30,13 @@ class GlmCircuitModel(LlamaCircuitModel):
 
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         return rotate_pairs(q, context), rotate_pairs(k, context)
+
+
+class Glm4CircuitModel(GlmCircuitModel):
+    """GLM-4-0414: norms after attention and MLP besides."""
+
+    model_types = ("glm4",)
+
+    where = GlmCircuitModel.where._replace(
+        norm_after_attention="post_self_attn_layernorm", norm_after_mlp="post_mlp_layernorm"
+    )

@@ -1,11 +1,12 @@
-"""OLMo 2 and 3: norms *after* attention and MLP alone, and one norm of all queries of a layer, one of all keys.
+"""OLMo 2 and 3, FlexOlmo: norms *after* attention and MLP alone, one norm of all queries of a layer, one of all keys.
 
 So a head's query depends on what the queries of the other heads read.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from lightning_circuits.models.rotary_by_kind import RotaryByKind
 
 
 class Olmo2CircuitModel(LlamaCircuitModel):
-    model_types = ("olmo2",)
+    model_types: ClassVar[Sequence[str]] = ("olmo2", "flex_olmo")
 
     where = LlamaCircuitModel.where._replace(
         attention_norm=None,

@@ -33,19 +33,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "dots3_note"),
         *("dots3_note_text", "glm4_moe_lite", "glm_moe_dsa", "hy_v4", "longcat_flash", "minicpm3", "youtu"),
     ),
-    "it has norms after attention or MLP, before these go into the stream": (
-        *(
-            "flex_olmo",
-            "gemma4",
-            "gemma4_text",
-            "gemma4_unified",
-            "gemma4_unified_text",
-            "glm4",
-            "hyperclovax",
-            "kolibri1",
-        ),
-    ),
-    "queries and keys have a norm over the whole width of all heads": ("minimax_m2",),
+    "what its norms after attention and MLP put out is multiplied": ("hyperclovax",),
     "each of its heads has a sink, a score that no token has": (
         *("flint", "granite_swa", "granitemoe_swa", "mimo_v2_flash"),
     ),
@@ -57,14 +45,13 @@ REASONS: dict[str, tuple[str, ...]] = {
     "its attention has experts, each with queries and outputs of its own": ("jetmoe",),
     "two modules stand in the place of its MLP": ("granitemoeshared",),
     "its mixtures give back more than what they write": ("llama4", "llama4_text"),
-    "its rotary positions are others in layers with a window than in those without": (
-        *("cohere_compass_text", "mellum"),
-    ),
+    "its rotary positions are of several dimensions": ("cohere_compass_text",),
     "its projections are wrapped in modules of their own": ("moshi",),
     "its attention is by hashes, in chunks": ("reformer",),
     "it reads bytes in patches, each part by a model of its own": ("blt",),
     "some layers take their keys and values from others, or their inputs from beside the stream": (
-        *("gemma3n", "gemma3n_text", "gemma4_assistant", "gemma4_unified_assistant"),
+        *("gemma3n", "gemma3n_text", "gemma4", "gemma4_assistant", "gemma4_text", "gemma4_unified"),
+        *("gemma4_unified_assistant", "gemma4_unified_text"),
     ),
     "its language model stands inside of one for images": ("fuyu",),
 }

@@ -33,7 +33,7 @@ from lightning_circuits.models.falcon import FalconCircuitModel
 from lightning_circuits.models.gemma import GemmaCircuitModel
 from lightning_circuits.models.gemma2 import Gemma2CircuitModel
 from lightning_circuits.models.gemma3 import Gemma3CircuitModel
-from lightning_circuits.models.glm import GlmCircuitModel
+from lightning_circuits.models.glm import Glm4CircuitModel, GlmCircuitModel
 from lightning_circuits.models.gpt2 import GPT2CircuitModel
 from lightning_circuits.models.gpt_bigcode import GPTBigCodeCircuitModel
 from lightning_circuits.models.gpt_neo import GPTNeoCircuitModel
@@ -44,7 +44,10 @@ from lightning_circuits.models.gptj import GPTJCircuitModel
 from lightning_circuits.models.granite import GraniteCircuitModel
 from lightning_circuits.models.granite_moe import GraniteMoeCircuitModel
 from lightning_circuits.models.hunyuan import HunYuanCircuitModel
+from lightning_circuits.models.kolibri1 import Kolibri1CircuitModel
 from lightning_circuits.models.llama import LlamaCircuitModel
+from lightning_circuits.models.mellum import MellumCircuitModel
+from lightning_circuits.models.minimax_m2 import MiniMaxM2CircuitModel
 from lightning_circuits.models.ministral3 import Ministral3CircuitModel
 from lightning_circuits.models.modernbert_decoder import ModernBertDecoderCircuitModel
 from lightning_circuits.models.multimodal import MultimodalCircuitModel, MultimodalGemma3CircuitModel
@@ -73,8 +76,11 @@ for _family in (
     ApertusCircuitModel,
     DbrxCircuitModel,
     ExaoneMoeCircuitModel,
+    Kolibri1CircuitModel,
     GlmCircuitModel,
+    Glm4CircuitModel,
     HunYuanCircuitModel,
+    MellumCircuitModel,
     Ministral3CircuitModel,
     MultimodalCircuitModel,
     MultimodalGemma3CircuitModel,
@@ -88,6 +94,7 @@ for _family in (
     Olmo2CircuitModel,
     Olmo3CircuitModel,
     OlmoeCircuitModel,
+    MiniMaxM2CircuitModel,
     Exaone4CircuitModel,
     GptOssCircuitModel,
     GraniteCircuitModel,

@@ -87,7 +87,10 @@ def test_epochs_are_an_end_too() -> None:
 
 def test_an_unknown_family_is_refused_with_those_known_and_the_place_for_more() -> None:
     model = AutoModelForCausalLM.from_config(_mpt_config())
-    with pytest.raises(ValueError, match=r"'mpt' is not supported; supported are .*gpt2.*llama.*FAMILIES"):
+    with pytest.raises(ValueError, match="'mpt' is not supported: its scores have a bias by the distance of tokens"):
+        EdgePruning(model)
+    model.config.model_type = "mine"
+    with pytest.raises(ValueError, match=r"'mine' is not supported; supported are .*gpt2.*llama.*FAMILIES"):
         EdgePruning(model)
 
 

@@ -86,7 +86,9 @@ TO_BE_BUILT: dict[str, dict[str, Any]] = {
     **_all("deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "longcat_flash", head_dim=4, num_key_value_heads=HEADS),
     **_all("minicpm3", "youtu", head_dim=4, num_key_value_heads=HEADS),
     **_all("codegen", "gptj", rotary_dim=4),
-    **_all("gemma2", "gemma3_text", "olmo2", "olmo3", attention_bias=False),  # no bias before a norm is read
+    **_all(
+        "gemma2", "gemma3_text", "olmo2", "olmo3", "flex_olmo", attention_bias=False
+    ),  # no bias before a norm is read
     **_all("persimmon", "phi", hidden_size=32),
     **_all("gemma4", "gemma4_unified", text_config=dict(pad_token_id=0)),
     **_all("lfm2", "lfm2_moe", layer_types=["full_attention", "conv", "full_attention"]),
@@ -147,7 +149,7 @@ TO_SHOW: dict[str, dict[str, Any]] = {
         prefix_dense_sliding_window_pattern=1,
     ),
     "dots1": dict(max_window_layers=1),
-    "exaone_moe": dict(layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+    **_all("exaone_moe", "kolibri1", layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
     "gemma2": dict(query_pre_attn_scalar=4),
     "gemma3_text": dict(query_pre_attn_scalar=4, final_logit_softcapping=5.0),
     "glm4_moe": dict(use_qk_norm=True),

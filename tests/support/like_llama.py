@@ -16,7 +16,11 @@ from tests.support.stock_parts import (
     GPTNeoXParts,
     GraniteParts,
     LlamaParts,
+    NormedAfter,
+    Olmo2Parts,
+    OlmoeParts,
     Phi3Parts,
+    TurnedByKind,
     turned,
 )
 
@@ -150,6 +154,22 @@ class VaultGemmaParts(NearLlamaParts):
         return cap * torch.tanh(super().logits(stream) / cap)
 
 
+class Glm4Parts(NormedAfter, GlmParts):
+    after = "post_self_attn_layernorm", "post_mlp_layernorm"
+    sees = LlamaParts.sees
+
+    def before_mlp(self, layer: int, stream: Tensor) -> Tensor:
+        return self.blocks[layer].post_attention_layernorm(stream)
+
+
+class Kolibri1Parts(NormedAfter, ExaoneMoeParts):
+    after, before_mlp = Glm4Parts.after, Glm4Parts.before_mlp
+
+
+class MellumParts(TurnedByKind, NearLlamaParts):
+    """The one's turns, the other's windows."""
+
+
 class GPTNeoXJapaneseParts(GPTNeoXParts):
     def place(self) -> None:
         self.decoder, self.parallel = self.model.gpt_neox_japanese, False
@@ -181,7 +201,12 @@ PARTS: dict[str, type[LlamaParts]] = {
     "dbrx": DbrxParts,
     "exaone_moe": ExaoneMoeParts,
     "gpt_neox_japanese": GPTNeoXJapaneseParts,
+    "flex_olmo": Olmo2Parts,
+    "glm4": Glm4Parts,
     "granitemoe": GraniteMoeParts,
+    "kolibri1": Kolibri1Parts,
+    "mellum": MellumParts,
+    "minimax_m2": OlmoeParts,
     "ministral3": Ministral3Parts,
     **dict.fromkeys(("got_ocr2", "moss_transcribe_diarize"), MultimodalParts),
     "gemma3": MultimodalGemma3Parts,

@@ -141,8 +141,10 @@ class CohereParts(LlamaParts):
 class NormedAfter(LlamaParts):
     """What attention and MLP put out goes through a norm."""
 
+    after = "post_attention_layernorm", "post_feedforward_layernorm"
+
     def shares(self, layer: int, alone: list[Tensor]) -> list[Tensor]:
-        norm = self.blocks[layer].post_attention_layernorm
+        norm = getattr(self.blocks[layer], self.after[0])
         epsilon = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
         gain = norm(torch.ones_like(alone[0])) * (1 + epsilon) ** 0.5
         size = sum(alone, torch.zeros_like(alone[0])).square().mean(-1, keepdim=True) + epsilon
@@ -150,7 +152,7 @@ class NormedAfter(LlamaParts):
 
     def mlp(self, layer: int, stream: Tensor) -> Tensor:
         block = self.blocks[layer]
-        return block.post_feedforward_layernorm(block.mlp(self.before_mlp(layer, stream)))
+        return getattr(block, self.after[1])(block.mlp(self.before_mlp(layer, stream)[None])[0])
 
     def before_mlp(self, layer: int, stream: Tensor) -> Tensor:
         return self.blocks[layer].pre_feedforward_layernorm(stream)
