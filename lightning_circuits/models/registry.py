@@ -1,4 +1,4 @@
-"""Which class reads which model. A new family is one file beside this one and one line here.
+"""Which class reads which model. A new family is one file in `families` and one line in its `BUILT_IN`.
 
 A model of one's own becomes searchable with a class that reads it, registered from the outside:
 
@@ -18,107 +18,16 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from lightning_circuits.models.apertus import ApertusCircuitModel
 from lightning_circuits.models.base import CircuitModel
-from lightning_circuits.models.biogpt import BioGptCircuitModel
-from lightning_circuits.models.codegen import CodeGenCircuitModel
-from lightning_circuits.models.cohere import CohereCircuitModel
-from lightning_circuits.models.cohere2_moe import Cohere2MoeCircuitModel
-from lightning_circuits.models.ctrl import CTRLCircuitModel
-from lightning_circuits.models.dbrx import DbrxCircuitModel
-from lightning_circuits.models.exaone4 import Exaone4CircuitModel
-from lightning_circuits.models.exaone_moe import ExaoneMoeCircuitModel
-from lightning_circuits.models.fairseq import XGLMCircuitModel
-from lightning_circuits.models.falcon import FalconCircuitModel
-from lightning_circuits.models.gemma import GemmaCircuitModel
-from lightning_circuits.models.gemma2 import Gemma2CircuitModel
-from lightning_circuits.models.gemma3 import Gemma3CircuitModel
-from lightning_circuits.models.glm import Glm4CircuitModel, GlmCircuitModel
-from lightning_circuits.models.gpt2 import GPT2CircuitModel
-from lightning_circuits.models.gpt_bigcode import GPTBigCodeCircuitModel
-from lightning_circuits.models.gpt_neo import GPTNeoCircuitModel
-from lightning_circuits.models.gpt_neox import GPTNeoXCircuitModel
-from lightning_circuits.models.gpt_neox_japanese import GPTNeoXJapaneseCircuitModel
-from lightning_circuits.models.gpt_oss import GptOssCircuitModel
-from lightning_circuits.models.gptj import GPTJCircuitModel
-from lightning_circuits.models.granite import GraniteCircuitModel
-from lightning_circuits.models.granite_moe import GraniteMoeCircuitModel
-from lightning_circuits.models.hunyuan import HunYuanCircuitModel
-from lightning_circuits.models.kolibri1 import Kolibri1CircuitModel
-from lightning_circuits.models.llama import LlamaCircuitModel
-from lightning_circuits.models.mellum import MellumCircuitModel
-from lightning_circuits.models.minimax_m2 import MiniMaxM2CircuitModel
-from lightning_circuits.models.ministral3 import Ministral3CircuitModel
-from lightning_circuits.models.modernbert_decoder import ModernBertDecoderCircuitModel
-from lightning_circuits.models.multimodal import MultimodalCircuitModel, MultimodalGemma3CircuitModel
-from lightning_circuits.models.nanochat import NanoChatCircuitModel
-from lightning_circuits.models.nemotron import NemotronCircuitModel
-from lightning_circuits.models.olmo import OlmoCircuitModel
-from lightning_circuits.models.olmo2 import Olmo2CircuitModel, Olmo3CircuitModel
-from lightning_circuits.models.olmoe import OlmoeCircuitModel
-from lightning_circuits.models.opt import OPTCircuitModel
-from lightning_circuits.models.persimmon import PersimmonCircuitModel
-from lightning_circuits.models.phi import PhiCircuitModel
-from lightning_circuits.models.phi3 import Phi3CircuitModel
+from lightning_circuits.models.families import BUILT_IN
 from lightning_circuits.models.readable import refuse_unreadable
 from lightning_circuits.models.refused import reason_of
-from lightning_circuits.models.smollm3 import SmolLM3CircuitModel
-from lightning_circuits.models.stablelm import StableLmCircuitModel
-from lightning_circuits.models.vaultgemma import VaultGemmaCircuitModel
 from lightning_circuits.models.verify import verify
 from lightning_circuits.pages import see_page
 from lightning_circuits.registry import Registry
 
 FAMILIES = Registry("model family", CircuitModel)
-for _family in (
-    GPT2CircuitModel,
-    LlamaCircuitModel,
-    ApertusCircuitModel,
-    DbrxCircuitModel,
-    ExaoneMoeCircuitModel,
-    Kolibri1CircuitModel,
-    GlmCircuitModel,
-    Glm4CircuitModel,
-    HunYuanCircuitModel,
-    MellumCircuitModel,
-    Ministral3CircuitModel,
-    MultimodalCircuitModel,
-    MultimodalGemma3CircuitModel,
-    Phi3CircuitModel,
-    SmolLM3CircuitModel,
-    StableLmCircuitModel,
-    GemmaCircuitModel,
-    VaultGemmaCircuitModel,
-    Gemma2CircuitModel,
-    Gemma3CircuitModel,
-    Olmo2CircuitModel,
-    Olmo3CircuitModel,
-    OlmoeCircuitModel,
-    MiniMaxM2CircuitModel,
-    Exaone4CircuitModel,
-    GptOssCircuitModel,
-    GraniteCircuitModel,
-    GraniteMoeCircuitModel,
-    CohereCircuitModel,
-    Cohere2MoeCircuitModel,
-    GPTNeoXCircuitModel,
-    GPTNeoXJapaneseCircuitModel,
-    GPTJCircuitModel,
-    GPTNeoCircuitModel,
-    GPTBigCodeCircuitModel,
-    FalconCircuitModel,
-    PhiCircuitModel,
-    PersimmonCircuitModel,
-    NemotronCircuitModel,
-    OlmoCircuitModel,
-    CodeGenCircuitModel,
-    CTRLCircuitModel,
-    XGLMCircuitModel,
-    BioGptCircuitModel,
-    OPTCircuitModel,
-    NanoChatCircuitModel,
-    ModernBertDecoderCircuitModel,
-):
+for _family in BUILT_IN:
     FAMILIES.register(_family)
 
 Family = TypeVar("Family", bound=type[CircuitModel])
@@ -191,7 +100,7 @@ def _not_supported(model_type: str | None) -> ValueError:
         return ValueError(f"model family {model_type!r} is not supported: {reason} {see_page('models', 'Refused')}")
     return ValueError(
         f"model family {model_type!r} is not supported; supported are {supported()}. "
-        "To add one: a file in lightning_circuits/models/ and its class in FAMILIES of models/registry.py "
+        "To add one: a file in lightning_circuits/models/families/ and its class in BUILT_IN there "
         f"{see_page('own-model', 'Another family of Hugging Face')}"
     )
 

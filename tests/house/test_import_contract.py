@@ -80,7 +80,7 @@ HOUSE = {
 
 
 def room(module: str) -> str:
-    """The part of the house that a module belongs to: `lightning_circuits.models.gpt2` to `models`."""
+    """The part of the house that a module belongs to: `lightning_circuits.models.families.gpt2` to `models`."""
     return module.removeprefix(PACKAGE).lstrip(".").partition(".")[0]
 
 

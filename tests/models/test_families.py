@@ -8,8 +8,8 @@ import pytest
 from torch import nn
 
 from lightning_circuits.models import CircuitModel, register, wrap
-from lightning_circuits.models.gpt2 import GPT2CircuitModel
-from lightning_circuits.models.llama import LlamaCircuitModel
+from lightning_circuits.models.families.gpt2 import GPT2CircuitModel
+from lightning_circuits.models.families.llama import LlamaCircuitModel
 from lightning_circuits.models.registry import FAMILIES, family_of, supported
 from tests.support.tiny_models import tiny_model
 

@@ -11,13 +11,13 @@ from transformers import AutoModelForCausalLM
 
 from lightning_circuits.memory import MemoryPlan
 from lightning_circuits.models import CircuitModel, wrap
-from lightning_circuits.models.cohere import CohereCircuitModel
-from lightning_circuits.models.dbrx import DbrxCircuitModel
-from lightning_circuits.models.gemma import GemmaCircuitModel
-from lightning_circuits.models.gpt_neox import GPTNeoXCircuitModel
-from lightning_circuits.models.gpt_neox_japanese import GPTNeoXJapaneseCircuitModel
-from lightning_circuits.models.llama import LlamaCircuitModel
-from lightning_circuits.models.vaultgemma import VaultGemmaCircuitModel
+from lightning_circuits.models.families.cohere import CohereCircuitModel
+from lightning_circuits.models.families.dbrx import DbrxCircuitModel
+from lightning_circuits.models.families.gemma import GemmaCircuitModel
+from lightning_circuits.models.families.gpt_neox import GPTNeoXCircuitModel
+from lightning_circuits.models.families.gpt_neox_japanese import GPTNeoXJapaneseCircuitModel
+from lightning_circuits.models.families.llama import LlamaCircuitModel
+from lightning_circuits.models.families.vaultgemma import VaultGemmaCircuitModel
 from lightning_circuits.models.verify import verify
 from tests.support.every_architecture import build, config_of
 

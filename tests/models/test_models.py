@@ -131,7 +131,7 @@ def test_an_unknown_family_is_refused_with_those_supported_and_the_place_to_add_
     with pytest.raises(ValueError, match="'bloom' is not supported: its scores have a bias by the distance of tokens"):
         wrap(model)
     model.config.model_type = "mine"  # of which nothing is known
-    with pytest.raises(ValueError, match=r"'mine'.*gpt2, .*models/registry\.py"):
+    with pytest.raises(ValueError, match=r"'mine'.*gpt2, .*models/families/ and its class"):
         wrap(model)
 
 

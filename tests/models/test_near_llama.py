@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Olmo2Config, OlmoeConfig
 
 from lightning_circuits.models import CircuitModel, Norm, wrap
-from lightning_circuits.models.cohere import CohereCircuitModel
-from lightning_circuits.models.gemma import GemmaCircuitModel
-from lightning_circuits.models.gemma2 import Gemma2CircuitModel
-from lightning_circuits.models.gemma3 import Gemma3CircuitModel
-from lightning_circuits.models.gpt_oss import GptOssCircuitModel
-from lightning_circuits.models.granite import GraniteCircuitModel
-from lightning_circuits.models.llama import LlamaCircuitModel
-from lightning_circuits.models.olmo2 import Olmo2CircuitModel
-from lightning_circuits.models.phi3 import Phi3CircuitModel
+from lightning_circuits.models.families.cohere import CohereCircuitModel
+from lightning_circuits.models.families.gemma import GemmaCircuitModel
+from lightning_circuits.models.families.gemma2 import Gemma2CircuitModel
+from lightning_circuits.models.families.gemma3 import Gemma3CircuitModel
+from lightning_circuits.models.families.gpt_oss import GptOssCircuitModel
+from lightning_circuits.models.families.granite import GraniteCircuitModel
+from lightning_circuits.models.families.llama import LlamaCircuitModel
+from lightning_circuits.models.families.olmo2 import Olmo2CircuitModel
+from lightning_circuits.models.families.phi3 import Phi3CircuitModel
 from lightning_circuits.models.rotary import rotate
 from lightning_circuits.models.verify import verify
 from tests.support.oracle import pairs

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_circuits.models import CircuitModel, Norm, wrap
-from lightning_circuits.models.gpt2 import GPT2CircuitModel
+from lightning_circuits.models.families.gpt2 import GPT2CircuitModel
 from lightning_circuits.models.norms import read_norm
 from lightning_circuits.models.verify import verify
 from tests.support.tiny_models import FAMILIES, tiny_model

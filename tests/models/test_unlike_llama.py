@@ -13,25 +13,25 @@ from transformers import AutoModelForCausalLM, BioGptModel, FalconConfig, OPTCon
 
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel, Dimensions, Norm, wrap
-from lightning_circuits.models.biogpt import BioGptCircuitModel
-from lightning_circuits.models.codegen import CodeGenCircuitModel
 from lightning_circuits.models.context import Context, causal_mask
-from lightning_circuits.models.ctrl import CTRLCircuitModel
-from lightning_circuits.models.fairseq import XGLMCircuitModel
-from lightning_circuits.models.falcon import FalconCircuitModel
-from lightning_circuits.models.gpt2 import GPT2CircuitModel
-from lightning_circuits.models.gpt_bigcode import GPTBigCodeCircuitModel
-from lightning_circuits.models.gpt_neo import GPTNeoCircuitModel
-from lightning_circuits.models.gptj import GPTJCircuitModel
+from lightning_circuits.models.families.biogpt import BioGptCircuitModel
+from lightning_circuits.models.families.codegen import CodeGenCircuitModel
+from lightning_circuits.models.families.ctrl import CTRLCircuitModel
+from lightning_circuits.models.families.fairseq import XGLMCircuitModel
+from lightning_circuits.models.families.falcon import FalconCircuitModel
+from lightning_circuits.models.families.gpt2 import GPT2CircuitModel
+from lightning_circuits.models.families.gpt_bigcode import GPTBigCodeCircuitModel
+from lightning_circuits.models.families.gpt_neo import GPTNeoCircuitModel
+from lightning_circuits.models.families.gptj import GPTJCircuitModel
+from lightning_circuits.models.families.llama import LlamaCircuitModel
+from lightning_circuits.models.families.modernbert_decoder import ModernBertDecoderCircuitModel
+from lightning_circuits.models.families.nanochat import NanoChatCircuitModel
+from lightning_circuits.models.families.nemotron import NemotronCircuitModel
+from lightning_circuits.models.families.olmo import OlmoCircuitModel
+from lightning_circuits.models.families.opt import OPTCircuitModel
+from lightning_circuits.models.families.persimmon import PersimmonCircuitModel
+from lightning_circuits.models.families.phi import PhiCircuitModel
 from lightning_circuits.models.heads import of_groups
-from lightning_circuits.models.llama import LlamaCircuitModel
-from lightning_circuits.models.modernbert_decoder import ModernBertDecoderCircuitModel
-from lightning_circuits.models.nanochat import NanoChatCircuitModel
-from lightning_circuits.models.nemotron import NemotronCircuitModel
-from lightning_circuits.models.olmo import OlmoCircuitModel
-from lightning_circuits.models.opt import OPTCircuitModel
-from lightning_circuits.models.persimmon import PersimmonCircuitModel
-from lightning_circuits.models.phi import PhiCircuitModel
 from lightning_circuits.models.registry import family_of
 from lightning_circuits.models.verify import verify
 from tests.support.oracle import pairs

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from lightning_circuits.models import CircuitModel, Dimensions, Norm, wrap
-from lightning_circuits.models.gpt_neox import GPTNeoXCircuitModel
-from lightning_circuits.models.gptj import GPTJCircuitModel
-from lightning_circuits.models.llama import LlamaCircuitModel
+from lightning_circuits.models.families.gpt_neox import GPTNeoXCircuitModel
+from lightning_circuits.models.families.gptj import GPTJCircuitModel
+from lightning_circuits.models.families.llama import LlamaCircuitModel
 from lightning_circuits.models.rotary import rotate
 from lightning_circuits.models.verify import verify
 from tests.support.tiny_models import FAMILIES, SIZES, VOCABULARY, tiny_model
