@@ -293,10 +293,11 @@ class CircuitModel(ModelParts):
         return HeadOutputs(weight if units is None else weight[self.heads(units)], after)
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
-        """``[B, T, d]`` to ``[B, T, d]``: what the MLP of a layer writes when it sees the stream ``x``."""
+        """``[..., T, d]`` to ``[..., T, d]``: what the MLP of a layer writes when it sees the stream ``x``."""
+        prompts = x.flatten(0, -3)  # a router takes no other shape
         with self.at_hand(layer):
-            written = self.norm_after_mlp(layer)(first_of(self.mlp_module(layer)(self.mlp_norm(layer)(x))))
-            return scaled(written, self.residual_multiplier)
+            written = first_of(self.mlp_module(layer)(self.mlp_norm(layer)(prompts)))
+            return scaled(self.norm_after_mlp(layer)(written), self.residual_multiplier).view(x.shape)
 
     def unembed(self, x: Tensor) -> Tensor:
         """``[..., d]`` to logits ``[..., V]``."""

@@ -77,7 +77,3 @@ class LlamaCircuitModel(CircuitModel):
         if hasattr(attention, "q_norm"):
             q, k = attention.q_norm(q), attention.k_norm(k)
         return rotate(q, context), rotate(k, context)
-
-    def mlp(self, layer: int, x: Tensor) -> Tensor:
-        # Exact patching has several streams for each prompt, and a router takes no more than one.
-        return super().mlp(layer, x.flatten(0, -3)).view(x.shape)
