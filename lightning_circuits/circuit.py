@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,6 +218,16 @@ class Circuit:
         # Of a sum of absolute values the sign says nothing: the scores are no effects any more.
         return Circuit(self.layout.plain, members, effects.abs().sum(0), metadata | {"scores_are": "ranks"})
 
+    def of_model(self, layout: Layout, what: str = "the circuit") -> Circuit:
+        """This circuit, of the layout of a model, which knows what files of other tools do not say: whether heads are
+        coupled.
+
+        Raises:
+            ValueError: what it is, and that it is of another layout.
+        """
+        layout.require(self.layout, what)
+        return self if layout.coupled == self.layout.coupled else replace(self, layout=layout)
+
     # ---- pruning -----------------------------------------------------------------------------------------------
 
     def prune(self) -> Circuit:
@@ -344,10 +354,8 @@ class Circuit:
             ValueError: a circuit of another layout (what differs is said), or no circuit.
             FileNotFoundError: no such file.
         """
-        data = files.load(path)
-        if layout is not None:
-            layout.require(data.layout, f"the circuit in {path}")
-        return cls(*data)
+        circuit = cls(*files.load(path))
+        return circuit if layout is None else circuit.of_model(layout, f"the circuit in {path}")
 
 
 def _fraction(part: Tensor, whole: Tensor) -> float:

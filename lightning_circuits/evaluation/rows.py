@@ -224,7 +224,7 @@ def _lineup(
     lineup = {"full": Circuit.full(layout), "empty": Circuit.empty(layout)}
     for name, members in circuits.items():
         circuit = members if isinstance(members, Circuit) else Circuit(layout, members)
-        layout.require(circuit.layout, f"circuit {name!r}")
+        circuit = circuit.of_model(layout, f"circuit {name!r}")
         rows = {name: circuit}
         pruned = circuit.prune()
         if not ablation.pruning_keeps_output and pruned != circuit:

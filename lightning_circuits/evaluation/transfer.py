@@ -247,8 +247,7 @@ def _columns(model: CircuitModel, circuits: Mapping[str, Circuit], seed: int) ->
     generator = torch.Generator().manual_seed(seed)
     matches = {}
     for name, circuit in circuits.items():
-        model.layout.require(circuit.layout, f"circuit {name!r}")
-        pruned = circuit.prune()
+        pruned = circuit.of_model(model.layout, f"circuit {name!r}").prune()
         if not pruned.n_edges:
             raise ValueError(
                 f"circuit {name!r} has no path from the input to the logits, so that it does nothing on any task "

@@ -59,7 +59,7 @@ class SavedCircuit(CircuitSearch):
         self.path = str(path)
         self.saved = Circuit.load(path)
         self.circuit_model = self.circuit_model.in_spans(self.saved.layout.spans)
-        self.layout.require(self.saved.layout, f"the circuit in {path}")
+        self.saved = self.saved.of_model(self.layout, f"the circuit in {path}")
         self.absolute = self.saved.absolute if absolute is None else absolute
         self.scores_are = scores_are(self.saved.metadata)
 

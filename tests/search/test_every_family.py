@@ -90,7 +90,8 @@ def test_a_circuit_is_found_judged_written_and_read(family: str, method: str, kv
     for suffix in ("json", "pt", "safetensors"):
         path = circuit.save(tmp_path / f"circuit.{suffix}")
         assert Circuit.load(path, layout) == circuit
-        assert SavedCircuit(search.circuit_model.model, path=path, kv=kv).layout == layout
+        saved = SavedCircuit(search.circuit_model.model, path=path, kv=kv)
+        assert saved.layout == layout and saved.circuit().prune() == circuit.prune()
     assert Circuit.load(tmp_path / "circuit.safetensors").layout.coupled == layout.coupled
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} >= {".html", ".svg", ".graphml"}
 
