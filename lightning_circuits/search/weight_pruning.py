@@ -17,8 +17,8 @@ logit by as much, up or down, as the sign of its gradient says. By their size, g
 the farthest, whose loss to first order says least about their loss as a whole; and the batch that a gradient is of says
 more about its size than about its direction.
 
-Memory: beside the model the logits, and as much again, in float32, for the weights that a forward keeps and, as they
-go, the gradients. Signs want no state of an optimizer.
+Memory: beside the model the logits, and as much again, in float32, for their gradients; the weights that are kept are
+made for one module after the other (`weights.straight_through`). Signs want no state of an optimizer.
 """
 
 from __future__ import annotations

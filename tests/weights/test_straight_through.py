@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.search.identity import WeightsHash
 from lightning_circuits.weights.space import WeightSpace
 from lightning_circuits.weights.straight_through import threshold_of, with_kept
 from lightning_circuits.weights.weight_circuit import WeightCircuit
+from tests.support.peak import peak_bytes
 from tests.support.tiny_models import FAMILIES, VOCABULARY, tiny_model
 
 IDS = torch.randint(0, VOCABULARY, (3, 6), generator=torch.Generator().manual_seed(1))
@@ -69,3 +72,35 @@ def test_the_threshold_leaves_the_share_asked_for(density: float) -> None:
     assert kept == pytest.approx(density, abs=0.002)
     few = {"a": torch.arange(20.0)}
     assert int((few["a"] >= threshold_of(few, 0.25, generator)).sum()) in (5, 6)
+
+
+def test_what_is_kept_is_never_there_all_at_once() -> None:
+    """Beside the logits their gradient, and of one module after the other what is kept of it."""
+    config = LlamaConfig(
+        hidden_size=128, intermediate_size=512, num_hidden_layers=12, num_attention_heads=4, vocab_size=19
+    )
+    model = AutoModelForCausalLM.from_config(config).requires_grad_(False)
+    logits = {name: torch.rand_like(each, requires_grad=True) for name, each in model.named_parameters()}
+    ids = torch.arange(4)[None]
+
+    def descend() -> None:
+        loss = with_kept(model, logits, 0.5, lambda: model(ids).logits.square().mean())
+        torch.autograd.grad(loss, list(logits.values()))
+
+    descend()
+    of_logits = sum(each.nbytes for each in logits.values())
+    assert 1.0 < peak_bytes(descend) / of_logits < 1.2
+
+
+def test_a_call_that_fails_leaves_the_model_as_it_was() -> None:
+    model = deepcopy(tiny_model("llama-gqa"))
+    before = dict(model.named_parameters())
+    logits = {name: torch.zeros_like(each) for name, each in before.items()}
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("in the middle")
+
+    with model.model.layers[1].mlp.act_fn.register_forward_pre_hook(fails), pytest.raises(RuntimeError, match="middle"):
+        with_kept(model, logits, 0.5, lambda: model(IDS))
+    assert all(each is before[name] for name, each in model.named_parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
