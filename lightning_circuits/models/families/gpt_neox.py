@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_circuits.models.base import CircuitModel, Dimensions
 from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
+from lightning_circuits.models.heads import of_groups
 from lightning_circuits.models.rotary import angles, rotary_limit, rotate
 from lightning_circuits.models.where import Where
 
@@ -45,10 +46,7 @@ class GPTNeoXCircuitModel(CircuitModel):
         return Context(mask=causal_mask(attention_mask), position_ids=positions, rotary=rotary)
 
     def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
-        fused, heads = self.attention_module(layer).query_key_value, self.layout.n_heads
-        weights = fused.weight.unflatten(0, (heads, 3, -1)).permute(1, 0, 3, 2)  # [3, n_heads, d_model, d_head]
-        biases = [None] * 3 if fused.bias is None else fused.bias.unflatten(0, (heads, 3, -1)).unbind(1)
-        return list(zip(weights, biases, strict=True))
+        return of_groups(self.attention_module(layer).query_key_value, self.layout.n_heads, self.layout.n_heads)
 
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         return rotate(q, context), rotate(k, context)
