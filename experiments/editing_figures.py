@@ -49,6 +49,7 @@ def edits_figure(edits: Sequence[Condition]) -> Figure:
             axes.set_title(words, loc="left")
             axes.set_xlabel("NLL of text after the edit, nats a token")
             axes.margins(x=0.12)
+            axes.locator_params(axis="x", nbins=5)  # text moves in its fourth digit, which makes long labels
             axes.grid(color="#e4e4e4", linewidth=0.5)
         panels[0].set_ylabel("fall of the NLL of the new object, nats")
         legends(figure, [each for each in SHADES if any(edit.weights == each for edit in edits)], shapes)
