@@ -66,6 +66,10 @@ class FrozenModelModule(pl.LightningModule):
         super().__init__()
         require_choice("kv", kv, KV)
         require_choice("dtype", dtype, DType)
+        if not isinstance(attention, (str, type(None))):
+            raise TypeError(
+                f"attention takes a name that transformers knows, such as eager, got {shortened(attention)}"
+            )
         self.read_model(model, kv, dtype, attention)
         self._weights_hash = WeightsHash()
         self._sharded = False

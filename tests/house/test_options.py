@@ -34,7 +34,7 @@ OTHER: dict[str, Any] = {
 """For each argument a value that is not its default."""
 RECORDED_ELSEWHERE = {"model", "kv", "dtype"}
 """What is recorded of the language model itself: weights, layout and dtype."""
-CHANGES_NOTHING = {"capture"}
+CHANGES_NOTHING = {"capture", "attention"}
 """How the same numbers are computed: a run goes on with another value."""
 
 

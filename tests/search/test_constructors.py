@@ -19,7 +19,7 @@ WRONG = [object(), ["zero"], {"a": 1}, "no such thing", 3.5, -7]
 MODEL = "tiny-ioi"
 
 FITS: dict[str, list[Any]] = {
-    "threshold": [3.5],
+    "threshold": [3.5], "attention": ["no such thing"],
     "lr": [3.5], "seed": [-7], "steps": [-7], "edges_per_batch": [], "start_at": [3.5, -7], "temperature": [3.5, -7],
     "final_temperature": [3.5, -7], "weight": [3.5], "multiplier_lr": [3.5], "path": ["no such thing"],
     "tokenizer": ["no such thing"], "train": ["no such thing"], "val": ["no such thing"], "test": ["no such thing"],

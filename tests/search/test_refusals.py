@@ -90,7 +90,7 @@ def test_an_unknown_family_is_refused_with_those_known_and_the_place_for_more() 
     with pytest.raises(ValueError, match="'mpt' is not supported: its scores have a bias by the distance of tokens"):
         EdgePruning(model)
     model.config.model_type = "mine"
-    with pytest.raises(ValueError, match=r"'mine' is not supported; supported are .*gpt2.*llama.*FAMILIES"):
+    with pytest.raises(ValueError, match=r"'mine' is not supported; supported are .*gpt2.*llama.*BUILT_IN"):
         EdgePruning(model)
 
 
