@@ -142,9 +142,7 @@ class MemoryPlan:
         kept = layout.n_attention_readers * (self.d_head + 2)
         if not self.fused:  # beside these: scores, capped; their softmax, in float32 at least, and in the model's dtype
             kept += (3 + grouped) * heads + layout.n_heads * self.length * (1 + self._wide + (self._wide > 1))
-        elif (
-            self.multiple > 1
-        ):  # queries and keys turned, what is mixed; values of groups once for every head; the mask
+        elif self.multiple > 1:  # queries and keys turned, what is mixed, the mask; values of groups for every head
             kept += (3 + grouped) * heads + self.length
         else:  # queries and keys scaled, and probabilities, in float32 at least
             kept += self._wide * (2 * heads + layout.n_heads * self.length)

@@ -75,13 +75,14 @@ def run(
         q, k, v = map(places.spread, projected, around)
         return places.take(model.mix(layer, q, k, v, context, part.units))
 
+    outputs = model.outputs(layer, part.units)
     if tape is None:
         z = attend(*projected)
     else:
         seen, z = _graph(attend, *projected)
-        kept = z.detach() if model.has_norm_after_attention else None
+        kept = None if outputs.norm is None else z.detach()
         tape.attentions[layer] = seen, get_gradient_edge(z), kept, scales
-    return model.outputs(layer, part.units)(z.detach())
+    return outputs(z.detach())
 
 
 def gradient(model: CircuitModel, part: Part, tape: Tape, x: Tensor, dwritten: Tensor) -> None:

@@ -49,7 +49,10 @@ class HeadOutputs:
         """The gradient ``[n_heads, ..., d_head]`` at the mixed values ``z``, from that at what heads write; without a
         norm these values are not asked for."""
         dz = torch.bmm(dwritten.flatten(1, -2), self.weight.mT).unflatten(1, dwritten.shape[1:-1])
-        return dz if z is None or self.norm is None else self._through_the_norm(dz, z)
+        if self.norm is None:
+            return dz
+        assert z is not None
+        return self._through_the_norm(dz, z)
 
     def gradient_of_sum(self, dout: Tensor, z: Tensor) -> Tensor:
         """The same of `summed`, from the gradient ``[..., d]`` at what they write together."""

@@ -34,3 +34,10 @@ def of_groups(fused: nn.Linear, heads: int, groups: int) -> list[tuple[Tensor, T
         return [(each, None) for each in weights]
     bias = fused.bias.unflatten(0, sizes)
     return list(zip(weights, (bias[:, :-2].flatten(0, 1), bias[:, -2], bias[:, -1]), strict=True))
+
+
+def of_rows(fused: nn.Linear, heads: int, groups: int) -> list[tuple[Tensor, Tensor | None]]:
+    """One linear layer ``[(heads + 2 * groups) * d_head, d_model]`` without a bias, all queries, then all keys, then
+    all values: the weights of each as views."""
+    counts = heads, groups, groups
+    return [(weight, None) for weight in fused.weight.unflatten(0, (sum(counts), -1)).mT.split(counts)]

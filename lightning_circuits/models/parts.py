@@ -52,12 +52,13 @@ class ModelParts:
         return self._part(layer, "mlp_norm")
 
     def norm_after_attention(self, layer: int) -> nn.Module:
-        """The norm of what an attention writes, heads and all, before it goes into the stream."""
+        """The norm of what an attention writes, heads and all, before it goes into the stream. A family that says it
+        here and not in `where` says ``coupled`` in its `Dimensions`, too."""
         return self._part(layer, "norm_after_attention")
 
     @property
     def has_norm_after_attention(self) -> bool:
-        """Whether any is there."""
+        """Whether `where` names one."""
         return hasattr(self, "where") and self.where.norm_after_attention is not None
 
     def norm_after_mlp(self, layer: int) -> nn.Module:

@@ -67,9 +67,7 @@ class FrozenModelModule(pl.LightningModule):
         require_choice("kv", kv, KV)
         require_choice("dtype", dtype, DType)
         if not isinstance(attention, (str, type(None))):
-            raise TypeError(
-                f"attention takes a name of transformers, such as eager, got {shortened(attention)}"
-            )
+            raise TypeError(f"attention takes a name of transformers, such as eager, got {shortened(attention)}")
         self.read_model(model, kv, dtype, attention)
         self._weights_hash = WeightsHash()
         self._sharded = False

@@ -112,13 +112,13 @@ class Uncentred(OlmoCircuitModel):
 
 
 class Unclipped(OlmoCircuitModel):
-    def _clipped(self, x: Tensor) -> Tensor:
-        return x
+    mix = CircuitModel.mix
 
 
 class ValuesUnclipped(OlmoCircuitModel):
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context, units: Tensor | None = None) -> Tensor:
-        return CircuitModel.mix(self, layer, q, k, v, context, units)
+        most = self.model.config.clip_qkv
+        return CircuitModel.mix(self, layer, q.clamp(-most, most), k.clamp(-most, most), v, context, units)
 
 
 class KeysBeforeValues(CodeGenCircuitModel):

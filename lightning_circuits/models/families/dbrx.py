@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_circuits.models.base import CircuitModel, Dimensions
 from lightning_circuits.models.context import Context
 from lightning_circuits.models.families.llama import LlamaCircuitModel
+from lightning_circuits.models.heads import of_rows
 from lightning_circuits.models.where import Where
 
 
@@ -35,9 +36,7 @@ class DbrxCircuitModel(LlamaCircuitModel):
         return CircuitModel.read_dimensions(model)._replace(n_groups=model.config.attn_config.kv_n_heads)
 
     def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
-        counts = self.layout.n_heads, self.n_groups, self.n_groups
-        blocks = self.attention_module(layer).Wqkv.weight.unflatten(0, (sum(counts), -1)).mT  # without biases
-        return [(weight, None) for weight in blocks.split(counts)]
+        return of_rows(self.attention_module(layer).Wqkv, self.layout.n_heads, self.n_groups)
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context, units: Tensor | None = None) -> Tensor:
         largest = self.attention_module(layer).clip_qkv

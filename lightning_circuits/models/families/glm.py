@@ -7,8 +7,7 @@ are read as its dense models are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -20,13 +19,12 @@ from lightning_circuits.models.rotary import rotate_pairs
 class GlmCircuitModel(LlamaCircuitModel):
     model_types: ClassVar[Sequence[str]] = ("glm", "helium", "ernie4_5", "ernie4_5_moe")
 
-    def context(self, attention_mask: Tensor) -> Context:
-        context = super().context(attention_mask)
+    def rotary(self, positions: Tensor) -> dict[str, Any]:
         cos, sin = (
             table.chunk(2, -1)[0].repeat_interleave(2, dim=-1).to(self.dtype)  # ERNIE's are in float32
-            for table in context.rotary  # type: ignore[union-attr]
+            for table in super().rotary(positions)["rotary"]
         )
-        return replace(context, rotary=(cos, sin))
+        return {"rotary": (cos, sin)}
 
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         return rotate_pairs(q, context), rotate_pairs(k, context)

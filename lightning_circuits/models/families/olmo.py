@@ -22,13 +22,8 @@ class OlmoCircuitModel(LlamaCircuitModel):
     def read_norm(norm: Any) -> Norm:
         return Norm(None, epsilon=1e-5, centres=True)  # its module has no more than this in its code
 
-    def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        turned_q, turned_k = super().turn(layer, self._clipped(q), self._clipped(k), context)
-        return turned_q.to(q.dtype), turned_k.to(k.dtype)
-
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context, units: Tensor | None = None) -> Tensor:
-        return super().mix(layer, q, k, self._clipped(v), context, units)
-
-    def _clipped(self, x: Tensor) -> Tensor:
         most = self.model.config.clip_qkv
-        return x if most is None else x.clamp(-most, most)
+        if most is not None:
+            q, k, v = (each.clamp(-most, most) for each in (q, k, v))
+        return super().mix(layer, q, k, v, context, units)

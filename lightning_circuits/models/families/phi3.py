@@ -9,12 +9,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from lightning_circuits.models.families.llama import LlamaCircuitModel
+from lightning_circuits.models.heads import of_rows
 
 
 class Phi3CircuitModel(LlamaCircuitModel):
     model_types = ("phi3", "phi4_multimodal")
 
     def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
-        counts = self.layout.n_heads, self.n_groups, self.n_groups
-        blocks = self.attention_module(layer).qkv_proj.weight.unflatten(0, (sum(counts), -1)).mT  # without biases
-        return [(weight, None) for weight in blocks.split(counts)]
+        return of_rows(self.attention_module(layer).qkv_proj, self.layout.n_heads, self.n_groups)

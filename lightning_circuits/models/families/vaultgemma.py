@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_circuits.models.families.gemma import GemmaCircuitModel
+from lightning_circuits.models.families.gemma2 import capped
 from lightning_circuits.pages import see_page
 
 
@@ -29,5 +30,4 @@ class VaultGemmaCircuitModel(GemmaCircuitModel):
         super().__init__(model, kv, freeze)
 
     def head(self, x: Tensor) -> Tensor:
-        cap, logits = self.model.config.final_logit_softcapping, super().head(x)
-        return logits if cap is None else cap * (logits / cap).tanh()
+        return capped(super().head(x), self.model.config.final_logit_softcapping)
