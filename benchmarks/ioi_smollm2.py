@@ -1,102 +1,154 @@
-"""Edge pruning against EAP on IOI with SmolLM2-135M: the same held-out prompts, exact ablation, binary circuits.
+"""Edge pruning against attribution at every size: IOI with SmolLM2-135M, prompts that no method has seen.
 
-    python benchmarks/ioi_smollm2.py --seeds 0 1 2 --write
+    python benchmarks/ioi_smollm2.py --seeds 0 1 2 --output runs/ioi --write
 
-For every seed (of the prompts and of training alike): EAP, which is the gates' gradient of the logit difference at
-M = 1 on 160 training pairs, edges taken by absolute value; one run of top-k gates, read at every size; and one run of
-hard concrete gates, trained for 1 % of the edges. Both start from the ranks of that EAP, and are trained to match the
-full model's distribution and logit difference. All settings are the same for all seeds and sizes.
+For every seed (of the prompts and of training alike), each attribution on 160 training pairs, edges by |score|, and one
+run of edge pruning as it is by default, which trains on all of them and decides on validation pairs how far its ranking
+holds. All are judged on the same test prompts by exact ablation of binary circuits. Then seeds are held against each
+other: how many of their edges are the same?
+
+Scores are kept in the output folder, and what is there is not made again: a killed run goes on, and a method for itself
+can be run by `--methods`. `--steps` may be several, to see what longer training buys.
 """
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import results_page
+import torch
 from measuring import quiet_trainer
 from options import parse, parser, write_json
 from smollm2 import NAME, located
 
-from lightning_circuits import EdgePruning
-from lightning_circuits.ablation import ABLATIONS
+from lightning_circuits import EAP, EAPIG, EdgePruning, RelP
+from lightning_circuits.ablation import InterchangeAblation
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation.rows import evaluate
-from lightning_circuits.gates import HardConcrete, TargetSparsity, TopK
+from lightning_circuits.evaluation.stability import pairwise_stability
 from lightning_circuits.models.loading import load_model
-from lightning_circuits.objectives import LogitDifference, MatchLogitDifference
-from lightning_circuits.scoring.gradients import gradient_scores
+from lightning_circuits.objectives import MatchLogitDifference
 from lightning_circuits.selection import size_to_count, top_n
 
-SIZES = [0.0025, 0.005, 0.01, 0.02, 0.05, 0.1]
-QUICK = {"model": "tiny-ioi", "seeds": [0], "steps": 4, "train": 16, "prompts": 8}
+SIZES = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
+STABILITY_SIZES = [0.01, 0.02]
+ATTRIBUTIONS = {"EAP": EAP, "EAP-IG": EAPIG, "RelP": RelP}
+ATTRIBUTED = 160
+TRAINED = "edge pruning"
+QUICK = {"model": "tiny-ioi", "seeds": [0, 1], "steps": [4], "train": 16, "prompts": 8, "output": Path("runs/quick")}
 
 
 def main() -> None:
-    options = parser(__doc__, model=NAME, steps=300, train=480, prompts=64)
+    options = parser(__doc__, model=NAME, train=480, prompts=128, output=Path("runs/ioi"))
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options.add_argument("--gates", nargs="+", default=["top-k", "hard concrete"])
+    options.add_argument("--steps", type=int, nargs="+", default=[300])
+    methods = [*ATTRIBUTIONS, TRAINED]
+    options.add_argument("--methods", nargs="+", default=methods, choices=methods)
     args = parse(options, QUICK)
+    args.output.mkdir(parents=True, exist_ok=True)
 
-    name = located(args.model)
-    hf_model = load_model(name)
-    rows = []
-    for seed in args.seeds:
-        data = IOIDataModule(name, n_train=args.train, n_val=args.prompts, n_test=8, batch_size=8, seed=seed)
-        rows += one_seed(hf_model, data, seed, args.gates, args.steps)
-        write_json(args, rows=rows)
-    table = [line for seed in args.seeds for line in table_rows([row for row in rows if row["seed"] == seed])]
-    results_page.show(table, f"{args.prompts} held-out prompts, interchange: KL (x EAP's), faithfulness")
+    hf_model = load_model(located(args.model))
+    rows = [row for seed in args.seeds for row in of_seed(hf_model, seed, args)]
+    write_json(args, rows=rows)
+    ioi = [line for seed in args.seeds for line in table_rows([row for row in rows if row["seed"] == seed])]
+    results_page.show(ioi, f"{args.prompts} test prompts, interchange: KL (x the best attribution's), f, accuracy")
+    stable = stability_rows(hf_model, args)
+    results_page.show(stable, "Edges in common of two seeds: Jaccard index")
     if args.write:
+        budget = f"edge pruning {' and '.join(map(str, args.steps))} steps on {args.train} pairs"
+        measured_on = f"{args.prompts} test prompts, interchange ablation, edges before pruning; {budget}"
+        run = f"{results_page.command()}, {results_page.machine()}"
+        results_page.write_table("ioi", ioi, f"{measured_on}, attribution on {ATTRIBUTED}. {run}.")
         results_page.write_table(
-            "ioi",
-            table,
-            f"{rows[0]['prompts']} held-out prompts, {rows[0]['ablation']} ablation, edges before pruning; "
-            f"{args.steps} steps on {args.train} pairs. {results_page.command()}, {results_page.machine()}.",
+            "stability", stable, f"Seeds {args.seeds}, means over pairs of seeds; {budget}. {run}."
         )
 
 
-def one_seed(hf_model: Any, data: IOIDataModule, seed: int, gates: list[str], steps: int) -> list[dict]:
-    """All methods on one seed: a dictionary for every method and size."""
-    start = time.perf_counter()
-    model = EdgePruning(hf_model).circuit_model
-    attributed = list(data.train_dataloader())[:20]
-    ablation = ABLATIONS.make("interchange")
-    attribution = sum(gradient_scores(model, batch, ablation, LogitDifference()).edges for batch in attributed).abs()
-    scores, seconds = {"EAP": attribution}, {"EAP": time.perf_counter() - start}
-    for kind in gates:
-        gate = TopK() if kind == "top-k" else HardConcrete(TargetSparsity(0.99))
-        search = EdgePruning(hf_model, gate=gate, objective=MatchLogitDifference(), warm_start=attribution, seed=seed)
-        trainer = quiet_trainer(max_steps=steps, limit_val_batches=0)
-        start = time.perf_counter()
-        trainer.fit(search, data)
-        scores[kind], seconds[kind] = search.edge_scores(), time.perf_counter() - start
+def of_seed(hf_model: Any, seed: int, args: Any) -> list[dict]:
+    """What the circuits of all sizes of each method are worth: a dictionary for each, and one for the full model."""
+    model = EdgePruning(hf_model, warm_start=None).circuit_model
+    path = args.output / f"rows-{seed}.json"
+    known = {row["circuit"]: row for row in json.loads(path.read_text())} if path.exists() else {}
     circuits = {
-        f"{kind} {size:g}": Circuit(model.layout, top_n(values, size_to_count(size, model.layout)))
-        for kind, values in scores.items()
+        f"{method} {size:g}": Circuit(model.layout, top_n(scores, n))
+        for method, scores in rankings(hf_model, seed, args).items()
         for size in SIZES
+        if (n := int(size * model.layout.n_edges))
     }
-    found = evaluate(model, data.val_dataloader(), circuits, [ablation], controls=False)
-    rows = []
-    for row in found:
-        kind, _, size = row.circuit.rpartition(" ")
-        if kind:
-            rows.append({"method": kind, "seed": seed, "seconds": seconds[kind], **row.to_dict(), "size": float(size)})
-    return rows
+    if missing := {name: circuit for name, circuit in circuits.items() if name not in known}:
+        data = prompts_of(args, seed)
+        data.setup("test")
+        found = evaluate(model, data.test_dataloader(), missing, [InterchangeAblation()], split="test", controls=False)
+        for row in found:
+            method, _, size = row.circuit.rpartition(" ")
+            place = {"method": method, "size": float(size)} if method else {"method": row.circuit}
+            known[row.circuit] = {**row.to_dict(), **place, "seed": seed}
+        path.write_text(json.dumps(list(known.values())))
+    return [known[name] for name in ("full", *circuits)]
+
+
+def rankings(hf_model: Any, seed: int, args: Any) -> dict[str, torch.Tensor]:
+    """The scores of every method, the best edge the highest, from their files or made now."""
+    budgets = {f"{TRAINED}, {steps} steps": steps for steps in args.steps}
+    made = {}
+    for method in [each for each in args.methods if each != TRAINED] + [*budgets] * (TRAINED in args.methods):
+        path = args.output / f"{method.replace(',', '').replace(' ', '-')}-{seed}.pt"
+        if not path.exists():
+            torch.save(fitted(hf_model, method, budgets.get(method, -1), seed, args), path)
+        made[method] = torch.load(path)["scores"]
+    return made
+
+
+def fitted(hf_model: Any, method: str, steps: int, seed: int, args: Any) -> dict[str, Any]:
+    """The scores of a method, the CPU seconds that they took, and how many edges of edge pruning are as learned."""
+    start = time.process_time()
+    if method in ATTRIBUTIONS:
+        search = ATTRIBUTIONS[method](hf_model)
+        quiet_trainer(limit_train_batches=ATTRIBUTED // 8, limit_val_batches=0).fit(search, prompts_of(args, seed))
+        return {"scores": search.edge_scores().abs(), "seconds": time.process_time() - start}
+    search = EdgePruning(hf_model, objective=MatchLogitDifference(), seed=seed)
+    quiet_trainer(max_steps=steps, limit_val_batches=0).fit(search, prompts_of(args, seed))
+    seconds, learned = time.process_time() - start, int(search.learned_edges)
+    return {"scores": search.edge_scores(), "seconds": seconds, "learned_edges": learned}
+
+
+def prompts_of(args: Any, seed: int) -> IOIDataModule:
+    name = located(args.model)
+    return IOIDataModule(name, n_train=args.train, n_val=64, n_test=args.prompts, batch_size=8, seed=seed)
 
 
 def table_rows(rows: list[dict]) -> list[results_page.Row]:
-    """A row for each method of one seed; a cell is KL, its ratio to EAP's, and faithfulness."""
-    baseline = {row["size"]: row["kl"] for row in rows if row["method"] == "EAP"}
+    """A row for each method of one seed. A cell of an attribution is KL, faithfulness and accuracy; one of edge pruning
+    has the ratio of its KL to the best attribution's, too."""
+    attributed = [row for row in rows if row["method"] in ATTRIBUTIONS]
     table: dict[str, results_page.Row] = {}
     for row in rows:
-        kl, size = row["kl"], row["size"]
-        cell = f"{kl:.3f}" if row["method"] == "EAP" else f"**{kl:.3f}** ({kl / baseline[size]:.2f})"
-        name = f"{row['seed']}, {row['method']}"
-        line = table.setdefault(row["method"], {"seed, method": name})
-        line[results_page.percent(size)] = f"{cell}, {row['faithfulness']:.2f}"
+        if row["method"] == "full":
+            continue
+        others = [each["kl"] for each in attributed if each["size"] == row["size"]]
+        ratio = "" if row["method"] in ATTRIBUTIONS or not others else f" ({row['kl'] / min(others):.2f})"
+        f = round(row["faithfulness"], 2) + 0.0  # 0.00, not -0.00
+        line = table.setdefault(row["method"], {"seed, method": f"{row['seed']}, {row['method']}"})
+        line[results_page.percent(row["size"])] = f"**{row['kl']:.3f}**{ratio}, {f:.2f}, {row['accuracy']:.0%}"
     return list(table.values())
+
+
+def stability_rows(hf_model: Any, args: Any) -> list[results_page.Row]:
+    """For each method, the mean Jaccard index of the edges of two seeds."""
+    of_seeds = [rankings(hf_model, seed, args) for seed in args.seeds]
+    layout = EdgePruning(hf_model, warm_start=None).layout
+    table = []
+    for method in of_seeds[0]:
+        row = {"method": method}
+        for size in STABILITY_SIZES:
+            found = pairwise_stability([top_n(scores[method], size_to_count(size, layout)) for scores in of_seeds])
+            row[results_page.percent(size)] = f"{found.mean:.2f} ({found.chance:.2f} by chance)"
+        table.append(row)
+    return table
 
 
 if __name__ == "__main__":

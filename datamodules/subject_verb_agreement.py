@@ -6,17 +6,27 @@ The answers are all verbs of a small lexicon that agree with the subject, the di
 number; the corrupt prompt has the subject in the other number. Between subject and verb stands an adverb, and in some
 templates a phrase with a noun of its own, which the verb must not agree with. The task is that of Newman et al. (2021)
 in the form of Hanna et al. (2024), "Have Faith in Faithfulness"; texts and lists are our own.
+
+With attractors (Linzen, Dupoux and Goldberg 2016), nouns that stand nearer to the verb than the subject, in the other
+number, models err:
+
+    The pilots that the neighbor near the door admired usually    ->    are, have    (and the model may say: is)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
+from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.datamodules.shuffling import shuffled
-from lightning_circuits.datamodules.tasks import TaskDataModule, filled, in_turn, sweep
+from lightning_circuits.datamodules.tasks import TaskDataModule, dealt, filled, in_turn, sweep
 from lightning_circuits.datamodules.tokenising import PromptPair
+from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
-__all__ = ["SUBJECTS", "TEMPLATES", "VERBS", "SubjectVerbAgreementDataModule"]
+__all__ = ["ATTRACTORS", "SUBJECTS", "TEMPLATES", "VERBS", "SubjectVerbAgreementDataModule"]
 
 TEMPLATES = (
     "The {SUBJECT} never",
@@ -31,6 +41,26 @@ TEMPLATES = (
     "The {SUBJECT} in the picture never",
     "At night, the {SUBJECT} on the hill often",
 )
+
+ATTRACTORS = {
+    1: (
+        "The {SUBJECT} that the {ATTRACTOR} saw never",
+        "The {SUBJECT} near the {ATTRACTOR} never",
+        "The {SUBJECT} behind the {ATTRACTOR} still",
+        "As we know, the {SUBJECT} that the {ATTRACTOR} liked always",
+        "In this story, the {SUBJECT} beside the {ATTRACTOR} often",
+        "The {SUBJECT} who met the {ATTRACTOR} usually",
+    ),
+    2: (
+        "The {SUBJECT} that the {ATTRACTOR} near the {SECOND} saw never",
+        "The {SUBJECT} behind the {ATTRACTOR} beside the {SECOND} still",
+        "The {SUBJECT} who met the {ATTRACTOR} near the {SECOND} always",
+        "As we know, the {SUBJECT} that the {ATTRACTOR} with the {SECOND} liked often",
+        "In this story, the {SUBJECT} near the {ATTRACTOR} and the {SECOND} usually",
+        "The {SUBJECT} that met the {ATTRACTOR} of the {SECOND} never",
+    ),
+}
+"""Templates with so many nouns between the subject and its verb."""
 
 SUBJECTS = tuple(
     tuple(pair.split("/"))
@@ -67,12 +97,29 @@ class SubjectVerbAgreementDataModule(TaskDataModule):
 
     No subject stands in prompts of two splits, and as many subjects are singular as plural. The lexicon is those of
     `VERBS` of which both forms are single tokens. A subject whose singular and plural are not as many tokens makes a
-    pair that does not fit. The places of a prompt are SUBJECT and END; its group is its template. Arguments: see
-    `TaskDataModule`.
+    pair that does not fit. The places of a prompt are SUBJECT and END, and ATTRACTOR and SECOND where it has these; its
+    group is its template.
+
+    Args:
+        tokenizer: see `TaskDataModule`.
+        attractors: how many nouns stand between the subject and its verb, 0, 1 or 2. They are in the other number than
+            the subject of the clean prompt, and the same in both prompts.
+        options: see `TaskDataModule`.
 
     Raises:
-        ValueError: when set up, no verb of which both forms are single tokens; what `TaskDataModule` raises.
+        ValueError: another number of attractors; when set up, no verb of which both forms are single tokens; what
+            `TaskDataModule` raises.
     """
+
+    def __init__(self, tokenizer: str | Path | PreTrainedTokenizerBase, *, attractors: int = 0, **options: Any) -> None:
+        super().__init__(tokenizer, **options)
+        require_whole_numbers(attractors=attractors)
+        if attractors not in (0, *ATTRACTORS):
+            raise ValueError(f"attractors are 0, 1 or 2 nouns between the subject and its verb, got {attractors}")
+        self.attractors = attractors
+
+    def describe_task(self) -> dict[str, Any]:
+        return {"attractors": self.attractors} if self.attractors else {}
 
     def candidates(self, split: str) -> Iterator[PromptPair]:
         tokens = self.token_counts([noun for pair in SUBJECTS for noun in pair], "the")
@@ -94,9 +141,13 @@ class SubjectVerbAgreementDataModule(TaskDataModule):
         def of(number: int) -> Iterator[tuple[PromptPair, bool]]:
             """Of subjects in the singular (0) or in the plural (1)."""
             mine = shuffled(subjects, split, number, self.seed)
-            for row, (template, subject) in enumerate(sweep(TEMPLATES, mine)):
-                clean, places = filled(template, SUBJECT=subject[number])
-                corrupt, _ = filled(template, SUBJECT=subject[1 - number])
+            between = dealt(subjects, split, number, self.seed, "attractors")
+            templates = ATTRACTORS.get(self.attractors, TEMPLATES)
+            for row, (template, subject) in enumerate(sweep(templates, mine)):
+                nouns = islice((other[1 - number] for other in between if other != subject), self.attractors)
+                others = dict(zip(("ATTRACTOR", "SECOND"), nouns, strict=False))
+                clean, places = filled(template, SUBJECT=subject[number], **others)
+                corrupt, _ = filled(template, SUBJECT=subject[1 - number], **others)
                 where = f"{split} prompt {row} in the {('singular', 'plural')[number]}"
                 verbs = agreeing[number], agreeing[1 - number]
                 yield PromptPair(clean, corrupt, *verbs, where, places, template), fits(subject)

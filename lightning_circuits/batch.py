@@ -226,6 +226,16 @@ def first_prompts(batch: Batch, n: int) -> Batch:
     return _each(batch, lambda tensor: tensor[:rows])
 
 
+def with_prompts(batches: Iterable[Batch], n: int) -> Iterator[Batch]:
+    """As many of some batches, from the first on, as have n prompts or more; all if there are not so many."""
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += n_prompts(batch)
+        if seen >= n:
+            return
+
+
 def prompts_alone(batch: Batch) -> Batch:
     """The prompts, without the rows that read on in their answers."""
     if "continues" not in batch:

@@ -124,15 +124,25 @@ def correct(logits: Tensor, batch: Batch) -> Tensor:
         logits: ``[B, V]``.
         batch: of which ``answers`` and ``distractors`` are asked for, token ids ``[B, K]`` padded with -100.
     """
-    (right, is_right), (wrong, is_wrong) = (
-        candidate_values(logits, batch[name], batch) for name in ("answers", "distractors")
-    )
-    best, rival = (
-        each.masked_fill(~there, float("-inf")).amax(-1) for each, there in ((right, is_right), (wrong, is_wrong))
-    )
+    is_right, is_wrong = (candidate_values(logits, batch[name], batch)[1] for name in ("answers", "distractors"))
     passed_over = (logits_at(logits, batch["answers"], float("inf")) < logits.amax(-1, keepdim=True)).int()
     said = is_right & (over_prompts(passed_over, batch) == 0)
-    return torch.where(is_wrong.any(-1), best > rival, said.any(-1))
+    return torch.where(is_wrong.any(-1), margin(logits, batch) > 0, said.any(-1))
+
+
+def margin(logits: Tensor, batch: Batch) -> Tensor:
+    """How far the best answer stands above the best distractor, ``[n_prompts]``; infinite where there is none.
+
+    Args:
+        logits: ``[B, V]``.
+        batch: of which ``answers`` and ``distractors`` are asked for, token ids ``[B, K]`` padded with -100.
+    """
+
+    def best(tokens: Tensor) -> Tensor:
+        found, there = candidate_values(logits, tokens, batch)
+        return found.masked_fill(~there, float("-inf")).amax(-1)
+
+    return best(batch["answers"]) - best(batch["distractors"])
 
 
 # ---- whose -----------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from lightning_circuits.arguments import require_choice, require_numbers
 from lightning_circuits.batch import Batch
@@ -32,6 +33,7 @@ from lightning_circuits.measures import (
     expected_shape,
     kl,
     logit_difference,
+    margin,
     negative_log_likelihood,
     one_for_each_prompt,
     probability_difference,
@@ -151,6 +153,44 @@ class MatchLogitDifference(Objective):
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
         here, full = (logit_difference(each, batch, full_logits) for each in (logits, full_logits))
         return kl(logits, batch, full_logits) + self.weight * (here - full).abs()
+
+
+@OBJECTIVES.register
+class MatchDecision(Objective):
+    """KL, and with a weight how far the decision is from the full model's: whether answer or distractor is said.
+
+    A decision is the probability of the best answer where it and the best distractor are all there is, the sigmoid of
+    how far one stands above the other. What is added is the KL divergence of the full model's from the circuit's, in
+    nats. It is largest where the model is sure and the circuit says the opposite, right or wrong: so a circuit learns
+    the model's errors too, which KL over the vocabulary hardly sees where both candidates are improbable.
+
+    Args:
+        weight: of the decision.
+
+    Raises:
+        ValueError: a negative weight; from the call, a prompt without answers or distractors, which decides nothing.
+        TypeError: a weight that is not a number.
+    """
+
+    def __init__(self, weight: float = 1.0) -> None:
+        require_numbers(weight=weight)
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"the weight of the decision must not be negative or infinite, got {weight}")
+        self.weight = weight
+
+    def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
+        here, full = (margin(each, batch) for each in (logits, full_logits))
+        if not full.isfinite().all():
+            prompt = int((~full.isfinite()).nonzero()[0])
+            raise ValueError(
+                f"MatchDecision asks whether an answer or a distractor is said, and prompt {prompt} has only "
+                "one of them: give every pair both, or take the objective KL"
+            )
+        decided = full.sigmoid()
+        decision = decided * (logsigmoid(full) - logsigmoid(here)) + (1 - decided) * (
+            logsigmoid(-full) - logsigmoid(-here)
+        )
+        return kl(logits, batch, full_logits) + self.weight * decision
 
 
 @OBJECTIVES.register

@@ -78,6 +78,10 @@ class Gate(nn.Module):
         """Numbers worth a curve, scalars by name."""
         return {}
 
+    def ranks_up_to(self) -> float | None:
+        """The largest share of the edges for which they were ranked; None for gates that are not for several sizes."""
+        return None
+
     def trained_size(self) -> float | None:
         """The share of the edges that the gates were trained to keep, if there is one."""
         return None

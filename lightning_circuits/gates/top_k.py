@@ -104,6 +104,9 @@ class TopK(Gate):
     def edge_scores(self) -> Tensor:
         return self.average if self.averaged else super().edge_scores()
 
+    def ranks_up_to(self) -> float:
+        return self.sizes.high
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         # Adam divides a gradient by its usual size, so that an edge that hardly matters would walk as far as any other,
         # at random, and leave the rank that it began with. Gradients below this epsilon stay small. (The best hundred

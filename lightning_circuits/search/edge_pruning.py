@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_circuits.arguments import hash_of_numbers, require_choice, require_numbers, require_seed
-from lightning_circuits.batch import Batch, n_prompts
+from lightning_circuits.batch import Batch, n_prompts, with_prompts
 from lightning_circuits.captured import worth_capturing
 from lightning_circuits.gates import GATES, Gate
 from lightning_circuits.memory import MemoryPlan, free_memory, out_of_memory_explained
@@ -32,12 +32,17 @@ from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import METHODS, CircuitSearch
 from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.gated_loss import CapturedLosses, gated_losses
+from lightning_circuits.search.identity import drawing_nothing, undisturbed
 from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.search.record import adam_faults, count_faults
+from lightning_circuits.search.splice import spliced, where_learning_pays
 from lightning_circuits.search.splits import Share, share_of, whole_split
 from lightning_circuits.search.warm_start import WarmStart, describe_start, read_warm_start, start_scores
 
 Capture = Literal["auto", "never"]
+
+START_PROMPTS = 160
+"""On how many of the training prompts an attribution finds where gates begin: more of them make no better start."""
 
 
 @METHODS.register
@@ -85,23 +90,38 @@ class EdgePruning(CircuitSearch):
         self.warm_start, self._start_hash = describe_start(start), ""
         self.begin()
 
+    start: Tensor
+    """float32 ``[n_edges]``: where the gates began, the best the highest; 0 if all alike."""
+    learned_edges: Tensor
+    """int64 scalar: how many edges are ranked as learned, before those in the order of the start (`splice`)."""
+
     def begin(self) -> None:
         self.gate.start(self.layout.n_edges, self._generator(0))
+        self.register_buffer("start", torch.zeros(self.layout.n_edges))
+        self.register_buffer("learned_edges", torch.tensor(self.layout.n_edges))
         if self.spans and not self.layout.spans:
             return  # which they are is known when the run begins
         for start in self._starts:
             if isinstance(start, Attribution):
                 start.borrow_model(self.circuit_model, self.model_name)
             else:
-                scores = start_scores(start, self.layout)
-                self.gate.start_from(scores)
+                self._start_from(scores := start_scores(start, self.layout))
                 self._start_hash = hash_of_numbers(scores)
 
+    def _start_from(self, scores: Tensor) -> None:
+        self.gate.start_from(scores)
+        self.start.copy_(scores)
+        self.learned_edges.fill_(len(scores))
+
     def edge_scores(self) -> Tensor:
-        return self.gate.edge_scores()
+        learned, n = self.gate.edge_scores(), int(self.learned_edges)
+        return learned if n == len(learned) else spliced(learned, self.start, n)
 
     def trained_size(self) -> float | None:
         return self.gate.trained_size()
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "learned_edges": int(self.learned_edges)}
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -115,9 +135,9 @@ class EdgePruning(CircuitSearch):
         for method in methods:
             # A loader may draw random numbers just by being iterated.
             with torch.random.fork_rng(devices=[]):
-                scores = method.scores_over(lambda: whole_split(self.trainer, "train"))
+                scores = method.scores_over(lambda: with_prompts(whole_split(self.trainer, "train"), START_PROMPTS))
             scores = self.trainer.strategy.broadcast(scores.abs() if method.absolute else scores)
-            self.gate.start_from(start_scores(scores, self.layout))
+            self._start_from(start_scores(scores, self.layout))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch, objective and penalty: a scalar."""
@@ -220,7 +240,32 @@ class EdgePruning(CircuitSearch):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self._prompts_before = 0
-        self.gate.after_step(self._progress(1))  # here: callbacks at the end of a batch may write a checkpoint
+        # Here: callbacks at the end of a batch may write a checkpoint.
+        self.gate.after_step(progress := self._progress(1))
+        self.learned_edges.fill_(self.layout.n_edges if progress < 1 else self._where_learning_pays())
+
+    def _where_learning_pays(self) -> int:
+        """How many edges are to be ranked as learned, now that all is learned that will be."""
+        up_to, n_edges = self.gate.ranks_up_to(), self.layout.n_edges
+        if up_to is None or not self.start.any():
+            return n_edges
+        trainer = self.trainer
+        try:
+            prompts = whole_split(trainer, "val")
+        except ValueError:
+            return round(up_to * n_edges)
+        learned = self.gate.edge_scores()
+        with undisturbed(), drawing_nothing(prompts):
+            return where_learning_pays(
+                self.circuit_model,
+                learned,
+                self.start,
+                up_to,
+                self.ablation,
+                prompts,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+            )
 
     def configure_optimizers(self) -> Any:
         total = self.planned_steps()

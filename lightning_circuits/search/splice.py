@@ -1,0 +1,97 @@
+"""Where training stops paying: how many of the best edges go by the ranking that was learned.
+
+Training finds the few edges that matter, and spoils the order of the many after them, which hardly have a gradient.
+From some size on, the best learned edges filled up in the order that training began with, an attribution's, make a
+circuit that is nearer to the model than the learned one. Which size that is differs from task to task. So candidates
+are judged as all circuits are, by exact ablation, on validation prompts:
+
+    >>> learned, start = torch.tensor([3.0, 9.0, 8.0, 7.0]), torch.tensor([4.0, 1.0, 2.0, 3.0])
+    >>> learned.argsort(descending=True).tolist(), spliced(learned, start, 2).argsort(descending=True).tolist()
+    ([1, 2, 3, 0], [1, 2, 0, 3])
+
+One of the candidates is that training did not pay at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from lightning_circuits.ablation import Ablation
+from lightning_circuits.batch import Batch, with_prompts
+from lightning_circuits.evaluation.rows import evaluate
+from lightning_circuits.models import CircuitModel
+from lightning_circuits.selection import top_n
+
+SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Shares of the edges at which rankings are judged."""
+
+PROMPTS = 64
+"""How many prompts rankings are judged on at most. All are judged on the same ones, which takes fewer."""
+
+SMALLEST = 1e-6
+"""Nats of KL below which no circuit is nearer to the model than another."""
+
+
+def spliced(learned: Tensor, start: Tensor, n: int) -> Tensor:
+    """The n best edges as they were learned, and below them the rest in the order of the start; float32 ``[n_edges]``.
+
+    Args:
+        learned: ``[n_edges]``.
+        start: ``[n_edges]``. Of equals, here and there, the lower index goes first.
+        n: 0 to all.
+    """
+    order = learned.sort(descending=True, stable=True).indices
+    rest = order[n:].sort().values
+    rest = rest[start[rest].sort(descending=True, stable=True).indices]
+    lowest = learned[order[:n]].min() if n else learned.new_zeros(())
+    below = torch.arange(1, len(rest) + 1, device=learned.device) / len(learned)
+    # steps that float32 keeps apart, however many edges there are
+    return learned.index_copy(0, rest, lowest - math.log(len(learned)) * below.to(learned.dtype))
+
+
+def where_learning_pays(
+    model: CircuitModel,
+    learned: Tensor,
+    start: Tensor,
+    up_to: float,
+    ablation: Ablation,
+    batches: Iterable[Batch],
+    rank: int = 0,
+    world_size: int = 1,
+) -> int:
+    """How many of the best learned edges to take before those of the start.
+
+    The ranking is taken whose circuits are nearest to the model, by the mean over `SIZES` of the logarithm of KL:
+    where all are near counts as much as where none is.
+
+    Args:
+        model: the frozen model.
+        learned: ``[n_edges]``.
+        start: ``[n_edges]``.
+        up_to: the largest share of the edges that was learned for; no candidate is larger.
+        ablation: what cut edges carry, fitted.
+        batches: validation prompts, of which the first `PROMPTS` or so are taken; the same on every process.
+        rank: which process this is, see `evaluation.rows.evaluate`.
+        world_size: how many there are. All get the same result.
+    """
+    counts = [n for size in SIZES if (n := int(size * len(learned)))]
+    largest = round(up_to * len(learned))
+    candidates = [0, *(n for n in counts if n < largest), largest]
+    circuits, sizes_of = dict[str, Tensor](), dict[int, list[str]]()
+    for candidate in candidates:
+        ranking = spliced(learned, start, candidate)
+        for n in counts:
+            # a circuit of no more edges than are learned is the same in all rankings
+            name = f"{n} edges, {min(n, candidate)} of them learned"
+            if name not in circuits:
+                circuits[name] = top_n(ranking, n, model.layout)
+            sizes_of.setdefault(candidate, []).append(name)
+    rows = evaluate(
+        model, with_prompts(batches, PROMPTS), circuits, [ablation], controls=False, rank=rank, world_size=world_size
+    )
+    kl = {row.circuit: row.kl if math.isfinite(row.kl) else math.inf for row in rows}
+    return min(candidates, key=lambda each: sum(math.log(max(kl[name], SMALLEST)) for name in sizes_of[each]))
