@@ -44,7 +44,7 @@ class SizeRange:
         TypeError: an argument that is not a number.
     """
 
-    def __init__(self, low: float = 0.003, high: float = 0.2, law: Law = "log-uniform", warmup: float = 0.5) -> None:
+    def __init__(self, low: float = 0.001, high: float = 0.2, law: Law = "log-uniform", warmup: float = 0.5) -> None:
         require_numbers(low=low, high=high, warmup=warmup)
         if not 0 < low <= high <= 1:
             raise ValueError(f"sizes are shares of the edges with 0 < low <= high <= 1, got low={low}, high={high}")

@@ -53,8 +53,8 @@ class EdgePruning(CircuitSearch):
         model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
         gate: the gates: a `Gate` or its name.
         lr: learning rate of Adam.
-        warm_start: at whose ranks gates begin: scores ``[n_edges]``, a circuit, its file, or an attribution. Default:
-            all alike.
+        warm_start: at whose ranks gates begin: scores ``[n_edges]``, a circuit, its file, or an attribution; None: all
+            alike.
         seed: of the gates' start and noise.
         capture: ``auto``: small steps on a GPU as CUDA graphs.
         options: ``ablation``, ``objective``, ``kv``, ``dtype``, ``attention``, see `CircuitSearch`.
@@ -69,7 +69,7 @@ class EdgePruning(CircuitSearch):
         *,
         gate: Gate | str = "TopK",
         lr: float = 0.2,
-        warm_start: WarmStart | None = None,
+        warm_start: WarmStart | None = "EAPIG",
         seed: int = 0,
         capture: Capture = "auto",
         **options: Any,
@@ -249,23 +249,14 @@ class EdgePruning(CircuitSearch):
         up_to, n_edges = self.gate.ranks_up_to(), self.layout.n_edges
         if up_to is None or not self.start.any():
             return n_edges
-        trainer = self.trainer
         try:
-            prompts = whole_split(trainer, "val")
+            prompts = whole_split(self.trainer, "val")
         except ValueError:
             return round(up_to * n_edges)
         learned = self.gate.edge_scores()
         with undisturbed(), drawing_nothing(prompts):
-            return where_learning_pays(
-                self.circuit_model,
-                learned,
-                self.start,
-                up_to,
-                self.ablation,
-                prompts,
-                rank=trainer.global_rank,
-                world_size=trainer.world_size,
-            )
+            found = where_learning_pays(self.circuit_model, learned, self.start, up_to, self.ablation, prompts)
+        return int(self.trainer.strategy.broadcast(found))
 
     def configure_optimizers(self) -> Any:
         total = self.planned_steps()

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch, with_prompts
-from lightning_circuits.evaluation.rows import evaluate
+from lightning_circuits.evaluation.exact import ExactAblation
+from lightning_circuits.measures import kl
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.selection import top_n
 
@@ -32,8 +33,8 @@ SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 PROMPTS = 64
 """How many prompts rankings are judged on at most. All are judged on the same ones, which takes fewer."""
 
-SMALLEST = 1e-6
-"""Nats of KL below which no circuit is nearer to the model than another."""
+SMALLEST = 1e-5
+"""Nats of KL, over all prompts, below which no circuit is nearer to the model than another."""
 
 
 def spliced(learned: Tensor, start: Tensor, n: int) -> Tensor:
@@ -53,15 +54,9 @@ def spliced(learned: Tensor, start: Tensor, n: int) -> Tensor:
     return learned.index_copy(0, rest, lowest - math.log(len(learned)) * below.to(learned.dtype))
 
 
+@torch.no_grad()
 def where_learning_pays(
-    model: CircuitModel,
-    learned: Tensor,
-    start: Tensor,
-    up_to: float,
-    ablation: Ablation,
-    batches: Iterable[Batch],
-    rank: int = 0,
-    world_size: int = 1,
+    model: CircuitModel, learned: Tensor, start: Tensor, up_to: float, ablation: Ablation, batches: Iterable[Batch]
 ) -> int:
     """How many of the best learned edges to take before those of the start.
 
@@ -74,24 +69,28 @@ def where_learning_pays(
         start: ``[n_edges]``.
         up_to: the largest share of the edges that was learned for; no candidate is larger.
         ablation: what cut edges carry, fitted.
-        batches: validation prompts, of which the first `PROMPTS` or so are taken; the same on every process.
-        rank: which process this is, see `evaluation.rows.evaluate`.
-        world_size: how many there are. All get the same result.
+        batches: validation prompts, of which the first `PROMPTS` or so are taken.
     """
     counts = [n for size in SIZES if (n := int(size * len(learned)))]
     largest = round(up_to * len(learned))
     candidates = [0, *(n for n in counts if n < largest), largest]
-    circuits, sizes_of = dict[str, Tensor](), dict[int, list[str]]()
+    circuits = dict[tuple[int, int], Tensor]()
     for candidate in candidates:
         ranking = spliced(learned, start, candidate)
         for n in counts:
-            # a circuit of no more edges than are learned is the same in all rankings
-            name = f"{n} edges, {min(n, candidate)} of them learned"
-            if name not in circuits:
-                circuits[name] = top_n(ranking, n, model.layout)
-            sizes_of.setdefault(candidate, []).append(name)
-    rows = evaluate(
-        model, with_prompts(batches, PROMPTS), circuits, [ablation], controls=False, rank=rank, world_size=world_size
-    )
-    kl = {row.circuit: row.kl if math.isfinite(row.kl) else math.inf for row in rows}
-    return min(candidates, key=lambda each: sum(math.log(max(kl[name], SMALLEST)) for name in sizes_of[each]))
+            # A circuit of no more edges than are as learned is the same in all rankings.
+            if (of := (n, min(n, candidate))) not in circuits:
+                circuits[of] = top_n(ranking, n, model.layout)
+    total = dict.fromkeys(circuits, 0.0)
+    for batch in with_prompts(batches, PROMPTS):
+        batch = model.receive(batch)
+        full_logits, corrupt = model.run_pair(batch)
+        exact = ExactAblation(model, batch, full_logits, ablation, corrupt)
+        for of, members in circuits.items():
+            found = kl(exact.logits(members), batch, full_logits).sum().item()
+            total[of] += found if math.isfinite(found) else math.inf
+
+    def far(candidate: int) -> float:
+        return sum(math.log(max(total[n, min(n, candidate)], SMALLEST)) for n in counts)
+
+    return min(candidates, key=far)
