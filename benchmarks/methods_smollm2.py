@@ -1,11 +1,13 @@
-"""Which method finds the best circuit? All of them on IOI with SmolLM2-135M, judged by the same exact ablation.
+"""Which method finds the best circuit? All of them on three tasks with SmolLM2-135M, judged by the same exact ablation.
 
     python benchmarks/methods_smollm2.py --output runs/methods --write
 
-Each method is a search like any other: fitted on the training pairs, judged on the same held-out prompts by
-`FaithfulnessCurve`, which writes a folder for each; `lightning-circuits compare` can read them, too. Table and figure
+Each method is a search like any other: fitted on the training pairs, judged on the same test prompts by
+`FaithfulnessCurve`, which writes a folder for each; `lightning-circuits compare` can read them, too. Tables and figures
 take edges by |score| where scores have signs. A method whose folder is complete is not run again, so that a run that
-was killed goes on.
+was killed goes on; tasks and methods can be run one by one, by `--tasks` and `--methods`.
+
+Agreement has two nouns of the other number before the verb: there the model errs, and a circuit may err as it does.
 
 What a method costs is given in seconds and in *stock steps*: forward and backward of the stock model, gradient to the
 input embeddings, on a training batch. Attribution sees `BATCHES` batches, each once; EAP-IG over activations, which
@@ -19,6 +21,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +38,35 @@ from lightning_circuits import (
     CleanCorrupted,
     EAPIGActivations,
     EdgePruning,
+    ExpectedGradients,
     InformationFlowRoutes,
+    MaskedGradients,
     RandomScores,
+    RelP,
 )
 from lightning_circuits.callbacks import CircuitExport, FaithfulnessCurve
-from lightning_circuits.datamodules import IOIDataModule
+from lightning_circuits.datamodules import (
+    CountryCapitalDataModule,
+    IOIDataModule,
+    SubjectVerbAgreementDataModule,
+    TaskDataModule,
+)
 from lightning_circuits.drawing.curves import curve_figure
 from lightning_circuits.drawing.style import save
 from lightning_circuits.evaluation.curve import Curve, CurveRow
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
-from lightning_circuits.objectives import MatchLogitDifference
+from lightning_circuits.objectives import MatchDecision, MatchLogitDifference
 
 BATCHES = 10
-SHOWN = (0.005, 0.01, 0.02, 0.05, 0.1)
-QUICK = {"model": "tiny-ioi", "steps": 4, "train": 16, "prompts": 8}
+SHOWN = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+QUICK = {"model": "tiny-ioi", "steps": 4, "train": 16, "prompts": 8, "tasks": ["IOI"]}
 
+TASKS: dict[str, Callable[..., TaskDataModule]] = {
+    "IOI": partial(IOIDataModule, corruption="third-name"),
+    "capital": CountryCapitalDataModule,
+    "agreement": partial(SubjectVerbAgreementDataModule, attractors=2),
+}
 METHODS: dict[str, Callable[[Any, int], CircuitSearch]] = {
     "random": lambda model, seed: RandomScores(model, seed=seed),
     "information flow routes": lambda model, seed: InformationFlowRoutes(model),
@@ -58,56 +74,63 @@ METHODS: dict[str, Callable[[Any, int], CircuitSearch]] = {
     "clean-corrupted": lambda model, seed: CleanCorrupted(model),
     "EAP-IG inputs": lambda model, seed: EAPIG(model, steps=5),
     "EAP-IG activations": lambda model, seed: EAPIGActivations(model, steps=5),
+    "expected gradients": lambda model, seed: ExpectedGradients(model, seed=seed),
+    "masked gradients": lambda model, seed: MaskedGradients(model, seed=seed),
+    "RelP": lambda model, seed: RelP(model),
     "edge pruning": lambda model, seed: EdgePruning(model, objective=MatchLogitDifference(), seed=seed),
-    "edge pruning from EAP": lambda model, seed: EdgePruning(
-        model, objective=MatchLogitDifference(), warm_start=EAP(), seed=seed
-    ),
+    "edge pruning by decision": lambda model, seed: EdgePruning(model, objective=MatchDecision(), seed=seed),
 }
 
 
 def main() -> None:
-    options = parser(__doc__, model=NAME, seed=0, steps=300, train=160, prompts=64, output=Path("runs/methods"))
+    options = parser(__doc__, model=NAME, seed=0, steps=150, train=160, prompts=48, output=Path("runs/methods"))
     options.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    options.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     args = parse(options, QUICK)
 
     name = located(args.model)
     model = load_model(name)
-    data = IOIDataModule(
-        name, n_train=args.train, n_val=args.prompts, n_test=8, batch_size=8, corruption="third-name", seed=args.seed
-    )
-    data.setup("fit")
-    folders = {method: args.output / method.replace(" ", "-") for method in args.methods}
-    for method, folder in folders.items():
-        if not (folder / "cost.json").exists():
-            search = METHODS[method](model, args.seed)
-            seconds = fit(search, data, folder, args.steps)
-            batch = next(iter(data.train_dataloader()))
-            unit = Clock().alternate({"stock": lambda batch=batch: stock_step(model, batch)}, repeats=5)["stock"]
-            cost = {"seconds": seconds, "stock_steps": seconds / unit.seconds}
-            cost |= {"threads": args.threads, "seed": args.seed}
-            (folder / "cost.json").write_text(json.dumps(cost))
-    rows = table_rows(folders)
-    results_page.show(rows, "f, KL, accuracy, agreement with the full model where it is wrong")
-    write_json(args, rows=rows)
-    curves = {method: by_absolute(Curve.load(folder / "curve.json"), args.model) for method, folder in folders.items()}
-    print("Written:", *save(curve_figure(curves, ("faithfulness", "kl")), args.output / "methods"))
-    if args.write:
-        judged = next(iter(curves.values()))
-        measured_on = f"Seed {args.seed}, {judged.prompts} held-out prompts, {judged.ablations[0]} ablation"
-        trained = f"edge pruning {args.steps} steps, attribution up to {8 * BATCHES} of {args.train} training pairs"
-        run = f"{results_page.command()}, {results_page.machine()}"
-        results_page.write_table("methods", rows, f"{measured_on}; {trained}. {run}.")
-        results_page.write_table("methods in brief", in_brief(rows), f"{measured_on}.", results_page.README)
+    found = {}
+    for task in args.tasks:
+        sizes = {"n_train": args.train, "n_val": args.prompts, "n_test": args.prompts}
+        data = TASKS[task](name, **sizes, batch_size=8, seed=args.seed)
+        data.setup("fit")
+        folders = {method: args.output / task / method.replace(" ", "-") for method in args.methods}
+        for method, folder in folders.items():
+            if not (folder / "cost.json").exists():
+                make(METHODS[method](model, args.seed), data, folder, args)
+        found[task] = rows = table_rows(folders)
+        results_page.show(rows, f"{task}: f, KL, accuracy, agreement with the full model where it is wrong")
+        curves = {of: by_absolute(Curve.load(folder / "curve.json"), args.model) for of, folder in folders.items()}
+        print("Written:", *save(curve_figure(curves, ("faithfulness", "kl")), args.output / task / "methods"))
+        if args.write:
+            write(task, rows, next(iter(curves.values())), args)
+    write_json(args, rows=found)
 
 
-def fit(search: CircuitSearch, data: IOIDataModule, folder: Path, steps: int) -> float:
-    """Train or attribute; the curve and the scores go into the folder. CPU seconds without those of the curve."""
+def make(search: CircuitSearch, data: TaskDataModule, folder: Path, args: Any) -> None:
+    """Train or attribute, judge on the test prompts, and keep what it cost."""
     limit = 1 if isinstance(search, EAPIGActivations) else BATCHES if isinstance(search, Attribution) else None
     training = TrainingTime()
     curve = FaithfulnessCurve(random=False, dirpath=folder)
     export = CircuitExport(folder, formats=["pt"], sizes=[0.01], save_top_k=0)
-    quiet_trainer(training, curve, export, max_steps=steps, limit_train_batches=limit).fit(search, data)
-    return training.seconds
+    fitting = {"max_steps": args.steps, "limit_train_batches": limit, "limit_val_batches": 0}
+    quiet_trainer(training, export, **fitting).fit(search, data)
+    quiet_trainer(curve).test(search, data, verbose=False)
+    batch = next(iter(data.train_dataloader()))
+    unit = Clock().alternate({"stock": lambda: stock_step(search.circuit_model.model, batch)}, repeats=5)["stock"]
+    cost = {"seconds": training.seconds, "stock_steps": training.seconds / unit.seconds}
+    (folder / "cost.json").write_text(json.dumps({**cost, "threads": args.threads, "seed": args.seed}))
+
+
+def write(task: str, rows: list[results_page.Row], judged: Curve, args: Any) -> None:
+    """The table of a task; that of IOI in brief, for the README."""
+    measured_on = f"Seed {args.seed}, {judged.prompts} test prompts, {judged.ablations[0]} ablation, 95 % intervals"
+    trained = f"edge pruning {args.steps} steps, attribution up to {8 * BATCHES} of {args.train} training pairs"
+    run = f"{results_page.command()}, {results_page.machine()}"
+    results_page.write_table(f"methods, {task}", rows, f"{measured_on}; {trained}. {run}.")
+    if task == "IOI":
+        results_page.write_table("methods in brief", in_brief(rows), f"{measured_on}.", results_page.README)
 
 
 class TrainingTime(pl.Callback):
@@ -146,7 +169,7 @@ def in_brief(rows: list[results_page.Row]) -> list[results_page.Row]:
 
     def cells(row: results_page.Row, size: str) -> results_page.Row:
         faithfulness, kl, *_ = row[size].split(", ")
-        return {f"f at {size}": faithfulness, f"KL at {size}": kl}
+        return {f"f at {size}": faithfulness.split(" ")[0], f"KL at {size}": kl}
 
     return [
         {"method": row["method"], **cells(row, "1 %"), **cells(row, "5 %"), "stock steps": row["stock steps"]}
@@ -168,8 +191,11 @@ def by_absolute(curve: Curve, model: str) -> Curve:
 
 def cell(row: CurveRow) -> str:
     agreement = "-" if math.isnan(row.agreement_when_wrong) else f"{row.agreement_when_wrong:.0%}"
-    f = round(row.faithfulness, 2) + 0.0  # 0.00, not -0.00
-    return f"{f:.2f}, **{row.kl:.2f}**, {row.accuracy:.0%}, {agreement}"
+    f, low, high = (
+        round(value, 2) + 0.0  # 0.00, not -0.00
+        for value in (row.faithfulness, row.faithfulness_low, row.faithfulness_high)
+    )
+    return f"{f:.2f} [{low:.2f} to {high:.2f}], **{row.kl:.3f}**, {row.accuracy:.0%}, {agreement}"
 
 
 if __name__ == "__main__":

@@ -55,6 +55,10 @@ TASKS: dict[str, Callable[..., TaskDataModule]] = {
     "hypernymy": HypernymyDataModule,
     "gender": GenderBiasDataModule,
     "agreement": SubjectVerbAgreementDataModule,
+    **{
+        f"agreement, {n} attractors": partial(SubjectVerbAgreementDataModule, attractors=n)
+        for n in subject_verb_agreement.ATTRACTORS
+    },
     "greater-than, units": GreaterThanDataModule,
     "greater-than, tens": partial(GreaterThanDataModule, digit="tens"),
 }

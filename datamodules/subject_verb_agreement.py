@@ -144,8 +144,10 @@ class SubjectVerbAgreementDataModule(TaskDataModule):
             between = dealt(subjects, split, number, self.seed, "attractors")
             templates = ATTRACTORS.get(self.attractors, TEMPLATES)
             for row, (template, subject) in enumerate(sweep(templates, mine)):
-                nouns = islice((other[1 - number] for other in between if other != subject), self.attractors)
-                others = dict(zip(("ATTRACTOR", "SECOND"), nouns, strict=False))
+                nouns: list[tuple[str, ...]] = []
+                while len(nouns) < self.attractors:
+                    nouns += [other for other in islice(between, 1) if other not in (subject, *nouns)]
+                others = {name: noun[1 - number] for name, noun in zip(("ATTRACTOR", "SECOND"), nouns, strict=False)}
                 clean, places = filled(template, SUBJECT=subject[number], **others)
                 corrupt, _ = filled(template, SUBJECT=subject[1 - number], **others)
                 where = f"{split} prompt {row} in the {('singular', 'plural')[number]}"

@@ -18,6 +18,7 @@ from lightning_circuits.objectives import (
     KL,
     CrossEntropy,
     LogitDifference,
+    MatchDecision,
     MatchLogitDifference,
     Objective,
     ProbabilityDifference,
@@ -71,6 +72,30 @@ def test_kl_is_that_of_torch_distributions_from_the_full_model(case: dict[str, A
     expected = kl_of(Categorical(logits=case["full"]), Categorical(logits=case["logits"]))
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
     assert torch.equal(KL()(case["logits"], case["tensors"], case["full"]), found)
+
+
+@given(batches(min_distractors=1), st.floats(0, 5))
+def test_a_decision_is_between_the_best_answer_and_the_best_distractor_alone(
+    case: dict[str, Any], weight: float
+) -> None:
+    found = MatchDecision(weight)(case["logits"], case["tensors"], case["full"])
+    answers, distractors = case["lists"]
+    kl = kl_of(Categorical(logits=case["full"]), Categorical(logits=case["logits"]))
+    for i in range(len(found)):
+        here, full = (
+            Categorical(logits=torch.stack([max(row[t] for t in of[i]) for of in (answers, distractors)]))
+            for row in (case["logits"][i], case["full"][i])
+        )
+        assert found[i].item() == pytest.approx(kl[i].item() + weight * kl_of(full, here).item(), abs=1e-9)
+    same = MatchDecision(weight)(case["full"], case["tensors"], case["full"])
+    torch.testing.assert_close(same, torch.zeros_like(same), atol=1e-12, rtol=0)
+
+
+def test_a_decision_without_a_distractor_is_refused_with_its_prompt() -> None:
+    logits = torch.zeros(2, 4)
+    batch: Any = {"answers": torch.tensor([[0], [1]]), "distractors": torch.tensor([[2], [-100]])}
+    with pytest.raises(ValueError, match="prompt 1 has only one of them"):
+        MatchDecision()(logits, batch, logits)
 
 
 @given(batches(), st.floats(0, 5))
@@ -168,7 +193,7 @@ def test_a_tie_is_not_correct() -> None:
 @pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     "objective",
-    [KL(), LogitDifference(), MatchLogitDifference(), CrossEntropy(), ProbabilityDifference()],
+    [KL(), LogitDifference(), MatchLogitDifference(), MatchDecision(), CrossEntropy(), ProbabilityDifference()],
     ids=lambda o: type(o).__name__,
 )
 def test_narrow_logits_are_measured_in_float32(objective: Objective, narrow: torch.dtype) -> None:
@@ -204,9 +229,10 @@ def test_an_objective_of_ones_own_that_says_nothing_is_named() -> None:
 
 
 @pytest.mark.parametrize("weight", [-0.1, math.nan])
-def test_a_negative_weight_of_the_logit_difference_is_refused(weight: float) -> None:
+@pytest.mark.parametrize("objective", [MatchLogitDifference, MatchDecision])
+def test_a_negative_weight_is_refused(objective: type[Objective], weight: float) -> None:
     with pytest.raises(ValueError, match="must not be negative"):
-        MatchLogitDifference(weight)
+        objective(weight)  # type: ignore[call-arg]
 
 
 def test_another_reduction_of_probabilities_is_refused() -> None:

@@ -277,3 +277,30 @@ def test_the_lexicon_is_of_verbs_whose_forms_are_both_one_token() -> None:
     pair = all_pairs(data)["train"][0]
     assert len(pair.answers) == len(pair.distractors) < len(VERBS)
     assert all(len(word) <= 8 for word in (*pair.answers, *pair.distractors))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("attractors", [1, 2])
+def test_attractors_stand_between_and_are_in_the_other_number(attractors: int) -> None:
+    number = {noun: i for pair in SUBJECTS for i, noun in enumerate(pair)}
+    names = ("ATTRACTOR", "SECOND")[:attractors]
+    nouns: dict[str, set[str]] = {}
+    cleans = []
+    for split, pairs in all_pairs(made(SubjectVerbAgreementDataModule, attractors=attractors)).items():
+        for pair in pairs:
+            cleans.append(pair.clean)
+            assert list(pair.spans) == ["SUBJECT", *names, "END"]  # type: ignore[arg-type]
+            subject, *others = (pair.clean[slice(*pair.spans[name])] for name in ("SUBJECT", *names))  # type: ignore[index]
+            assert {number[other] for other in others} == {1 - number[subject]}
+            assert len({SUBJECTS.index(pair) for pair in SUBJECTS for noun in (subject, *others) if noun in pair}) == (
+                attractors + 1
+            )
+            clean, corrupt = differing(pair)
+            assert (clean, number[clean]) == (subject, 1 - number[corrupt])
+            nouns.setdefault(split, set()).update((subject, *others))
+    assert len(cleans) == len(set(cleans)) >= 96
+    assert not nouns["train"] & nouns["test"] and not nouns["train"] & nouns["val"]
+
+
+def test_more_attractors_than_there_are_templates_for_are_refused() -> None:
+    with pytest.raises(ValueError, match="0, 1 or 2 nouns between the subject and its verb, got 3"):
+        made(SubjectVerbAgreementDataModule, attractors=3)

@@ -16,6 +16,7 @@ from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import (
     CrossEntropy,
     LogitDifference,
+    MatchDecision,
     MatchLogitDifference,
     Objective,
     ProbabilityDifference,
@@ -150,7 +151,7 @@ def test_means_are_taken_over_all_of_the_training_split() -> None:
 
 @pytest.mark.parametrize(
     "objective",
-    [LogitDifference(), MatchLogitDifference(), CrossEntropy(), ProbabilityDifference()],
+    [LogitDifference(), MatchLogitDifference(), MatchDecision(), CrossEntropy(), ProbabilityDifference()],
     ids=lambda o: type(o).__name__,
 )
 def test_every_objective_can_be_trained_on(objective: Objective) -> None:
