@@ -36,6 +36,7 @@ from lightning_circuits.scoring.descent import (
     score_readers,
     score_writers,
 )
+from lightning_circuits.scoring.no_gradient import require_gradient_at_the_full_model
 from lightning_circuits.scoring.paths import CLEAN, PathPoint
 
 
@@ -60,11 +61,13 @@ def gradient_scores(
         places: where the tokens stand. Default: those at which the ablation changes something.
 
     Raises:
-        ValueError: an objective that does not give one number per prompt.
+        ValueError: an objective that does not give one number per prompt, or has no gradient at any of the points.
     """
     # In Lightning's inference mode nothing can be differentiated, and tensors made there cannot be saved for it.
     with torch.inference_mode(False), torch.no_grad():
         batch = copied(batch)
+        if all(not isinstance(point.at, Tensor) and point.at == 1.0 for point in points):
+            require_gradient_at_the_full_model(objective, batch, model.vocabulary)
         ids, mask, positions = batch["clean_ids"], batch["attention_mask"], batch["positions"]
         # The ends of the line are runs that are made anyhow; the points between are one more.
         ends = (0.0, 1.0) if ablation.starts_at_corrupt else (1.0,)

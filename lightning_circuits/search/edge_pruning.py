@@ -48,8 +48,7 @@ class EdgePruning(CircuitSearch):
         model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
         gate: the gates: a `Gate` or its name.
         lr: learning rate of Adam.
-        warm_start: at whose ranks gates begin: scores ``[n_edges]``, a circuit, its file, or an attribution. Default:
-            all alike.
+        warm_start: at whose ranks gates begin: scores ``[n_edges]``, a circuit, its file, or an attribution.
         seed: of the gates' start and noise.
         capture: ``auto``: small steps on a GPU as CUDA graphs.
         options: ``ablation``, ``objective``, ``kv``, ``dtype``, ``attention``, see `CircuitSearch`.

@@ -19,6 +19,7 @@ from lightning_circuits.batch import Batch
 from lightning_circuits.gates import SizeRange
 from lightning_circuits.scoring.at_masks import masked_gradient_scores
 from lightning_circuits.scoring.draws import generators_of
+from lightning_circuits.scoring.no_gradient import require_gradient_at_the_full_model
 from lightning_circuits.search.base import METHODS
 from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.one_pass import Attribution
@@ -63,6 +64,8 @@ class MaskedGradients(Attribution):
         self.masks, self.sizes, self.seed = masks, sizes, seed
 
     def attribute(self, batch: Batch) -> tuple[Tensor, None]:
+        if self.sizes.low == 1.0:  # every edge is open in every mask
+            require_gradient_at_the_full_model(self.objective, batch, self.circuit_model.vocabulary)
         drawn = self.drawn(batch)
         scores = masked_gradient_scores(self.circuit_model, batch, self.ablation, self.objective, drawn)
         return scores / self.masks, None

@@ -15,8 +15,8 @@ from lightning_circuits.search.one_pass import Attribution
 if TYPE_CHECKING:
     WarmStart: TypeAlias = Attribution | str | Path | Circuit | Tensor
 else:
-    # What a command line can say, a file as text; for tensors its help would list every class of them.
-    WarmStart = Attribution | str
+    # What a command line can say; for tensors its help would list every class of them.
+    WarmStart = Attribution | str | Path
 
 
 def read_warm_start(given: WarmStart | None) -> Attribution | Path | Circuit | Tensor | None:
