@@ -15,6 +15,7 @@ from lightning_circuits.models import wrap
 from tests.support.edge_pruning import as_loader, fit
 from tests.support.oracle import ALL_OPEN, Pairs, oracle
 from tests.support.planted_circuit import PLANTED, planted_batches, planted_model
+from tests.support.training import quiet_trainer
 
 
 def test_the_planted_circuit_is_what_the_oracle_says_it_is() -> None:
@@ -52,5 +53,5 @@ def test_a_planted_circuit_is_found_edge_by_edge(gate: Any) -> None:
 @pytest.mark.parametrize("method", [ExpectedGradients, MaskedGradients])
 def test_gradients_at_drawn_places_find_it_too(method: Any) -> None:
     search = method(planted_model())
-    fit(search, None, as_loader(planted_batches(2)))
+    quiet_trainer().fit(search, as_loader(planted_batches(2)))
     assert set(search.circuit(3).edge_names()) == set(PLANTED)
