@@ -35,7 +35,7 @@ class MaskedGradients(Attribution):
 
     Args:
         model: see `Attribution`.
-        masks: how many for each prompt; each costs a gated forward and backward.
+        masks: how many for each prompt; each costs a gated forward and backward, sparse ones less.
         sizes: how large they are. The sizes of a prompt's masks follow each other as those of training steps do, from a
             random one on. Default: all, from 0.3 % of the edges, as many between 1 and 2 % as between 50 and 100 %.
         seed: of the draws.
