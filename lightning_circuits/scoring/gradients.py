@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch, copied
@@ -35,6 +36,7 @@ from lightning_circuits.scoring.descent import (
     score_readers,
     score_writers,
 )
+from lightning_circuits.scoring.no_gradient import require_gradient_at_the_full_model
 from lightning_circuits.scoring.paths import CLEAN, PathPoint
 
 
@@ -55,32 +57,35 @@ def gradient_scores(
         batch: as every data module yields it.
         ablation: what a cut edge carries.
         objective: ``(logits, batch, full_logits) -> loss [B]``.
-        points: where gradients are taken.
+        points: where gradients are taken; at points of their own for each row, ``[B]``, rows being those of the batch.
         places: where the tokens stand. Default: those at which the ablation changes something.
 
     Raises:
-        ValueError: an objective that does not give one number per prompt.
+        ValueError: an objective that does not give one number per prompt, or has no gradient at any of the points.
     """
     # In Lightning's inference mode nothing can be differentiated, and tensors made there cannot be saved for it.
     with torch.inference_mode(False), torch.no_grad():
         batch = copied(batch)
+        if all(not isinstance(point.at, Tensor) and point.at == 1.0 for point in points):
+            require_gradient_at_the_full_model(objective, batch, model.vocabulary)
         ids, mask, positions = batch["clean_ids"], batch["attention_mask"], batch["positions"]
         # The ends of the line are runs that are made anyhow; the points between are one more.
         ends = (0.0, 1.0) if ablation.starts_at_corrupt else (1.0,)
-        points = sorted(points, key=lambda point: point.at not in ends)
+        at_ends = [point for point in points if not isinstance(point.at, Tensor) and point.at in ends]
+        between = [point for point in points if isinstance(point.at, Tensor) or point.at not in ends]
+        points = [*at_ends, *between]
         streams = new_streams(model, len(points) * len(ids), ids.shape[1])
-        steps = dict(zip([point.at for point in points], streams.split(len(ids), dim=1), strict=True))
+        of_end = dict(zip([point.at for point in at_ends], streams.split(len(ids), dim=1), strict=False))
 
         corrupt = model.new_stack(ids.shape)
-        at_start = steps.get(0.0) if 0.0 in ends else None
-        model.run(batch["corrupt_ids"], mask, positions, writers=corrupt, streams=at_start)
+        model.run(batch["corrupt_ids"], mask, positions, writers=corrupt, streams=of_end.get(0.0))
         difference = ablation.reference(batch, corrupt)
         del corrupt
         start = difference[0].clone()
-        full_logits = model.run(ids, mask, positions, writers=difference, subtract=True, streams=steps.get(1.0))
-        if between := [at for at in steps if at not in ends]:
+        full_logits = model.run(ids, mask, positions, writers=difference, subtract=True, streams=of_end.get(1.0))
+        if between:
             model.run(
-                torch.cat([start - at * difference[0] for at in between]),
+                torch.cat([_moved(start, difference[0], point.at) for point in between]),
                 mask.repeat(len(between), 1),
                 positions.repeat(len(between)),
                 streams=streams[:, -len(between) * len(ids) :],
@@ -97,3 +102,9 @@ def gradient_scores(
         descend(model, streams, gradient, differences, context, scores, model.layout.stages[:-1])
         score_writers(embedding, gradient, differences, scores)
         return scores
+
+
+def _moved(start: Tensor, difference: Tensor, at: float | Tensor) -> Tensor:
+    """The embedding ``[B, T, d]`` at a point of the line, ``start`` being its beginning and ``difference`` what it is
+    before the end; at one of each row, ``at`` ``[B]``."""
+    return (start - (at[:, None, None] if isinstance(at, Tensor) else at) * difference).to(start.dtype)

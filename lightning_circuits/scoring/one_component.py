@@ -26,6 +26,7 @@ from lightning_circuits.scoring.descent import (
     score_writers,
     through_one,
 )
+from lightning_circuits.scoring.no_gradient import require_gradient_at_the_full_model
 
 
 def one_component_scores(
@@ -48,6 +49,8 @@ def one_component_scores(
     """
     with torch.inference_mode(False), torch.no_grad():
         batch = copied(batch)
+        if steps == 1:  # the clean run alone
+            require_gradient_at_the_full_model(objective, batch, model.vocabulary)
         layout, ids, mask, positions = model.layout, batch["clean_ids"], batch["attention_mask"], batch["positions"]
         corrupt = model.new_stack(ids.shape)
         model.run(batch["corrupt_ids"], mask, positions, writers=corrupt)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from lightning_circuits.arguments import require_choice
 
@@ -17,9 +18,12 @@ Rule = Literal["left", "midpoint", "gauss-legendre"]
 
 
 class PathPoint(NamedTuple):
-    """A step of an integral: how far it is from the reference (0) to the clean prompt (1), and its weight."""
+    """A step of an integral: how far it is from the reference (0) to the clean prompt (1), and its weight.
 
-    at: float
+    ``at``: the same for all prompts of a batch, or that of each row, ``[B]``.
+    """
+
+    at: float | Tensor
     weight: float
 
 
@@ -49,6 +53,21 @@ MOST_STEPS = 1000
 """Of an integral."""
 
 
+def require_steps(steps: int) -> None:
+    """It can be the number of points of an integral.
+
+    Raises:
+        ValueError: less than one step, or more than `MOST_STEPS`.
+    """
+    if steps < 1:
+        raise ValueError(f"an integral takes at least 1 step, got {steps}")
+    if steps > MOST_STEPS:
+        raise ValueError(
+            f"an integral takes at most {MOST_STEPS:,} steps, got {steps:,}: all of them go through the model at once, "
+            "each with all prompts of a batch. 5 are usual"
+        )
+
+
 def integral(rule: Rule, steps: int) -> list[PathPoint]:
     """The points of an integral from the reference to the clean prompt.
 
@@ -60,12 +79,6 @@ def integral(rule: Rule, steps: int) -> list[PathPoint]:
     Raises:
         ValueError: less than one step, or more than `MOST_STEPS`; an unknown rule.
     """
-    if steps < 1:
-        raise ValueError(f"an integral takes at least 1 step, got {steps}")
-    if steps > MOST_STEPS:
-        raise ValueError(
-            f"an integral takes at most {MOST_STEPS:,} steps, got {steps:,}: all of them go through the model at once, "
-            "each with all prompts of a batch. 5 are usual"
-        )
+    require_steps(steps)
     require_choice("rule", rule, Rule)
     return [PathPoint(at, weight) for at, weight in _RULES[rule](steps)]

@@ -8,7 +8,9 @@ from lightning_circuits.search.eap import EAP as EAP
 from lightning_circuits.search.eap_ig import EAPIG as EAPIG
 from lightning_circuits.search.eap_ig_activations import EAPIGActivations as EAPIGActivations
 from lightning_circuits.search.edge_pruning import EdgePruning as EdgePruning
+from lightning_circuits.search.expected_gradients import ExpectedGradients as ExpectedGradients
 from lightning_circuits.search.information_flow import InformationFlowRoutes as InformationFlowRoutes
+from lightning_circuits.search.masked_gradients import MaskedGradients as MaskedGradients
 from lightning_circuits.search.node_pruning import NodePruning as NodePruning
 from lightning_circuits.search.one_pass import Attribution as Attribution
 from lightning_circuits.search.plug_in import from_lightning_module as from_lightning_module

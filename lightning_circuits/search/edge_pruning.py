@@ -53,8 +53,7 @@ class EdgePruning(CircuitSearch):
         model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
         gate: the gates: a `Gate` or its name.
         lr: learning rate of Adam.
-        warm_start: at whose ranks gates begin: scores ``[n_edges]``, a circuit, its file, or an attribution; None: all
-            alike.
+        warm_start: scores, a circuit, its file, or an attribution, at whose ranks gates begin; None: all alike.
         seed: of the gates' start and noise.
         capture: ``auto``: small steps on a GPU as CUDA graphs.
         options: ``ablation``, ``objective``, ``kv``, ``dtype``, ``attention``, see `CircuitSearch`.

@@ -62,7 +62,7 @@ class Attribution(WithoutTraining):
     Raises, beside what `CircuitSearch` does:
         ValueError: when fitted: no model; a Trainer in mixed precision; a loader of unknown length and several
             processes; a resume in the middle of the pass with a loader that cannot go on where it was; an objective
-            that does not give one loss per prompt.
+            that does not give one loss per prompt, or has no gradient at any place where the method takes one.
         FloatingPointError: when fitted: a score of a batch is not finite. The batch has not been counted.
     """
 

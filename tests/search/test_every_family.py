@@ -23,7 +23,9 @@ from lightning_circuits import (
     CircuitSearch,
     EAPIGActivations,
     EdgePruning,
+    ExpectedGradients,
     InformationFlowRoutes,
+    MaskedGradients,
     NodePruning,
     SavedCircuit,
 )
@@ -42,6 +44,8 @@ METHODS: dict[str, Callable[..., CircuitSearch]] = {
     "EAP": EAP,
     "EAP-IG": partial(EAPIG, steps=2),
     "EAP-IG over activations": partial(EAPIGActivations, steps=2),
+    "expected gradients": ExpectedGradients,
+    "masked gradients": partial(MaskedGradients, masks=2),
     "information flow": InformationFlowRoutes,
     "patching": partial(ActivationPatching, edges_per_batch=64),
     "edge pruning": EdgePruning,

@@ -20,7 +20,9 @@ from lightning_circuits import (
     CleanCorrupted,
     EAPIGActivations,
     EdgePruning,
+    ExpectedGradients,
     InformationFlowRoutes,
+    MaskedGradients,
     RandomScores,
 )
 from lightning_circuits.commands.main import main
@@ -33,6 +35,7 @@ from tests.support import processes
 from tests.support.training import QUIET
 
 METHODS = [EAP, EAPIG, CleanCorrupted, EAPIGActivations, InformationFlowRoutes, RandomScores]
+METHODS += [ExpectedGradients, MaskedGradients]
 
 
 def trainer_of(**options: Any) -> pl.Trainer:
@@ -48,8 +51,8 @@ def fitted(search: Attribution, batch_size: int = 4, side: str = "right", **opti
     return search
 
 
-def close(one: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(one, other, rtol=0, atol=1e-6 * other.abs().max().item())
+def close(one: Tensor, other: Tensor, relative: float = 1e-6) -> None:
+    torch.testing.assert_close(one, other, rtol=0, atol=relative * other.abs().max().item())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -57,12 +60,13 @@ def test_one_pass_whatever_the_batches_and_the_limits(method: type[Attribution])
     one, other = fitted(method("tiny-ioi"), 4, max_steps=1), fitted(method("tiny-ioi"), 10, "left", max_epochs=3)
     assert int(one.examples) == int(other.examples) == 10
     assert one.trainer.global_step == 3 and other.trainer.global_step == 1
-    close(one.edge_scores(), other.edge_scores())
+    # What random circuits say of an edge differs in sign: the sum is smaller than what is rounded.
+    close(one.edge_scores(), other.edge_scores(), 3e-6 if method is MaskedGradients else 1e-6)
     assert one.circuit(size=5).n_edges == 5
     if one.node_scores() is not None:
         close(one.node_scores(), other.node_scores())
     else:
-        assert method in (InformationFlowRoutes, RandomScores)
+        assert method in (InformationFlowRoutes, RandomScores, MaskedGradients)
 
 
 def test_limited_batches_are_respected() -> None:
