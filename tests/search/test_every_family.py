@@ -25,6 +25,7 @@ from lightning_circuits import (
     EdgePruning,
     InformationFlowRoutes,
     NodePruning,
+    RelP,
     SavedCircuit,
 )
 from lightning_circuits.callbacks import CircuitExport, CircuitProbe, FaithfulnessValidation
@@ -42,6 +43,7 @@ METHODS: dict[str, Callable[..., CircuitSearch]] = {
     "EAP": EAP,
     "EAP-IG": partial(EAPIG, steps=2),
     "EAP-IG over activations": partial(EAPIGActivations, steps=2),
+    "RelP": RelP,
     "information flow": InformationFlowRoutes,
     "patching": partial(ActivationPatching, edges_per_batch=64),
     "edge pruning": EdgePruning,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_circuits import EAP, EAPIG, ActivationPatching, EdgePruning, InformationFlowRoutes, SavedCircuit
+from lightning_circuits import EAP, EAPIG, ActivationPatching, EdgePruning, InformationFlowRoutes, RelP, SavedCircuit
 from lightning_circuits.ablation import InterchangeAblation
 from lightning_circuits.batch import Batch
 from lightning_circuits.callbacks import CircuitExport, FaithfulnessCurve, FaithfulnessValidation
@@ -62,7 +62,7 @@ def test_attribution_in_spans_is_that_of_the_functions_and_is_judged_exported_an
     assert row.faithfulness == pytest.approx(rows["20%"].faithfulness, abs=1e-5)
 
 
-@pytest.mark.parametrize("method", [EAPIG, ActivationPatching, InformationFlowRoutes])
+@pytest.mark.parametrize("method", [EAPIG, RelP, ActivationPatching, InformationFlowRoutes])
 def test_every_method_has_scores_in_spans(method: Any) -> None:
     search = fitted(method(EMBEDDED, spans=True), limit_train_batches=1)
     scores = search.layout.each_span(search.edge_scores())

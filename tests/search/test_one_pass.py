@@ -22,6 +22,7 @@ from lightning_circuits import (
     EdgePruning,
     InformationFlowRoutes,
     RandomScores,
+    RelP,
 )
 from lightning_circuits.commands.main import main
 from lightning_circuits.datamodules import IOIDataModule
@@ -32,7 +33,7 @@ from lightning_circuits.objectives import ProbabilityDifference
 from tests.support import processes
 from tests.support.training import QUIET
 
-METHODS = [EAP, EAPIG, CleanCorrupted, EAPIGActivations, InformationFlowRoutes, RandomScores]
+METHODS = [EAP, EAPIG, CleanCorrupted, EAPIGActivations, RelP, InformationFlowRoutes, RandomScores]
 
 
 def trainer_of(**options: Any) -> pl.Trainer:

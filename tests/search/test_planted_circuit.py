@@ -12,11 +12,12 @@ from torch.distributions import Categorical
 from torch.distributions import kl_divergence as kl_of
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from lightning_circuits import EdgePruning
+from lightning_circuits import EAP, EAPIG, EdgePruning, RelP
 from lightning_circuits.gates import HardConcrete, SizeRange, TargetSparsity, TopK
 from lightning_circuits.models import wrap
 from tests.support.edge_pruning import as_loader, fit
 from tests.support.oracle import ALL_OPEN, Pairs, oracle
+from tests.support.training import quiet_trainer
 
 PLANTED = ("input->a0.h0<v>", "a0.h0->a1.h1<v>", "a1.h1->logits")
 
@@ -100,4 +101,11 @@ def test_a_planted_circuit_is_found_edge_by_edge(gate: Any) -> None:
     search = EdgePruning(planted_model(), gate=gate)
     assert search.layout.n_edges == 46
     fit(search, 100, as_loader(planted_batches(20)))
+    assert set(search.circuit(3).edge_names()) == set(PLANTED)
+
+
+@pytest.mark.parametrize("method", [EAP, EAPIG, RelP])
+def test_a_planted_circuit_is_what_attribution_ranks_first(method: Any) -> None:
+    search = method(planted_model())
+    quiet_trainer().fit(search, as_loader(planted_batches(4)))
     assert set(search.circuit(3).edge_names()) == set(PLANTED)
