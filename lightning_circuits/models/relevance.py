@@ -126,18 +126,20 @@ class _Rules(TorchFunctionMode):
     ) -> Any:
         name, options = getattr(func, "__name__", ""), dict(kwargs or {})
         x, y = (*args, None, None)[:2]
-        if name in self.left_alone or not (_moves(x) or _moves(y)):
+        if name in self.left_alone:
             return func(*args, **options)
         if name in PRODUCTS and _moves(x) and _moves(y):
             return HalfRule.apply(x, y)
         if name in QUOTIENTS and _moves(y):
             return func(x, y.detach(), *args[2:], **options)
+        if not _moves(x) or any(_moves(each) for each in (*args[1:], *options.values())):
+            return func(*args, **options)  # the rules that are left are for one thing that hangs on the stream
         if name in WEIGHTS or (name == "pow" and _is_negative(y)):
             return func(x.detach(), *args[1:], **options)
         if name in ACTIVATIONS or (name == "pow" and _is_positive(y)):
             options |= {"inplace": False} if "inplace" in options else {}
             return ratio_rule(lambda at: func(at, *args[1:], **options), x)
-        if name in NORMS and len(y) == 1:
+        if name in NORMS and len(y or ()) == 1:
             return NORMS[name](*args, **options)
         return func(*args, **options)
 

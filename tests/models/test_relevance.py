@@ -290,6 +290,25 @@ def test_the_module_is_left_as_it_was_with_gradients_or_without(family: str, fre
     assert torch.equal(plain, again), "derivatives are derivatives again"
 
 
+WITHOUT_A_RULE: dict[str, Callable[[Tensor], Tensor]] = {
+    "Erf": lambda x: torch.erf(x),
+    "Exp": lambda x: x * x.exp(),
+    "Mm": lambda x: x @ x.T,
+    "Mul": lambda x: (x + 1).mul_(x),
+    "Silu": lambda x: F.silu(input=x),
+    "Clamp": lambda x: x.clamp(x.mean()),
+    "NativeLayerNorm": lambda x: F.layer_norm(x, x.shape),
+    "Softplus": F.softplus,
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_RULE)
+def test_nothing_is_differentiated_in_silence(name: str) -> None:
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    with pytest.raises(ValueError, match=rf"a part does something .* \({name}\w*\)"):
+        Relevance().recorded("a part", WITHOUT_A_RULE[name], x)
+
+
 @pytest.mark.parametrize("freeze", [True, False])
 def test_what_has_no_rule_is_refused_by_name_and_nothing_is_left_behind(freeze: bool) -> None:
     stock = deepcopy(tiny_model("llama")).requires_grad_(True)
