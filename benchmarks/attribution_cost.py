@@ -3,9 +3,9 @@
     python benchmarks/attribution_cost.py --model smollm2-135m --batch 8 --length 16 --write
 
 A *stock step* is that of `step_cost.py`: forward on the clean prompts, logits at every position, backward to the input
-embeddings. EAP, RelP and EAP-IG are the whole of what a training step does with a batch: the stock runs on both prompts,
-the runs in between, the descent, the contraction. All alternate in one process; ratios are those of the medians.
-Seconds and memory are measured as there.
+embeddings. EAP, RelP and EAP-IG are the whole of what a training step does with a batch: the stock runs on both
+prompts, the runs in between, the descent, the contraction. All alternate in one process; ratios are those of the
+medians. Seconds and memory are measured as there.
 """
 
 from __future__ import annotations

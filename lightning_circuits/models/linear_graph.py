@@ -23,7 +23,11 @@ LINEAR = frozenset(
 )
 """What is linear in all that it takes; of `Where`, the condition has no gradient."""
 
-FACTORS = {"Mul": (0, 1), "Mm": (0, 1), "Bmm": (0, 1), "GroupedMm": (0, 1), "Addmm": (1, 2), "Baddbmm": (1, 2)}
+FACTORS = {
+    **{name: (0, 1) for name in ("Bmm", "GroupedMm", "Linear", "Mm", "Mul")},
+    "GeneratedBackwardFor_transformers_grouped_mm_fallback_default": (0, 1),  # of experts, where torch has no other
+    **{name: (1, 2) for name in ("Addmm", "Baddbmm")},
+}
 """What is linear as long as one factor alone hangs on the leaves, and which of its arguments the factors are."""
 
 QUOTIENT, DIVISOR = "Div", 1

@@ -64,8 +64,9 @@ NOT_ZERO_AT_ZERO = frozenset(("LaplaceActivation", "SqrtSoftplusActivation"))
 OF_ATTENTION = frozenset(("bmm", "matmul", "scaled_dot_product_attention", "softmax"))
 RECORDED_OF_ATTENTION = frozenset(
     (
-        *("Bmm", "Mm", "SafeSoftmax", "ScaledDotProductCudnnAttention", "ScaledDotProductEfficientAttention"),
-        *("ScaledDotProductFlashAttention", "ScaledDotProductFlashAttentionForCpu", "Softmax"),
+        *("Bmm", "Mm", "SafeSoftmax", "ScaledDotProductAttentionMathForMps", "ScaledDotProductCudnnAttention"),
+        *("ScaledDotProductEfficientAttention", "ScaledDotProductFlashAttention"),
+        *("ScaledDotProductFlashAttentionForCpu", "ScaledDotProductFusedAttentionOverrideable", "Softmax"),
     )
 )
 """What is differentiated there: the functions, and what autograd calls what they are made of."""

@@ -7,12 +7,14 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers.integrations.moe  # noqa: F401  # which has a product of its own
 from torch import Tensor
 
 from lightning_circuits.models.linear_graph import what_is_not_linear
 
 NOISE = torch.Generator().manual_seed(0)
 MATRIX, BIAS = torch.randn(4, 4, generator=NOISE), torch.randn(4, generator=NOISE)
+EXPERTS = torch.randn(2, 4, 4, generator=NOISE)
 TOKENS = torch.tensor([2, 0])
 
 LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
@@ -20,6 +22,7 @@ LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
     "products with constants": lambda x: 2 * x * BIAS / 3 - x / BIAS,
     "projections": lambda x: F.linear(x, MATRIX, BIAS) + x[0] @ MATRIX + x.expand(2, 3, 4) @ MATRIX,
     "sums": lambda x: x - x.mean(-1, keepdim=True) + x.sum(0),
+    "products of experts": lambda x: torch.ops.transformers.grouped_mm_fallback(x, EXPERTS, torch.tensor([1, 3])),
     "shapes": lambda x: torch.cat([x.T.reshape(3, 4), x[:, :2].repeat(1, 2)], -1).chunk(2, -1)[0].unflatten(-1, (2, 2)),
     "choices": lambda x: torch.zeros(3, 4).index_add_(0, TOKENS, x[TOKENS]).masked_fill(x > 0, 0.0),
     "constants of it": lambda x: x * (x.detach().exp() / x.detach().sum()),

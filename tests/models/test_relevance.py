@@ -295,7 +295,7 @@ WITHOUT_A_RULE: dict[str, Callable[[Tensor], Tensor]] = {
     "Exp": lambda x: x * x.exp(),
     "Mm": lambda x: x @ x.T,
     "Mul": lambda x: (x + 1).mul_(x),
-    "Silu": lambda x: F.silu(input=x),
+    "Sigmoid": lambda x: torch.sigmoid(input=x),
     "Clamp": lambda x: x.clamp(x.mean()),
     "NativeLayerNorm": lambda x: F.layer_norm(x, x.shape),
     "Softplus": F.softplus,
