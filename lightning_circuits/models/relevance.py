@@ -104,7 +104,7 @@ class Relevance(Derivatives):
         """
         with torch.enable_grad(), _Rules(is_attention):
             out = function(*leaves)
-        found = what_is_not_linear(out, {"HalfRule"} | (RECORDED_OF_ATTENTION if is_attention else set()))
+        found = what_is_not_linear(out, {"_HalfRule"} | (RECORDED_OF_ATTENTION if is_attention else set()))
         if found is not None:
             raise ValueError(
                 f"{part} does something to the residual stream for which relevance propagation has no rule here "
@@ -130,7 +130,7 @@ class _Rules(TorchFunctionMode):
         if name in self.left_alone:
             return func(*args, **options)
         if name in PRODUCTS and _moves(x) and _moves(y):
-            return HalfRule.apply(x, y)
+            return _HalfRule.apply(x, y)
         if name in QUOTIENTS and _moves(y):
             return func(x, y.detach(), *args[2:], **options)
         if not _moves(x) or any(_moves(each) for each in (*args[1:], *options.values())):
@@ -158,7 +158,7 @@ def _is_positive(exponent: Any) -> bool:
     return isinstance(exponent, (int, float)) and exponent > 0
 
 
-class HalfRule(torch.autograd.Function):
+class _HalfRule(torch.autograd.Function):
     """A product ``x * y`` of tensors ``[...]``, each factor of which has half of its derivative."""
 
     @staticmethod
