@@ -36,6 +36,7 @@ from lightning_circuits.models.norms import Norm
 from lightning_circuits.models.parts import ModelParts
 from lightning_circuits.models.projections import NormedProjection
 from lightning_circuits.models.prompts import refuse_prompts
+from lightning_circuits.models.rules import DERIVATIVES, Derivatives
 from lightning_circuits.models.sharding import gathered
 from lightning_circuits.models.stock import embedded_as, first_of, scaled, streams_recorded, writers_recorded
 
@@ -71,6 +72,9 @@ class CircuitModel(ModelParts):
 
     pads_left = True
     """False of a model that does not read the attention mask, as `verify` finds: its padding stands on the right."""
+
+    rules: Derivatives = DERIVATIVES
+    """By what gradients are taken back through its parts, where that is done part by part."""
 
     fused = True
     """False of a model whose attention weights are no plain softmax of scaled, masked scores."""

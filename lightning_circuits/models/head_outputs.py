@@ -54,10 +54,13 @@ class HeadOutputs:
         assert z is not None
         return self._through_the_norm(dz, z)
 
-    def gradient_of_sum(self, dout: Tensor, z: Tensor) -> Tensor:
-        """The same of `summed`, from the gradient ``[..., d]`` at what they write together."""
+    def gradient_of_sum(self, dout: Tensor, z: Tensor, held: bool = False) -> Tensor:
+        """The same of `summed`, from the gradient ``[..., d]`` at what they write together; ``held``: with the norm's
+        scale a constant."""
         dz = (dout @ self.weight.flatten(0, 1).mT).unflatten(-1, (len(z), -1)).movedim(-2, 0)
-        return dz if self.norm is None else self._through_the_norm(dz, z)
+        if self.norm is None:
+            return dz
+        return (dz * self._scale(z)[1]).to(z.dtype) if held else self._through_the_norm(dz, z)
 
     def _through_the_norm(self, dz: Tensor, z: Tensor) -> Tensor:
         r, scale = self._scale(z)

@@ -59,10 +59,20 @@ class Norm:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if not self.scales:
             return x, torch.ones_like(wide[..., :1])
+        wide, scale = self._centred_and_scale(wide)
+        return (wide * scale).to(x.dtype), scale
+
+    def held(self, x: Tensor) -> Tensor:
+        """The normed stream, like ``x`` ``[..., d]``, what tokens are scaled with being a constant to autograd."""
+        wide, scale = self._centred_and_scale(x.to(torch.promote_types(x.dtype, torch.float32)))
+        normed = self.gained((wide * scale.detach()).to(x.dtype))
+        return normed if self.constant is None else normed + self.constant
+
+    def _centred_and_scale(self, wide: Tensor) -> tuple[Tensor, Tensor]:
+        """A stream ``[..., d]``, centred if the norm centres, and what its tokens are scaled with ``[..., 1]``."""
         if self.centres:
             wide = wide - wide.mean(-1, keepdim=True)
-        scale = (wide.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
-        return (wide * scale).to(x.dtype), scale
+        return wide, (wide.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
 
     def folded(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """A projection of the normed stream as one of the standardised stream.

@@ -64,10 +64,14 @@ def attention_gradients(
     with model.at_hand(layer):
         projected = _projected(model, layer, norm, unit)
         leaves = [each.output.requires_grad_() for each in projected]
-        with torch.enable_grad():
-            q, k, v = leaves
-            z = model.mix(layer, q, k, v, context)
-        dys = torch.autograd.grad(z, leaves, model.outputs(layer).gradient_of_sum(dout, z.detach()))
+        z = model.rules.recorded(
+            f"the attention of layer {layer} of this {type(model.model).__name__}",
+            lambda q, k, v: model.mix(layer, q, k, v, context),
+            *leaves,
+            is_attention=True,
+        )
+        dz = model.outputs(layer).gradient_of_sum(dout, z.detach(), model.rules.hold_norms)
+        dys = torch.autograd.grad(z, leaves, dz)
 
     dreaders = out.view(len(out), -1, width)
     split = [len(dy) for dy in dys]
@@ -75,7 +79,7 @@ def attention_gradients(
     dx = torch.zeros_like(x)
     for (weight, y, _), dy, d, a in zip(projected, dys, dreaders.split(split), along.split(split), strict=True):
         blocks, d_head = len(weight), dy.shape[-1]
-        if norm.scales:
+        if norm.scales and not model.rules.hold_norms:
             torch.mul((dy * y).sum(-1), scale[..., 0] / width, out=a)
         dy = dy * scale.to(dy.dtype)
         summed = dy.reshape(len(dy), steps, -1, d_head).sum(1)
@@ -92,9 +96,10 @@ def attention_gradients(
 
 def mlp_gradient(model: CircuitModel, layer: int, x: Tensor, dout: Tensor) -> Tensor:
     """The gradient ``[B, T, d]`` at the stream ``x`` that an MLP reads, ``dout`` being that at what it writes."""
-    with model.at_hand(layer), torch.enable_grad():
+    with model.at_hand(layer):
         x = x.detach().requires_grad_()
-        return torch.autograd.grad(model.mlp(layer, x), x, dout)[0]
+        name = f"the MLP of layer {layer} of this {type(model.model).__name__}"
+        return torch.autograd.grad(model.rules.recorded(name, lambda x: model.mlp(layer, x), x), x, dout)[0]
 
 
 class _Projection(NamedTuple):

@@ -86,10 +86,11 @@ def logits_gradient(
     """
     row = torch.arange(len(stream), device=stream.device)
     positions = batch["positions"].repeat(len(weights))
+    read = stream[row, positions].requires_grad_()
+    all_logits = model.rules.recorded(f"the output of this {type(model.model).__name__}", model.unembed, read)
     with torch.enable_grad():
-        read = stream[row, positions].requires_grad_()
         loss = stream.new_zeros((), dtype=torch.promote_types(stream.dtype, torch.float32))
-        for weight, logits in zip(weights, model.unembed(read).chunk(len(weights)), strict=True):
+        for weight, logits in zip(weights, all_logits.chunk(len(weights)), strict=True):
             loss = loss + weight * losses(objective, logits, batch, full_logits).sum(dtype=loss.dtype)
         (dread,) = torch.autograd.grad(loss, read)
     gradient = torch.zeros_like(stream, dtype=loss.dtype)

@@ -15,6 +15,7 @@ from lightning_circuits.search.node_pruning import NodePruning as NodePruning
 from lightning_circuits.search.one_pass import Attribution as Attribution
 from lightning_circuits.search.plug_in import from_lightning_module as from_lightning_module
 from lightning_circuits.search.random_scores import RandomScores as RandomScores
+from lightning_circuits.search.relp import RelP as RelP
 from lightning_circuits.search.saved import SavedCircuit as SavedCircuit
 from lightning_circuits.search.saved_weights import SavedWeightCircuit as SavedWeightCircuit
 from lightning_circuits.search.weight_pruning import WeightPruning as WeightPruning

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.models import CircuitModel, wrap
+from lightning_circuits.models.open_attention import mlp_gradient
 from lightning_circuits.models.refused import REASONS
 from lightning_circuits.models.registry import refuse_family
+from lightning_circuits.models.relevance import by_relevance
 from lightning_circuits.objectives import LogitDifference
 from lightning_circuits.scoring.exact_patching import ExactPatching, chunks
 from lightning_circuits.scoring.gradients import gradient_scores
@@ -82,6 +84,7 @@ def _is_read_exactly(model_type: str) -> None:
         assert_close(logits, expected, 1e-4)
         assert_close(dgates, dexpected, 1e-4 * max(1.0, float(dexpected.abs().max())))
     _is_scored(model, batch)
+    _goes_by_relevance(model, batch)
     half = wrap(deepcopy(stock).bfloat16())
     rounded = compute(half, torch.ones(half.layout.n_edges), batch, references(half, batch)["interchange"])
     assert rounded.dtype == torch.bfloat16 and rounded.isfinite().all()
@@ -107,6 +110,27 @@ def _is_scored(model: CircuitModel, prompts: Pairs) -> None:
         closed = torch.ones(n_edges).index_fill(0, part[:1], 0.0)
         with torch.no_grad():
             assert_close(patching.scores(part)[0].float(), (loss(closed) - loss(torch.ones(n_edges))).float(), 1e-4)
+
+
+def _goes_by_relevance(model: CircuitModel, prompts: Pairs) -> None:
+    """There is a rule for all that it does; and without its biases no relevance is lost in an MLP."""
+    n = len(prompts.positions)
+    answers = {"answers": torch.ones(n, 1, dtype=torch.int64), "distractors": torch.full((n, 1), 2)}
+    with by_relevance(model) as view:
+        found = gradient_scores(view, vars(prompts) | answers, ABLATIONS.make("interchange"), LogitDifference()).edges
+    assert found.isfinite().all() and found.abs().max() > 1e-3
+
+    stock = deepcopy(model.model)
+    for name, parameter in stock.named_parameters():
+        if "bias" in name:
+            parameter.data.zero_()
+    bare = wrap(stock)
+    x, above = torch.randn(2, 2, 5, model.layout.d_model, generator=torch.Generator().manual_seed(0))
+    with by_relevance(bare) as view:
+        for layer in range(model.layout.n_layers):
+            written, below = bare.mlp(layer, x), mlp_gradient(view, layer, x, above)
+            kept = ((x * below).sum() - (written * above).sum()).abs() < 1e-3 * (written * above).abs().sum()
+            assert kept or model.model.config.model_type == "gpt_oss", "1 is added to a factor there, as a bias is"
 
 
 def _is_lively(model_type: str) -> None:

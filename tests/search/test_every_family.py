@@ -27,6 +27,7 @@ from lightning_circuits import (
     InformationFlowRoutes,
     MaskedGradients,
     NodePruning,
+    RelP,
     SavedCircuit,
 )
 from lightning_circuits.callbacks import CircuitExport, CircuitProbe, FaithfulnessValidation
@@ -46,6 +47,7 @@ METHODS: dict[str, Callable[..., CircuitSearch]] = {
     "EAP-IG over activations": partial(EAPIGActivations, steps=2),
     "expected gradients": ExpectedGradients,
     "masked gradients": partial(MaskedGradients, masks=2),
+    "RelP": RelP,
     "information flow": InformationFlowRoutes,
     "patching": partial(ActivationPatching, edges_per_batch=64),
     "edge pruning": EdgePruning,

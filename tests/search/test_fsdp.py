@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from lightning_circuits import EAP, EAPIG, ActivationPatching, EAPIGActivations, EdgePruning, NodePruning
+from lightning_circuits import EAP, EAPIG, ActivationPatching, EAPIGActivations, EdgePruning, NodePruning, RelP
 from lightning_circuits.batch import shared_out
 from lightning_circuits.callbacks import CircuitExport, FaithfulnessValidation
 from lightning_circuits.circuit import Circuit
@@ -125,6 +125,7 @@ def attributed(devices: int, family: str) -> dict[str, Tensor]:
         "EAP": EAP(MODELS[family]()),
         "EAPIG": EAPIG(MODELS[family](), steps=3, ablation="mean"),
         "EAPIGActivations": EAPIGActivations(MODELS[family](), steps=2),
+        "RelP": RelP(MODELS[family]()),
         "ActivationPatching": ActivationPatching(MODELS[family](), edges_per_batch=200),
         "NodePruning": NodePruning(MODELS[family](), measure=certainty),
         "warm": EdgePruning(MODELS[family](), warm_start="EAP"),
@@ -183,7 +184,9 @@ def test_circuits_are_judged_as_by_one_process(what: str, found: dict[str, Any])
         assert rank[what] == rounded(found["one"][what])
 
 
-@pytest.mark.parametrize("method", ["EAP", "EAPIG", "EAPIGActivations", "ActivationPatching", "NodePruning", "warm"])
+@pytest.mark.parametrize(
+    "method", ["EAP", "EAPIG", "EAPIGActivations", "RelP", "ActivationPatching", "NodePruning", "warm"]
+)
 def test_methods_are_as_in_one_process(method: str, found: dict[str, Any]) -> None:
     one = found["one"]["attributed"][method]
     assert one.unique().numel() > 5

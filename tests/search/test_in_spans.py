@@ -17,6 +17,7 @@ from lightning_circuits import (
     ExpectedGradients,
     InformationFlowRoutes,
     MaskedGradients,
+    RelP,
     SavedCircuit,
 )
 from lightning_circuits.ablation import InterchangeAblation
@@ -72,7 +73,7 @@ def test_attribution_in_spans_is_that_of_the_functions_and_is_judged_exported_an
 
 
 @pytest.mark.parametrize(
-    "method", [EAPIG, ActivationPatching, InformationFlowRoutes, ExpectedGradients, MaskedGradients]
+    "method", [EAPIG, RelP, ActivationPatching, InformationFlowRoutes, ExpectedGradients, MaskedGradients]
 )
 def test_every_method_has_scores_in_spans(method: Any) -> None:
     search = fitted(method(EMBEDDED, spans=True), limit_train_batches=1)

@@ -24,6 +24,7 @@ from lightning_circuits import (
     InformationFlowRoutes,
     MaskedGradients,
     RandomScores,
+    RelP,
 )
 from lightning_circuits.commands.main import main
 from lightning_circuits.datamodules import IOIDataModule
@@ -35,7 +36,7 @@ from tests.support import processes
 from tests.support.training import QUIET
 
 METHODS = [EAP, EAPIG, CleanCorrupted, EAPIGActivations, InformationFlowRoutes, RandomScores]
-METHODS += [ExpectedGradients, MaskedGradients]
+METHODS += [ExpectedGradients, MaskedGradients, RelP]
 
 
 def trainer_of(**options: Any) -> pl.Trainer:

@@ -9,7 +9,7 @@ import pytest
 from torch.distributions import Categorical
 from torch.distributions import kl_divergence as kl_of
 
-from lightning_circuits import EdgePruning, ExpectedGradients, MaskedGradients
+from lightning_circuits import EAP, EAPIG, EdgePruning, ExpectedGradients, MaskedGradients, RelP
 from lightning_circuits.gates import HardConcrete, SizeRange, TargetSparsity, TopK
 from lightning_circuits.models import wrap
 from tests.support.edge_pruning import as_loader, fit
@@ -50,8 +50,8 @@ def test_a_planted_circuit_is_found_edge_by_edge(gate: Any) -> None:
     assert set(search.circuit(3).edge_names()) == set(PLANTED)
 
 
-@pytest.mark.parametrize("method", [ExpectedGradients, MaskedGradients])
-def test_gradients_at_drawn_places_find_it_too(method: Any) -> None:
+@pytest.mark.parametrize("method", [EAP, EAPIG, ExpectedGradients, MaskedGradients, RelP])
+def test_a_planted_circuit_is_what_attribution_ranks_first(method: Any) -> None:
     search = method(planted_model())
-    quiet_trainer().fit(search, as_loader(planted_batches(2)))
+    quiet_trainer().fit(search, as_loader(planted_batches(4)))
     assert set(search.circuit(3).edge_names()) == set(PLANTED)
