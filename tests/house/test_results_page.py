@@ -75,5 +75,5 @@ def test_what_does_not_fit_is_refused(results_page: ModuleType, page: Path) -> N
 def test_the_readme_agrees_with_the_page(results_page: ModuleType) -> None:
     from methods_smollm2 import in_brief
 
-    measured = in_brief(results_page.read_table("methods"))
+    measured = in_brief(results_page.read_table("methods, IOI"))
     assert results_page.read_table("methods in brief", results_page.README) == measured
