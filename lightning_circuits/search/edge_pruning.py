@@ -2,7 +2,8 @@
 
 A step runs the stock model on both prompts of each pair (full logits, and what cut edges carry), draws gates, runs the
 model with gated edges and asks the objective how the answer differs from the full model's. The gradient goes to the
-gates alone. The learning rate falls linearly to zero in the last 60 % of training.
+gates alone. The learning rate falls linearly to zero in the last 60 % of training. Gates begin at the ranks of EAP-IG,
+and in the end the best edges stand as learned, the rest as at the start (`search.splice`).
 
     >>> search = EdgePruning(model="gpt2")                                              # doctest: +SKIP
     >>> trainer = pl.Trainer(max_steps=300)                                             # doctest: +SKIP
@@ -50,10 +51,10 @@ class EdgePruning(CircuitSearch):
     """Train a gate on every edge.
 
     Args:
-        model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
-        gate: the gates: a `Gate` or its name.
+        model: a Hugging Face id, a folder, a file, or a model.
+        gate: a `Gate` or its name.
         lr: learning rate of Adam.
-        warm_start: scores, a circuit, its file, or an attribution, at whose ranks gates begin; None: all alike.
+        warm_start: where gates begin: scores, a circuit, its file, an attribution. None: all alike.
         seed: of the gates' start and noise.
         capture: ``auto``: small steps on a GPU as CUDA graphs.
         options: ``ablation``, ``objective``, ``kv``, ``dtype``, ``attention``, see `CircuitSearch`.
