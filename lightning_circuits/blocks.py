@@ -43,9 +43,10 @@ class Part(NamedTuple):
     """An attention or MLP within a block, or of an attention the units that are alive.
 
     ``units``: int64, which they are; None for all. ``reads``: its readers among those of the layout, on the CPU.
-    ``readers``: its columns in the matrix of the block. ``layer``: the columns of its layer from its own on. ``sources``: what it writes, among the writers of the layout. ``writers``:
-    among those of the stack, of which its readers see the first ``n_before``. ``n_seen``: how many of these the columns
-    of its layer have in them when its turn comes.
+    ``readers``: its columns in the matrix of the block. ``layer``: the columns of its layer from its own on.
+    ``sources``: what it writes, among the writers of the layout. ``writers``: among those of the stack, of which its
+    readers see the first ``n_before``. ``n_seen``: how many of these the columns of its layer have in them when its
+    turn comes.
     """
 
     component: Component

@@ -67,7 +67,7 @@ def masked_logits(
 
     Args:
         model: the frozen model.
-        gates: float32 ``[n_edges]`` in [0, 1]; the gradient flows to them and, if there are some, to the constants. With
+        gates: float32 ``[n_edges]`` in [0, 1]; the gradient flows to them and to the constants, if there are some. With
             places, ``[n_spans * n_edges]``, those of the first span first.
         input_ids: ``[B, T]``, the clean prompts.
         attention_mask: ``[B, T]``.

@@ -1,4 +1,4 @@
-"""The gradient at learned constants that stand in for writers: an oracle by plain autograd, finite differences, ends."""
+"""The gradient at constants that stand in for writers: by an oracle with plain autograd, finite differences, ends."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_circuits.ablation import OptimalAblation
 from lightning_circuits.arguments import hash_of_numbers, require_choice, require_numbers, require_seed
 from lightning_circuits.batch import Batch, n_prompts
 from lightning_circuits.captured import worth_capturing
@@ -32,6 +33,7 @@ from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import METHODS, CircuitSearch
 from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.gated_loss import CapturedLosses, gated_losses
+from lightning_circuits.search.learned_constants import LearnedConstants
 from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.search.record import adam_faults, count_faults
 from lightning_circuits.search.splits import Share, share_of, whole_split
@@ -52,7 +54,8 @@ class EdgePruning(CircuitSearch):
             all alike.
         seed: of the gates' start and noise.
         capture: ``auto``: small steps on a GPU as CUDA graphs.
-        options: ``ablation``, ``objective``, ``kv``, ``dtype``, ``attention``, see `CircuitSearch`.
+        options: ``ablation``, ``objective``, ``kv``, ``dtype``, ``attention``, see `CircuitSearch`. Under ``optimal``
+            ablation, constants are learned beside the gates (`search.learned_constants`), and steps are not captured.
 
     Raises, beside what `CircuitSearch` does:
         ValueError: a learning rate that is not positive; a warm start of another layout or without finite scores.
@@ -85,8 +88,11 @@ class EdgePruning(CircuitSearch):
         self.warm_start, self._start_hash = describe_start(start), ""
         self.begin()
 
+    takes_constants_of_circuits = True
+
     def begin(self) -> None:
         self.gate.start(self.layout.n_edges, self._generator(0))
+        self.constants = LearnedConstants.under(self.ablation, self.layout)
         if self.spans and not self.layout.spans:
             return  # which they are is known when the run begins
         for start in self._starts:
@@ -112,6 +118,8 @@ class EdgePruning(CircuitSearch):
             self._resumed = [
                 {"step": 0, "changed": {"gates": ["untrained", f"of {self._trained_before} steps before"]}}
             ]
+        if isinstance(self.ablation, OptimalAblation) and self.constants is not None and not self._trained_before:
+            self.constants.start_from(self.trainer.strategy.broadcast(self.ablation.start(self.layout)))
         for method in methods:
             # A loader may draw random numbers just by being iterated.
             with torch.random.fork_rng(devices=[]):
@@ -133,11 +141,12 @@ class EdgePruning(CircuitSearch):
         # the step that one process would make with all their prompts at once.
         gates = self.gate(self._generator(1 + done), done, progress)
         weights = self._weights(batch, batch_idx)
-        if self.capture == "auto" and worth_capturing(self.circuit_model, batch):
+        ablation = self.ablation if self.constants is None else self.constants.ablation(self.layout)
+        if self.capture == "auto" and self.constants is None and worth_capturing(self.circuit_model, batch):
             objective, loss = self._captured(gates, batch, weights)
         else:
             skip_closed = self.gate.closed_for_good(progress)
-            loss = gated_losses(self.circuit_model, gates, batch, self.ablation, self.objective, skip_closed)
+            loss = gated_losses(self.circuit_model, gates, batch, ablation, self.objective, skip_closed)
             objective = loss @ weights.to(loss.dtype)
         if not objective.isfinite():
             raise FloatingPointError(
@@ -210,7 +219,7 @@ class EdgePruning(CircuitSearch):
         """
         share = self._prompts / (self._prompts_before + self._prompts)
         if self._prompts_before:
-            for parameter in self.gate.parameters():
+            for parameter in (each for group in self._parameter_groups() for each in group["params"]):
                 if parameter.grad is not None:
                     parameter.grad.mul_(1 - share)
         with out_of_memory_explained(self._plan, self._free):
@@ -224,9 +233,13 @@ class EdgePruning(CircuitSearch):
 
     def configure_optimizers(self) -> Any:
         total = self.planned_steps()
-        optimizer = torch.optim.Adam(self.gate.parameter_groups(), lr=self.lr, weight_decay=0.0)
+        optimizer = torch.optim.Adam(self._parameter_groups(), lr=self.lr, weight_decay=0.0)
         schedule = LambdaLR(optimizer, lambda step: min(1.0, max(total - step, 1) / (0.6 * total)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        of_constants = [] if self.constants is None else self.constants.parameter_groups()
+        return self.gate.parameter_groups() + of_constants
 
     def _progress(self, ahead: int = 0) -> float:
         """How far training is, from 0 to 1, or will be some steps ahead."""
@@ -244,7 +257,7 @@ class EdgePruning(CircuitSearch):
             fault for name in self.gate.counts for fault in count_faults(checkpoint["state_dict"], f"gate.{name}")
         )
         if self._fitting() and not faults:
-            groups = [list(group["params"]) for group in self.gate.parameter_groups()]
+            groups = [list(group["params"]) for group in self._parameter_groups()]
             faults = adam_faults(checkpoint["optimizer_states"], groups, begun=checkpoint["global_step"] > 0)
             if len(checkpoint["lr_schedulers"]) != 1:
                 faults.append("its lr_schedulers are not those of one optimizer")
