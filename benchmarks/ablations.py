@@ -33,7 +33,7 @@ QUICK = {"model": "tiny-ioi", "train": 8, "prompts": 8, "steps": 2, "fit": 2, "s
 
 
 def main() -> None:
-    options = parser(__doc__, model=NAME, seed=0, size=0.02, train=24, prompts=48, batch=4, steps=40, fit=30, lr=0.1)
+    options = parser(__doc__, model=NAME, seed=0, size=0.02, train=24, prompts=48, batch=4, steps=40, fit=24, lr=0.1)
     args = parse(options, QUICK)
     name = located(args.model)
     model = load_model(name)

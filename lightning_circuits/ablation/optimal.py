@@ -67,7 +67,7 @@ class OptimalAblation(Ablation):
     needs_data = True
     of_each_circuit = True
 
-    def __init__(self, steps: int = 50, lr: float = 0.01, objective: AnyObjective = "KL") -> None:
+    def __init__(self, steps: int = 50, lr: float = 0.1, objective: AnyObjective = "KL") -> None:
         require_whole_numbers(steps=steps)
         require_numbers(lr=lr)
         if steps < 1:
