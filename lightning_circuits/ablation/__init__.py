@@ -15,8 +15,8 @@
 
 How a circuit scores depends on which: write it beside every number. The means need one pass over a loader, `fit`,
 before they are used, and so do optimal constants, which are then fitted to every circuit that is judged; the others
-ignore it. In a run they are taken over the clean prompts that are trained on, or over
-those of data of their own, as over prompts of three unrelated names (Wang et al. 2022):
+ignore it. In a run that is over the prompts that are trained on; means may be taken over those of data of their own, as
+over prompts of three unrelated names (Wang et al. 2022):
 
     GroupMeanAblation("corrupt", data=IOIDataModule("gpt2", corruption="abc"))
 

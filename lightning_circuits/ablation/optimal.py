@@ -2,7 +2,7 @@
 
 Zero and means do harm of their own: a reader is given what it never sees. A constant c_w for each writer, chosen so
 that the loss is as small as it can be with these edges cut, takes from the readers what the writer tells of the prompt,
-and nothing else (Li and Janson 2024, "Optimal ablation for interpretability", section 2):
+and nothing else (Li and Janson 2024, "Optimal ablation for interpretability"):
 
     loss(C) = min over c of  mean over prompts of  objective(the circuit C, its cut edges carrying c)
 
@@ -12,9 +12,9 @@ knows them. Whoever judges several circuits does so for each, for random circuit
 
     f(C) = (m(C) - m(empty)) / (m(full) - m(empty))
 
-then has three circuits in it that were treated alike, the empty one at the best that a constant answer can be, which is
-a harder reference than that of any other ablation: f is lower, and never to be compared with another ablation's. The
-full model has no cut edge, so that constants change nothing.
+then has circuits in it that were treated alike, the empty one at the best that the same answer to every prompt can be.
+That is another reference than under means, so an f is never to be compared with that of another ablation; the loss is,
+which is what the paper compares. The full model has no cut edge, and constants change nothing in it.
 
     >>> ablation = OptimalAblation(steps=50)
     >>> ablation.fit(model, data.train_dataloader())                                                   # doctest: +SKIP
@@ -165,7 +165,7 @@ class OptimalAblation(Ablation):
                 f"{self.name} ablation: {self.steps} steps with lr={self.lr:g} made the constants of a circuit of "
                 f"{int(members.sum()):,} edges worse, {float(before):.4g} to {float(after):.4g}: it is judged with the "
                 "means; take a smaller learning rate",
-                stacklevel=2,
+                stacklevel=4,
             )
         return start
 

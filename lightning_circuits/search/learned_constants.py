@@ -2,7 +2,7 @@
 
 With ``M`` the gates, a step moves both down the gradient of one loss: an edge is closed where the best constant in its
 writer's place costs less than the edge does, so that a gate does not stay open only because a mean does harm (Li and
-Janson 2024, section 3). The optimizer has the constants as a group of their own, with the learning rate of the
+Janson 2024). The optimizer has the constants as a group of their own, with the learning rate of the
 `OptimalAblation`; they begin at the means of the training prompts, and stand in checkpoints beside the gates.
 """
 

@@ -150,7 +150,7 @@ def test_what_is_exported_says_the_ablation_and_is_fitted_anew_when_it_is_judged
     search = search_for()
     quiet_trainer(validation, CircuitExport(tmp_path, sizes=[0.1], formats=["json"]), max_steps=4).fit(search, data())
     before = next(row for row in validation.rows if row.circuit == "10%")
-    (path,) = tmp_path.glob("*10pct*.json")
+    path = tmp_path / "circuit-last-10pct.json"
     metadata = Circuit.load(path).metadata
     assert metadata["ablation"] == "optimal" and metadata["measured_under"]["optimal"]["fitted_over"] == 16
     again = FaithfulnessValidation(ablations=[OptimalAblation(steps=4, lr=0.03)])
