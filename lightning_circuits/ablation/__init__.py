@@ -44,13 +44,12 @@ from lightning_circuits.ablation.mean import (
     MeanPositionalAblation,
     MeanSpanAblation,
 )
-from lightning_circuits.ablation.optimal import Constants, OptimalAblation
+from lightning_circuits.ablation.optimal import OptimalAblation
 
 __all__ = [
     "ABLATIONS",
     "Ablation",
     "AblationName",
-    "Constants",
     "GroupMeanAblation",
     "InterchangeAblation",
     "MeanAblation",

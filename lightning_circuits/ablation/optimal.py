@@ -29,7 +29,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any
+from copy import copy
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -76,8 +77,10 @@ class OptimalAblation(Ablation):
             raise ValueError(f"the learning rate lr of optimal ablation must be positive and finite, got {lr}")
         self.steps, self.lr = steps, lr
         self.objective = OBJECTIVES.make(objective, "objective")
+        self.layout: Layout | None = None
+        self.values: Tensor | None = None  # [n_writers, n_spans, d]
+        self.members: Tensor | None = None  # [n_edges], of the circuit that they are of
         self._mean = MeanAblation()
-        self._layout: Layout | None = None
         self._batches: list[Batch] = []
 
     def fit(self, model: CircuitModel, batches: Iterable[Batch]) -> None:
@@ -86,14 +89,14 @@ class OptimalAblation(Ablation):
         Raises:
             ValueError: no batch.
         """
-        self._layout, self._batches = None, []
+        self.layout, self.values, self.members, self._batches = None, None, None, []
         self._mean.fit(model, self._noted(batches))
-        self._layout, self.fitted_over = model.layout.plain, self._mean.fitted_over
+        self.layout, self.fitted_over = model.layout.plain, self._mean.fitted_over
 
     def _noted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
             if len(self._batches) < self.steps:
-                self._batches.append(batch)
+                self._batches.append(_kept(batch))
             yield batch
 
     def require_known(self, fitted: Iterable[Batch], judged: Iterable[Batch]) -> None:
@@ -120,12 +123,26 @@ class OptimalAblation(Ablation):
             RuntimeError: `fit` has seen no prompts.
             ValueError: another layout.
         """
-        if self._mean.means is None or self._layout is None:
+        if self._mean.means is None or self.layout is None:
             raise RuntimeError(f"{self.name} ablation needs prompts to fit constants to: call fit(model, loader) first")
-        self._layout.require(layout.plain, f"a circuit under {self.name} ablation, fitted over a model of another one,")
+        self.layout.plain.require(
+            layout.plain, f"a circuit under {self.name} ablation, fitted over a model of another one,"
+        )
         return self._mean.means.float().repeat(1, layout.n_spans, 1)
 
-    def of_circuit(self, model: CircuitModel, members: Tensor) -> Constants:
+    def holding(self, layout: Layout, values: Tensor, members: Tensor | None = None) -> OptimalAblation:
+        """The ablation with constants that are there.
+
+        Args:
+            layout: of the circuit, or of gates.
+            values: float32 ``[n_writers, n_spans, d]``; a gradient flows to them if they ask for it.
+            members: bool ``[n_edges]``, the edges of the circuit that they are of; None: there is none yet.
+        """
+        mine = copy(self)
+        mine.layout, mine.values, mine.members = layout, values, members
+        return mine
+
+    def of_circuit(self, model: CircuitModel, members: Tensor) -> OptimalAblation:
         """The ablation with the constants of one circuit, fitted now: `steps` forwards and backwards.
 
         They are never worse, over the prompts that they are fitted to, than the means they begin at: where training
@@ -140,16 +157,18 @@ class OptimalAblation(Ablation):
             ValueError: members of another layout, or of a model of another one.
         """
         model.layout.check(members)
+        if self._is_of(members):
+            return self
         values = self.start(model.layout)
         if not members.all():
             values = self._fitted(model, members, values)
-        return Constants(model.layout, values, members)
+        return self.holding(model.layout, values, members)
 
+    @torch.inference_mode(False)  # in which a Trainer that only judges is
     @torch.enable_grad()
     def _fitted(self, model: CircuitModel, members: Tensor, start: Tensor) -> Tensor:
         values = start.clone().requires_grad_()
-        constants = Constants(model.layout, values, members)
-        prompts = _Prompts(model, self._batches, constants, self.objective)
+        prompts = _Prompts(model, self._batches, self.holding(model.layout, values, members))
         before = prompts.mean_loss()
         adam = torch.optim.Adam([values], self.lr)
         for step in range(self.steps):
@@ -169,30 +188,16 @@ class OptimalAblation(Ablation):
             )
         return start
 
-    def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
-        raise RuntimeError(
-            f"{self.name} ablation has constants for every circuit: fit it, then give of_circuit(model, members), the "
-            "ablation as that circuit is judged under it"
-        )
-
-
-class Constants(Ablation):
-    """Constants that are there: those of a circuit, or those that are learned beside gates.
-
-    Args:
-        layout: of the circuit or the gates.
-        values: float32 ``[n_writers, n_spans, d]``; the gradient flows to them if they ask for it.
-        members: bool ``[n_edges]``, the edges of the circuit; None: there is none yet.
-    """
-
-    name = OptimalAblation.name
-
-    def __init__(self, layout: Layout, values: Tensor, members: Tensor | None = None) -> None:
-        self.layout, self.values, self.members = layout, values, members
+    # ---- with the constants of a circuit -------------------------------------------------------------------------
 
     @property
     def learned(self) -> Tensor | None:  # type: ignore[override]  # here it depends
-        return self.values if self.values.requires_grad else None
+        """float32 ``[n_writers, n_spans, d]``: the constants, if a gradient is to flow to them."""
+        return self.values if self.values is not None and self.values.requires_grad else None
+
+    def _is_of(self, members: Tensor) -> bool:
+        mine = self.members
+        return mine is not None and len(mine) == len(members) and torch.equal(mine, members.to(mine.device))
 
     def require_circuit(self, members: Tensor) -> None:
         """See that the constants are those of a circuit of the edges ``members``, bool ``[n_edges]``.
@@ -200,18 +205,23 @@ class Constants(Ablation):
         Raises:
             ValueError: they were fitted to another one.
         """
-        mine = self.members
-        if mine is not None and (len(mine) != len(members) or not torch.equal(mine, members.to(mine.device))):
+        if self.members is not None and not self._is_of(members):
             raise ValueError(
-                f"the constants of {self.name} ablation were fitted to a circuit of {int(mine.sum()):,} edges, and "
-                f"another one of {int(members.sum()):,} is to be judged: fit it, of_circuit(model, members)"
+                f"the constants of {self.name} ablation were fitted to a circuit of {int(self.members.sum()):,} edges, "
+                f"and another one of {int(members.sum()):,} is to be judged: fit it, of_circuit(model, members)"
             )
 
     def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
+        if self.layout is None or self.values is None:
+            raise RuntimeError(
+                f"{self.name} ablation has constants for every circuit: fit it, then give of_circuit(model, members), "
+                "the ablation as that circuit is judged under it"
+            )
         return self.at_tokens(self.places(self.layout, batch), corrupt.dtype)
 
     def at_tokens(self, places: Places, dtype: torch.dtype) -> Tensor:
         """What stands in for every writer, ``[n_writers, B, T, d]``, on prompts whose tokens have these places."""
+        assert self.values is not None
         values = self.values.detach().to(dtype)
         reference = values[:, :1, None].repeat(1, *places.shape, 1)
         for span in range(1, values.shape[1]):
@@ -222,10 +232,10 @@ class Constants(Ablation):
 class _Prompts:
     """What a circuit loses on some batches, as its constants change."""
 
-    def __init__(self, model: CircuitModel, batches: list[Batch], constants: Constants, objective: Any) -> None:
-        assert constants.members is not None
-        self.model, self.batches, self.constants, self.objective = model, batches, constants, objective
-        self.closed = ~constants.members.to(model.device)
+    def __init__(self, model: CircuitModel, batches: list[Batch], ablation: OptimalAblation) -> None:
+        assert ablation.members is not None
+        self.model, self.batches, self.ablation = model, batches, ablation
+        self.closed = ~ablation.members.to(model.device)
         self.gates = (~self.closed).float()
         self.blocks = blocks_for(model.layout, self.gates, self.closed)
 
@@ -233,17 +243,24 @@ class _Prompts:
         """``[n_prompts]``: of the prompts of a batch."""
         model, batch = self.model, self.model.receive(self.batches[number])
         prompts = batch["clean_ids"], batch["attention_mask"], batch["positions"]
-        full_logits, places = model.run(*prompts), self.constants.places(model.layout, batch)
-        reference = self.constants.at_tokens(places, model.dtype)
+        full_logits, places = model.run(*prompts), self.ablation.places(model.layout, batch)
+        reference = self.ablation.at_tokens(places, model.dtype)
         logits = masked_logits(
-            model, self.gates, *prompts, reference, self.closed, places, self.blocks, self.constants.learned
+            model, self.gates, *prompts, reference, self.closed, places, self.blocks, self.ablation.learned
         )
-        return losses(self.objective, logits, batch, full_logits)
+        return losses(self.ablation.objective, logits, batch, full_logits)
 
     @torch.no_grad()
     def mean_loss(self) -> Tensor:
         """A scalar: the mean over all prompts."""
         return torch.cat([self.losses(number) for number in range(len(self.batches))]).double().mean()
+
+
+def _kept(batch: Batch) -> Batch:
+    """A batch that autograd may go by, in whatever mode it was loaded."""
+    with torch.inference_mode(False):
+        tensors = {name: value.clone() for name, value in batch.items() if isinstance(value, Tensor)}
+    return cast(Batch, {**batch, **tensors})
 
 
 def _prompts(batch: Batch) -> Iterator[tuple[int, ...]]:

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_circuits.ablation import OptimalAblation
 from lightning_circuits.arguments import hash_of_numbers, require_choice, require_numbers, require_seed
 from lightning_circuits.batch import Batch, n_prompts
 from lightning_circuits.captured import worth_capturing
@@ -118,8 +117,8 @@ class EdgePruning(CircuitSearch):
             self._resumed = [
                 {"step": 0, "changed": {"gates": ["untrained", f"of {self._trained_before} steps before"]}}
             ]
-        if isinstance(self.ablation, OptimalAblation) and self.constants is not None and not self._trained_before:
-            self.constants.start_from(self.trainer.strategy.broadcast(self.ablation.start(self.layout)))
+        if self.constants is not None and not self._trained_before:
+            self.constants.start_from(self.trainer.strategy.broadcast(self.constants.means()))
         for method in methods:
             # A loader may draw random numbers just by being iterated.
             with torch.random.fork_rng(devices=[]):
@@ -141,7 +140,7 @@ class EdgePruning(CircuitSearch):
         # the step that one process would make with all their prompts at once.
         gates = self.gate(self._generator(1 + done), done, progress)
         weights = self._weights(batch, batch_idx)
-        ablation = self.ablation if self.constants is None else self.constants.ablation(self.layout)
+        ablation = self.ablation if self.constants is None else self.constants.ablation()
         if self.capture == "auto" and self.constants is None and worth_capturing(self.circuit_model, batch):
             objective, loss = self._captured(gates, batch, weights)
         else:

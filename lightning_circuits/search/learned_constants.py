@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_circuits.ablation import Ablation, Constants, OptimalAblation
+from lightning_circuits.ablation import Ablation, OptimalAblation
 from lightning_circuits.layout import Layout
 
 
@@ -21,29 +21,33 @@ class LearnedConstants(nn.Module):
     """The constants of a search, for each writer one, in each span.
 
     Args:
-        lr: learning rate of Adam.
+        optimal: the ablation that is searched under.
         layout: of the gates.
     """
 
-    def __init__(self, lr: float, layout: Layout) -> None:
+    def __init__(self, optimal: OptimalAblation, layout: Layout) -> None:
         super().__init__()
-        self.lr = lr
+        self.optimal, self.layout = optimal, layout
         shape = layout.n_writers, layout.n_spans, layout.d_model
         self.values = nn.Parameter(torch.zeros(shape, dtype=torch.float32))
 
     @classmethod
     def under(cls, ablation: Ablation, layout: Layout) -> LearnedConstants | None:
         """Those of a search under an ablation; None where nothing of it is learned."""
-        return cls(ablation.lr, layout) if isinstance(ablation, OptimalAblation) else None
+        return cls(ablation, layout) if isinstance(ablation, OptimalAblation) else None
+
+    def means(self) -> Tensor:
+        """``[n_writers, n_spans, d]``: where they are to begin, once the ablation has seen the prompts."""
+        return self.optimal.start(self.layout)
 
     def start_from(self, values: Tensor) -> None:
         """Begin at some constants, ``[n_writers, n_spans, d]``."""
         self.values.data.copy_(values)
 
-    def ablation(self, layout: Layout) -> Constants:
-        """What cut edges of a layout carry now; the gradient flows to it."""
-        return Constants(layout, self.values)
+    def ablation(self) -> OptimalAblation:
+        """What cut edges carry now; the gradient flows to it."""
+        return self.optimal.holding(self.layout, self.values)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer is to move, in its own words."""
-        return [{"params": [self.values], "lr": self.lr}]
+        return [{"params": [self.values], "lr": self.optimal.lr}]
