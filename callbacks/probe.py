@@ -299,5 +299,6 @@ def _method(given: str | Attribution, objective: AnyObjective | None, ablation: 
         raise ValueError(f"unknown attribution method {shortened(given)}; choose one of {', '.join(names)}")
     method = kind()
     method.objective = OBJECTIVES.make("LogitDifference" if objective is None else objective, "objective")
+    method.require_takes(ablation)
     method.ablation = ablation
     return method

@@ -42,14 +42,16 @@ FEW = 0.5
 class Part(NamedTuple):
     """An attention or MLP within a block, or of an attention the units that are alive.
 
-    ``units``: int64, which they are; None for all. ``readers``: its columns in the matrix of the block. ``layer``: the
-    columns of its layer from its own on. ``sources``: what it writes, among the writers of the layout. ``writers``:
-    among those of the stack, of which its readers see the first ``n_before``. ``n_seen``: how many of these the columns
-    of its layer have in them when its turn comes.
+    ``units``: int64, which they are; None for all. ``reads``: its readers among those of the layout, on the CPU.
+    ``readers``: its columns in the matrix of the block. ``layer``: the columns of its layer from its own on.
+    ``sources``: what it writes, among the writers of the layout. ``writers``: among those of the stack, of which its
+    readers see the first ``n_before``. ``n_seen``: how many of these the columns of its layer have in them when its
+    turn comes.
     """
 
     component: Component
     units: Tensor | None
+    reads: slice | Tensor
     readers: slice
     layer: slice
     sources: slice | Tensor
@@ -175,9 +177,9 @@ class _Arranging:
             streams = slice(0, 0)  # they are read at few tokens, and add their base themselves
         n_streams = streams.stop - streams.start
         for part in parts:
-            readers, columns = self.readers(part), torch.arange(part.readers.start, part.readers.stop)
-            self.first[readers] = self.memory + n_streams * width + columns
-            self.step[readers] = width
+            columns = torch.arange(part.readers.start, part.readers.stop)
+            self.first[part.reads] = self.memory + n_streams * width + columns
+            self.step[part.reads] = width
             if n_streams:
                 self.bases.append(self.memory + (part.component.stream - streams.start) * width + columns)
         shape = n_streams + max(part.n_before for part in parts), width
@@ -194,11 +196,13 @@ class _Arranging:
                 continue
             whole = bool(units.all())
             writers = slice(self.n_alive[component.writers.start], self.n_alive[component.writers.stop])
-            columns = slice(width, width + int(readers_of(self.layout, component, units).sum()))
+            reads = readers_of(self.layout, component, units).nonzero()[:, 0] + component.readers.start
+            columns = slice(width, width + len(reads))
             parts.append(
                 Part(
                     component,
                     units=None if whole else units.nonzero()[:, 0].to(self.device),
+                    reads=component.readers if whole else reads,
                     readers=columns,
                     layer=columns,
                     sources=component.writers if whole else self.sources[writers].to(self.device),
@@ -209,11 +213,6 @@ class _Arranging:
             )
             width, n_seen = columns.stop, parts[-1].n_before
         return parts
-
-    def readers(self, part: Part) -> Tensor:
-        """int64: which of the layout's readers the columns of a part are."""
-        units = self.alive.units[self.layout.components.index(part.component)]
-        return readers_of(self.layout, part.component, units).nonzero()[:, 0] + part.component.readers.start
 
     def blocks(self, needed: Tensor | None) -> Blocks:
         """The blocks, with the places of the edges that are needed; None for all."""

@@ -20,8 +20,16 @@ reader r,
 so what a step keeps is two stacks, the differences and their gradients, and what is as narrow as a head (`tape`). The
 three products are in `products`; what no way leads from to the logits is in none of them (`alive`).
 
-Where edges are told apart by spans of tokens, ``M[s(t), r, w]`` stands for ``M[r, w]`` at the token t, s(t) its span.
-The stacks hold tokens span by span then (`Places`), and each product is one for every span.
+Where the references are *constants*, ``ref_w`` = c_w at all tokens, these may be learned too. A reader of ``out_w`` by
+a gate M has (1 - M) c_w in its stream, whatever else is open:
+
+    dL/dc_w = sum over later readers r of  (1 - M[r, w]) * sum over tokens of dx_r
+
+which takes of a block no more than the sums of its gradients over tokens (`constants_gradient`).
+
+Where edges are told apart by spans of tokens, ``M[s(t), r, w]`` stands for ``M[r, w]`` at the token t, s(t) its span,
+and c_w is one for every span. The stacks hold tokens span by span then (`Places`), and each product is one for every
+span.
 
 At M = 1 under interchange ablation, -dL/dM is the EAP score (Syed et al. 2023).
 """
@@ -36,6 +44,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.blocks import Block, Blocks, Part, blocks_for, closed
+from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel, Context
 from lightning_circuits.places import Places
 from lightning_circuits.products import add_mix, dot, mix, push
@@ -52,13 +61,14 @@ def masked_logits(
     skip_closed: bool | Tensor = False,
     places: Places | None = None,
     blocks: Blocks | None = None,
+    constants: Tensor | None = None,
 ) -> Tensor:
     """Logits of the model with gated edges.
 
     Args:
         model: the frozen model.
-        gates: float32 ``[n_edges]`` in [0, 1]; the gradient flows to them and to nothing else. With places,
-            ``[n_spans * n_edges]``, those of the first span first.
+        gates: float32 ``[n_edges]`` in [0, 1]; the gradient flows to them and to the constants, if there are some. With
+            places, ``[n_spans * n_edges]``, those of the first span first.
         input_ids: ``[B, T]``, the clean prompts.
         attention_mask: ``[B, T]``.
         positions: ``[B]``, where the logits are read.
@@ -68,12 +78,18 @@ def masked_logits(
             have none there; not for scores of closed edges. Or which of these, bool like ``gates``.
         places: of gates that are told apart by spans of tokens. Default: each holds for all tokens.
         blocks: what has to be computed for these gates, `blocks_for` them. Default: what lies on a way to the logits.
+        constants: float32 ``[n_writers, n_spans, d]``, what ``reference`` is made of, if they are learned.
 
     Returns:
         ``[B, V]``.
+
+    Raises:
+        ValueError: a token that the places leave out, though constants are learned: it would see them by no gate.
     """
     if places is None:
         places = Places.in_order(positions, input_ids.shape[1])
+    if constants is not None and places.order is not None and len(places.order) < attention_mask.count_nonzero():
+        raise ValueError("constants that are learned stand at every token: give places that leave out none but padding")
     for of_a_span in gates.view(len(places.slices), -1):
         model.layout.plain.check(of_a_span)
     context = model.context(attention_mask)
@@ -81,7 +97,8 @@ def masked_logits(
     reference = places.keep(reference)
     skip = closed(gates, skip_closed)
     blocks = blocks_for(model.layout, gates, skip) if blocks is None else blocks
-    stream = _MaskedStream.apply(gates, model, context, model.embed(input_ids), places, bases, reference, blocks, skip)
+    embedding = model.embed(input_ids)
+    stream = _MaskedStream.apply(gates, constants, model, context, embedding, places, bases, reference, blocks, skip)
     return model.unembed(stream)
 
 
@@ -166,12 +183,13 @@ def reference_streams(model: CircuitModel, reference: Tensor, context: Context) 
 
 
 class _MaskedStream(torch.autograd.Function):
-    """The stream ``[B, d]`` that the logits read, as a function of the gates."""
+    """The stream ``[B, d]`` that the logits read, as a function of the gates and the constants."""
 
     @staticmethod
     def forward(
         ctx: Any,
         gates: Tensor,
+        constants: Tensor | None,
         model: CircuitModel,
         context: Context,
         embedding: Tensor,
@@ -182,7 +200,7 @@ class _MaskedStream(torch.autograd.Function):
         skip: Tensor | None,
     ) -> Tensor:
         stack = new_stack(blocks, reference)
-        tape = Tape.of(stack, reference) if ctx.needs_input_grad[0] else None
+        tape = Tape.of(stack, reference) if any(ctx.needs_input_grad[:2]) else None
         stream = masked_stream(gates, model, context, embedding, places, bases, reference, stack, blocks, tape)
         ctx.save_for_backward(gates)
         ctx.run = model, places, bases, reference[: blocks.n_writers], stack, blocks, skip, tape
@@ -196,14 +214,18 @@ class _MaskedStream(torch.autograd.Function):
         differences = stack[-blocks.n_writers :]
         memory = blocks.laid_out(gates.detach().view(len(places.slices), -1), stack.dtype)
         dmemory = memory.new_zeros(memory.shape, dtype=gates.dtype)
+        of_gates, of_constants = ctx.needs_input_grad[:2]
+        dx_sums = new_sums(model.layout, places, stack) if of_constants else None
         wanted = None if skip is None else blocks.laid_out(~skip.view(len(places.slices), -1), stack.dtype)
         dstack.zero_()
         *layers, of_logits = blocks.blocks
         of_read = zip(of_logits.of(memory)[0], of_logits.of(dmemory)[0], places.read, strict=True)
-        for m, dm, (rows, tokens) in of_read:
+        for span, (m, dm, (rows, tokens)) in enumerate(of_read):
             read, dread = differences[:, tokens].flatten(1), dlogits[rows]
             dm[:, 0] = torch.mv(read.to(dm.dtype), dread.flatten().to(dm.dtype))
             dstack[:, tokens] = m[:, :1, None] * dread
+            if dx_sums is not None:
+                dx_sums[span, -1] = dread.sum(0, dtype=dx_sums.dtype)
             del read, dread  # a stack of one token
         for block in reversed(layers):
             whole, m = block.of(memory)
@@ -212,17 +234,44 @@ class _MaskedStream(torch.autograd.Function):
             dx = x  # a part's streams make room for its gradient
             for part in _at_hand(model, block.parts[::-1]):
                 gradient(model, part, tape, x[part.readers], dstack[part.writers])
+                if dx_sums is not None:
+                    dx_sums[:, part.reads] = places.sums(dx[part.readers])
                 if part.n_seen < part.n_before:
                     new = slice(part.n_seen, part.n_before)
                     push(dstack[new], m[:, new, part.layer], dx[part.layer], places)
-            only = None if wanted is None else block.of(wanted)[1]
-            dot(block.of(dmemory)[1], differences[:end], dx, places, only)
+            if of_gates:
+                only = None if wanted is None else block.of(wanted)[1]
+                dot(block.of(dmemory)[1], differences[:end], dx, places, only)
             push(dstack[:n], m[:, :n], dx, places)
             del x, dx  # before the next block takes as much
         dgates = blocks.flat(dmemory).view_as(gates)
         if skip is not None:  # products that went the dense way have computed them all the same
             dgates.masked_fill_(skip, 0.0)
-        return dgates, *[None] * 8
+        dconstants = None if dx_sums is None else constants_gradient(model.layout.plain, gates.detach(), dx_sums)
+        return dgates, dconstants, *[None] * 8
+
+
+def new_sums(layout: Layout, places: Places, like: Tensor) -> Tensor:
+    """Zeros for the gradients at readers, summed over the tokens of each span: ``[n_spans, n_readers, d]``, in float32
+    at least, on the device of ``like`` ``[..., d]``."""
+    wide = torch.promote_types(like.dtype, torch.float32)
+    return like.new_zeros(len(places.slices), layout.n_readers, like.shape[-1], dtype=wide)
+
+
+def constants_gradient(layout: Layout, gates: Tensor, dx_sums: Tensor) -> Tensor:
+    """The gradient at the constants, ``[n_writers, n_spans, d]``, whatever else is computed of the model.
+
+    Args:
+        layout: without spans.
+        gates: ``[n_spans * n_edges]``.
+        dx_sums: ``[n_spans, n_readers, d]``, the gradients at readers, summed over the tokens of each span.
+    """
+    gates = gates.view(len(dx_sums), -1).to(dx_sums.dtype)
+    dconstants = dx_sums.new_zeros(len(dx_sums), layout.n_writers, dx_sums.shape[-1])
+    for component in layout.components[1:]:
+        cut = 1 - layout.into(gates, component)
+        dconstants[:, : component.n_before] += cut.mT @ dx_sums[:, component.readers]
+    return dconstants.transpose(0, 1)
 
 
 def _with_bases(stack: Tensor, bases: Tensor, block: Block, n: int, blocks: Blocks, places: Places) -> Tensor:

@@ -129,6 +129,11 @@ class Places:
             each[: len(self.order)] = each[self.order]
         return flat[:, : len(self.order)]
 
+    def sums(self, values: Tensor) -> Tensor:
+        """``[n, N, d]`` to ``[n_spans, n, d]``: the sum over the tokens of each span, in float32 at least."""
+        wide = torch.promote_types(values.dtype, torch.float32)
+        return torch.stack([values[:, part].sum(1, dtype=wide) for part in self.slices])
+
     def spread(self, values: Tensor, around: Tensor | None = None) -> Tensor:
         """``[n, N, d]`` back to ``[n, B, T, d]``; at the tokens left out what stands ``around`` ``[n, B, T, d]``, or 0.
 

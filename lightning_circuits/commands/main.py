@@ -162,7 +162,8 @@ class CircuitTrainer(pl.Trainer):
             model: the search.
             datamodule: its prompts.
             sizes: of the circuits: shares of the edges (1.0 is all of them), or numbers of edges (1 is a single one).
-            ablations: what cut edges carry: interchange, zero, mean, mean-positional, mean-group, mean-span.
+            ablations: what cut edges carry: interchange, zero, mean, mean-positional, mean-group, mean-span,
+                optimal.
             rankings: by what edges are taken: signed, absolute.
             output: the folder for curve.json, .csv, .png and .svg, or weights-test.json and .csv. Default: where the
                 logger writes.

@@ -31,7 +31,7 @@ class ExactAblation:
         model: the frozen model.
         batch: on the model's device.
         full_logits: ``[B, V]``, of the stock model on the clean prompts.
-        ablation: what cut edges carry.
+        ablation: what cut edges carry; one of a circuit's own (`Ablation.of_circuit`) is for that circuit.
         corrupt: ``[n_writers, B, T, d]``, the writers' outputs on the corrupt prompts; kept as it is.
         runs: `captured_runs` that the batches share, for those that are `worth_capturing`.
 
@@ -58,15 +58,20 @@ class ExactAblation:
         self.of_batch = batch["clean_ids"], batch["attention_mask"], positions, bases, reference
         reference = places.take(reference)
         self.common = model, context, model.embed(batch["clean_ids"]), places, bases, reference
-        self.prune = ablation.pruning_keeps_output
+        self.ablation, self.prune = ablation, ablation.pruning_keeps_output
 
     @torch.no_grad()
     def logits(self, members: Tensor) -> Tensor:
-        """``[B, V]``: what the circuit of the edges ``members``, bool ``[n_edges]``, puts out."""
-        if not members.any():
-            return self.empty_logits
+        """``[B, V]``: what the circuit of the edges ``members``, bool ``[n_edges]``, puts out.
+
+        Raises:
+            ValueError: the ablation is fitted to another circuit.
+        """
         if members.all():
             return self.full_logits
+        self.ablation.require_circuit(members)
+        if not members.any():
+            return self.empty_logits
         gates = members.to(self.model.device)
         if self.runs is not None:
             return self.runs(gates, *self.of_batch)[0]

@@ -70,6 +70,7 @@ def generate(
             f"a prompt of {len(clean_ids)} tokens and {max_new_tokens} new ones are more than the {limit.tokens} that "
             f"the model takes: {limit.reason}"
         )
+    ablation = ablation.of_circuit(model, circuit.members)
     new: list[int] = []
     while len(new) < max_new_tokens and (not new or new[-1] != tokenizer.eos_token_id):
         batch = model.receive(_one_prompt(clean_ids + new, corrupt_ids + new))

@@ -41,7 +41,7 @@ def measured(
         model: the frozen model; batches are moved to its device.
         batches: the whole data set, on this process (see `batch.Batch`).
         circuits: circuits, or their members, bool ``[n_edges]``; ``[n_circuits, n_edges]`` will do.
-        ablation: a mean ablation already fitted.
+        ablation: one that needs data already fitted; one that is fitted to circuits is fitted here to each.
         measure: a name (`MEASURES`), or a function ``(logits, batch, full_logits) -> [B]``.
 
     Returns:
@@ -57,13 +57,16 @@ def measured(
     members = [_members(model, circuit) for circuit in circuits]
     if not members:
         raise ValueError("no circuits to run")
+    own = [ablation.of_circuit(model, edges) for edges in members]
     rows: list[list[Tensor]] = [[] for _ in members]
     captured = captured_runs(model)
     for batch in batches:
         batch = model.receive(batch)
         full_logits, corrupt = model.run_pair(batch)
-        run = ExactAblation(model, batch, full_logits, ablation, corrupt, captured)
-        for row, edges in zip(rows, members, strict=True):
+        run = ExactAblation(model, batch, full_logits, own[0], corrupt, captured)
+        for row, edges, its in zip(rows, members, own, strict=True):
+            if run.ablation is not its:
+                run = ExactAblation(model, batch, full_logits, its, corrupt, captured)
             row.append(values(measure, run.logits(edges), batch, full_logits).double().cpu())
     if not rows[0]:
         raise ValueError("no batches to run the circuits on; a loader can be gone through again, an iterator cannot")

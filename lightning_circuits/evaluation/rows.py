@@ -22,6 +22,9 @@ circuit is a different circuit there, and gets a row of its own.
 
 The stock runs of a batch are made once and serve all circuits and all ablations; the stream that the references of an
 ablation make is summed once and serves all circuits. A circuit of all edges, or of none, then needs no run of its own.
+
+Under optimal ablation every circuit has references of its own, fitted to it first: each of the rows above, those of
+random circuits, complements and the empty circuit too, is then as good as constants can make it.
 """
 
 from __future__ import annotations
@@ -165,7 +168,7 @@ def evaluate(
         model: the frozen model; batches are moved to its device.
         batches: the whole data set, on every process (see `batch.Batch`).
         circuits: by name; a bool tensor ``[n_edges]`` will do for a circuit.
-        ablations: mean ablations already fitted.
+        ablations: those that need data already fitted; what is fitted to circuits is fitted here to each of them.
         split: what the batches are called in the rows.
         seed: of the random circuits. They are nested: a smaller one is part of a larger one.
         controls: whether each circuit comes with a random one and its complement, which take most of the time.
@@ -186,6 +189,11 @@ def evaluate(
     name_of_measure = measure_name(measure := MEASURES.make(measure, "measure"))
     lineups = {ablation.name: _lineup(model, circuits, ablation, seed, controls) for ablation in ablations}
     runs = [(ablation, name) for ablation, lineup in lineups.items() for name in lineup]
+    own = {
+        (ablation.name, name): ablation.of_circuit(model, circuit.members)
+        for ablation in ablations
+        for name, circuit in lineups[ablation.name].items()
+    }
     # Alone, a metric must not wait for the other processes, which may be elsewhere.
     sync = {"sync_on_compute": world_size > 1}
     faithfulness = {run: CircuitFaithfulness(measure, **sync).to(model.device) for run in runs}
@@ -196,12 +204,14 @@ def evaluate(
         batch = model.receive(batch)
         full_logits, corrupt = model.run_pair(batch)
         for ablation in ablations:
-            exact = ExactAblation(model, batch, full_logits, ablation, corrupt, captured)
+            exact = empty = ExactAblation(model, batch, full_logits, own[ablation.name, "empty"], corrupt, captured)
             live_tokens = ablation.live_tokens(exact.places, batch).cpu()
             for name, circuit in lineups[ablation.name].items():
+                if exact.ablation is not (its := own[ablation.name, name]):
+                    exact = ExactAblation(model, batch, full_logits, its, corrupt, captured)
                 logits = exact.logits(circuit.members)
                 if counts:
-                    faithfulness[ablation.name, name].update(logits, full_logits, exact.empty_logits, batch)
+                    faithfulness[ablation.name, name].update(logits, full_logits, empty.empty_logits, batch)
                     token_edges[ablation.name, name].update(circuit, live_tokens)
     if not there_are_any:
         raise ValueError(f"no batches in the {split} split to evaluate circuits on")

@@ -64,11 +64,30 @@ class CircuitSearch(FrozenModelModule):
     ) -> None:
         require_flags(spans=spans)
         made_ablation, made_objective = ABLATIONS.make(ablation, "ablation"), OBJECTIVES.make(objective, "objective")
+        self.require_takes(made_ablation)
         super().__init__(model, kv, dtype, attention)
         self.ablation, self.objective, self.spans = made_ablation, made_objective, spans
         self._live_tokens, self._found = dict[str, float](), dict[str, float]()
 
     # ---- what a method says ------------------------------------------------------------------------------------
+
+    takes_constants_of_circuits: bool = False
+    """Whether it goes by an ablation that has references for every circuit (`Ablation.of_each_circuit`)."""
+
+    @classmethod
+    def require_takes(cls, ablation: Ablation) -> None:
+        """Refuse an ablation that the method cannot go by.
+
+        Raises:
+            ValueError: it is fitted to a circuit, and the method asks what edges are worth before there is one.
+        """
+        if ablation.of_each_circuit and not cls.takes_constants_of_circuits:
+            raise ValueError(
+                f"{ablation.name} ablation is fitted to a circuit, and {cls.__name__} asks what edges are worth before "
+                "there is one: search under another, such as 'mean', and judge under it "
+                f"(FaithfulnessValidation(ablations=['{ablation.name}'])), or search with EdgePruning, which learns "
+                "constants beside its gates"
+            )
 
     absolute: bool = False
     """Whether an edge is kept for its |score|: attribution finds edges that work against the behaviour too."""

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_circuits.ablation import Ablation
 from lightning_circuits.arguments import hash_of_numbers, require_choice, require_numbers, require_seed
 from lightning_circuits.batch import Batch, n_prompts, with_prompts
 from lightning_circuits.captured import worth_capturing
@@ -34,6 +35,7 @@ from lightning_circuits.search.base import METHODS, CircuitSearch
 from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.gated_loss import CapturedLosses, gated_losses
 from lightning_circuits.search.identity import drawing_nothing, undisturbed
+from lightning_circuits.search.learned_constants import LearnedConstants
 from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.search.record import adam_faults, count_faults
 from lightning_circuits.search.splice import spliced, where_learning_pays
@@ -57,7 +59,8 @@ class EdgePruning(CircuitSearch):
         warm_start: where gates begin: scores, a circuit, its file, an attribution. None: all alike.
         seed: of the gates' start and noise.
         capture: ``auto``: small steps on a GPU as CUDA graphs.
-        options: ``ablation``, ``objective``, ``kv``, ``dtype``, ``attention``, see `CircuitSearch`.
+        options: ``ablation``, ``objective``, ``kv``, ``dtype``, ``attention``, see `CircuitSearch`. Under ``optimal``
+            ablation, constants are learned beside the gates (`search.learned_constants`), and steps are not captured.
 
     Raises, beside what `CircuitSearch` does:
         ValueError: a learning rate that is not positive; a warm start of another layout or without finite scores.
@@ -90,6 +93,7 @@ class EdgePruning(CircuitSearch):
         self.warm_start, self._start_hash = describe_start(start), ""
         self.begin()
 
+    takes_constants_of_circuits = True
     start: Tensor
     """float32 ``[n_edges]``: where the gates began, the best the highest; 0 if all alike."""
     learned_edges: Tensor
@@ -97,6 +101,7 @@ class EdgePruning(CircuitSearch):
 
     def begin(self) -> None:
         self.gate.start(self.layout.n_edges, self._generator(0))
+        self.constants = LearnedConstants.under(self.ablation, self.layout)
         self.register_buffer("start", torch.zeros(self.layout.n_edges))
         self.register_buffer("learned_edges", torch.tensor(self.layout.n_edges))
         if self.spans and not self.layout.spans:
@@ -132,6 +137,8 @@ class EdgePruning(CircuitSearch):
             self._resumed = [
                 {"step": 0, "changed": {"gates": ["untrained", f"of {self._trained_before} steps before"]}}
             ]
+        if self.constants is not None and not self._trained_before:
+            self.constants.start_from(self.trainer.strategy.broadcast(self.constants.means()))
         for method in methods:
             # A loader may draw random numbers just by being iterated.
             with torch.random.fork_rng(devices=[]):
@@ -153,11 +160,11 @@ class EdgePruning(CircuitSearch):
         # the step that one process would make with all their prompts at once.
         gates = self.gate(self._generator(1 + done), done, progress)
         weights = self._weights(batch, batch_idx)
-        if self.capture == "auto" and worth_capturing(self.circuit_model, batch):
+        if self.capture == "auto" and self.constants is None and worth_capturing(self.circuit_model, batch):
             objective, loss = self._captured(gates, batch, weights)
         else:
             skip_closed = self.gate.closed_for_good(progress)
-            loss = gated_losses(self.circuit_model, gates, batch, self.ablation, self.objective, skip_closed)
+            loss = gated_losses(self.circuit_model, gates, batch, self._references(), self.objective, skip_closed)
             objective = loss @ weights.to(loss.dtype)
         if not objective.isfinite():
             raise FloatingPointError(
@@ -171,6 +178,10 @@ class EdgePruning(CircuitSearch):
             report["penalty"] = penalty.detach()
         self.log_dict({f"train/{name}": value for name, value in report.items()}, prog_bar=True, batch_size=len(loss))
         return objective if penalty is None else objective + penalty
+
+    def _references(self) -> Ablation:
+        """What cut edges carry in training."""
+        return self.ablation if self.constants is None else self.constants.ablation()
 
     def on_train_start(self) -> None:
         self._captured = CapturedLosses(self.circuit_model, self.ablation, self.objective)
@@ -230,7 +241,7 @@ class EdgePruning(CircuitSearch):
         """
         share = self._prompts / (self._prompts_before + self._prompts)
         if self._prompts_before:
-            for parameter in self.gate.parameters():
+            for parameter in (each for group in self._parameter_groups() for each in group["params"]):
                 if parameter.grad is not None:
                     parameter.grad.mul_(1 - share)
         with out_of_memory_explained(self._plan, self._free):
@@ -255,14 +266,18 @@ class EdgePruning(CircuitSearch):
             return round(up_to * n_edges)
         learned = self.gate.edge_scores()
         with undisturbed(), drawing_nothing(prompts):
-            found = where_learning_pays(self.circuit_model, learned, self.start, up_to, self.ablation, prompts)
+            found = where_learning_pays(self.circuit_model, learned, self.start, up_to, self._references(), prompts)
         return int(self.trainer.strategy.broadcast(found))
 
     def configure_optimizers(self) -> Any:
         total = self.planned_steps()
-        optimizer = torch.optim.Adam(self.gate.parameter_groups(), lr=self.lr, weight_decay=0.0)
+        optimizer = torch.optim.Adam(self._parameter_groups(), lr=self.lr, weight_decay=0.0)
         schedule = LambdaLR(optimizer, lambda step: min(1.0, max(total - step, 1) / (0.6 * total)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        of_constants = [] if self.constants is None else self.constants.parameter_groups()
+        return self.gate.parameter_groups() + of_constants
 
     def _progress(self, ahead: int = 0) -> float:
         """How far training is, from 0 to 1, or will be some steps ahead."""
@@ -280,7 +295,7 @@ class EdgePruning(CircuitSearch):
             fault for name in self.gate.counts for fault in count_faults(checkpoint["state_dict"], f"gate.{name}")
         )
         if self._fitting() and not faults:
-            groups = [list(group["params"]) for group in self.gate.parameter_groups()]
+            groups = [list(group["params"]) for group in self._parameter_groups()]
             faults = adam_faults(checkpoint["optimizer_states"], groups, begun=checkpoint["global_step"] > 0)
             if len(checkpoint["lr_schedulers"]) != 1:
                 faults.append("its lr_schedulers are not those of one optimizer")

@@ -58,6 +58,7 @@ def gated_losses(
         skip_closed,
         places,
         blocks,
+        ablation.learned,
     )
     return losses(objective, logits, batch, full_logits)
 

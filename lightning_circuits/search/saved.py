@@ -63,6 +63,8 @@ class SavedCircuit(CircuitSearch):
         self.absolute = self.saved.absolute if absolute is None else absolute
         self.scores_are = scores_are(self.saved.metadata)
 
+    takes_constants_of_circuits = True
+
     def edge_scores(self) -> Tensor:
         return self.saved.members.float() if self.saved.scores is None else self.saved.scores
 

@@ -1,153 +1,20 @@
-"""What a cut edge carries instead of its writer's output: the ``ref`` of the masked computation.
-
-| name              | reference of a writer                                                                       |
-|-------------------|---------------------------------------------------------------------------------------------|
-| `interchange`     | its output on the corrupt prompt of the pair                                                |
-| `zero`            | nothing                                                                                     |
-| `mean`            | its mean output over all prompts of a loader, one vector                                    |
-| `mean-positional` | the same for each token position, counted from the first real token                         |
-| `mean-group`      | the same for each position of each group of prompts, such as those of one template          |
-| `mean-span`       | the same for each named span of the prompts                                                 |
-
-    >>> ABLATIONS.make("zero").name
-    'zero'
-
-How a circuit scores depends on which: write it beside every number. The means need one pass over a loader, `fit`,
-before they are used; the others ignore it. In a run they are taken over the clean prompts that are trained on, or over
-those of data of their own, as over prompts of three unrelated names (Wang et al. 2022):
-
-    GroupMeanAblation("corrupt", data=IOIDataModule("gpt2", corruption="abc"))
-
-An ablation of one's own is a subclass of `Ablation` that says `reference`; registered, configs know it by its name:
-
-    @ABLATIONS.register
-    class NoiseAblation(Ablation):
-        name = "noise"
-
-        def reference(self, batch, corrupt):
-            return corrupt + 0.1 * torch.randn_like(corrupt)
-"""
+"""Ablation by means: a cut edge carries the mean of what its writer puts out, over tokens that are alike."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import copy
-from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_circuits.arguments import called, options_of, require_choice, shortened
-from lightning_circuits.batch import Batch, PromptSource, n_prompts, on_device, over_prompts, own_tokens
-from lightning_circuits.layout import Layout
+from lightning_circuits.ablation.base import ABLATIONS, Ablation, Side
+from lightning_circuits.arguments import require_choice, shortened
+from lightning_circuits.batch import Batch, PromptSource, n_prompts, on_device, own_tokens
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.context import position_ids
 from lightning_circuits.pages import see_page
-from lightning_circuits.places import Places
-from lightning_circuits.registry import Registry
-
-Side: TypeAlias = Literal["clean", "corrupt"]
-"""Of a pair of prompts."""
-
-
-class Ablation:
-    """What a cut edge carries; subclasses say `reference`, and what of the following is true of them."""
-
-    name: str
-    """What it is called in configs, rows and files."""
-
-    needs_data = False
-    """Whether `fit` has to be given a loader before the first `reference`."""
-
-    fitted_over = 0
-    """How many prompts the last `fit` saw; files say it, beside what the ablation was made with."""
-
-    pruning_keeps_output = False
-    """Whether a circuit puts out the same without its edges on no way from the input to the logits.
-
-    So it is where a writer that nothing reaches puts out its reference by itself, as on the corrupt prompt.
-    """
-
-    starts_at_corrupt = False
-    """Whether the run that the references make is the stock model's on the corrupt prompt.
-
-    Integrated gradients then have that run as the far end of their path, and need not make it.
-    """
-
-    def fit(self, model: CircuitModel, batches: Iterable[Batch]) -> None:
-        """Take what the reference needs from a loader; most need nothing."""
-
-    def require_known(self, fitted: Iterable[Batch], judged: Iterable[Batch]) -> None:
-        """See, before a model is run, that after `fit` on the one there is a reference for all prompts of the other."""
-
-    def describe(self) -> dict[str, Any]:
-        """What it is called and was made with, and over how many prompts it is fitted, in plain JSON values."""
-        seen = {"fitted_over": self.fitted_over} if self.fitted_over else {}
-        return {"name": called(self), **options_of(self), **seen}
-
-    def live(self, batch: Batch) -> Tensor:
-        """bool ``[B, T]``: the tokens at which a run with cut edges may differ from the clean one.
-
-        All but padding; where the references are the corrupt prompt's, those from the first token on that differs.
-        """
-        real = batch["attention_mask"].bool()
-        if not self.starts_at_corrupt:
-            return real
-        differs = (batch["clean_ids"] != batch["corrupt_ids"]) & real
-        return real & differs.cumsum(-1).bool()
-
-    def live_tokens(self, places: Places, batch: Batch) -> Tensor:
-        """int64 ``[n_spans, n_prompts]``: at how many tokens of each prompt an edge of each span may be cut to some
-        effect, those of answers of several tokens among them.
-
-        Args:
-            places: of the batch.
-            batch: the prompts.
-        """
-        live = self.live(batch) & own_tokens(batch)
-        of_rows = torch.stack([(places.tokens(span) & live).sum(-1) for span in range(len(places.slices))])
-        return over_prompts(of_rows.T, batch).T
-
-    def places(self, layout: Layout, batch: Batch) -> Places:
-        """Where the tokens of a batch stand for gates of a layout under this ablation.
-
-        Raises:
-            ValueError: as `Places.of` does, such as for a live token in no span of the layout.
-        """
-        return Places.of(layout, batch, self.live(batch))
-
-    def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
-        """What stands in for every writer, ``[n_writers, B, T, d]``, to be consumed by the masked computation.
-
-        Args:
-            batch: the prompts.
-            corrupt: the writers' outputs on the corrupt prompts, of the same shape and dtype (see
-                `CircuitModel.run_pair`); it may be changed, and given back.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not say reference(batch, corrupt)")
-
-
-ABLATIONS = Registry("ablation", Ablation)
-AblationName = Literal["interchange", "zero", "mean", "mean-positional", "mean-group", "mean-span"]
-"""Those of this package, for signatures and their help."""
-
-
-@ABLATIONS.register
-class InterchangeAblation(Ablation):
-    name = "interchange"
-    pruning_keeps_output = starts_at_corrupt = True
-
-    def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
-        return corrupt
-
-
-@ABLATIONS.register
-class ZeroAblation(Ablation):
-    name = "zero"
-
-    def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
-        return torch.zeros_like(corrupt)
 
 
 @ABLATIONS.register

@@ -254,12 +254,14 @@ def test_interchange_carries_the_corrupt_run_and_zero_nothing() -> None:
 
 
 def test_ablations_go_by_their_names() -> None:
-    assert ABLATIONS.names() == ["interchange", "zero", "mean", "mean-positional", "mean-group", "mean-span"]
+    assert ABLATIONS.names() == [
+        *("interchange", "zero", "mean", "mean-positional", "mean-group", "mean-span", "optimal")
+    ]
     assert all(ABLATIONS.make(name).name == name for name in ABLATIONS)
 
 
 def test_an_unknown_ablation_is_refused_with_those_known() -> None:
-    with pytest.raises(ValueError, match=r"'resample'.*zero, mean, mean-positional, mean-group, mean-span"):
+    with pytest.raises(ValueError, match=r"'resample'.*zero, mean, mean-positional, mean-group, mean-span, optimal"):
         ABLATIONS.make("resample")
 
 
