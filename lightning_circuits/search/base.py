@@ -38,7 +38,7 @@ class CircuitSearch(FrozenModelModule):
 
     Args:
         model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
-        ablation: what a cut edge carries: an `Ablation` or its name.
+        ablation: what a cut edge carries.
         objective: what is asked.
         kv: K/V readers per query ``head`` (MIB), or ``group``.
         dtype: of a model loaded by name.

@@ -52,11 +52,14 @@ START_PROMPTS = 160
 class EdgePruning(CircuitSearch):
     """Train a gate on every edge.
 
+    Gates begin at the ranks of scores ``[n_edges]``, of a circuit or its file, or of an attribution (or its name), which
+    is then made on training prompts; or all alike, from None.
+
     Args:
-        model: a Hugging Face id, a folder, a file, or a model.
+        model: id, folder, file, or a model.
         gate: a `Gate` or its name.
         lr: learning rate of Adam.
-        warm_start: where gates begin: scores, a circuit, its file, an attribution. None: all alike.
+        warm_start: where gates begin.
         seed: of the gates' start and noise.
         capture: ``auto``: small steps on a GPU as CUDA graphs.
         options: ``ablation``, ``objective``, ``kv``, ``dtype``, ``attention``, see `CircuitSearch`. Under ``optimal``
