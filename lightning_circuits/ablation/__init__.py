@@ -33,7 +33,6 @@ An ablation of one's own is a subclass of `Ablation` that says `reference`; regi
 from lightning_circuits.ablation.base import (
     ABLATIONS,
     Ablation,
-    AblationName,
     InterchangeAblation,
     Side,
     ZeroAblation,
@@ -49,7 +48,6 @@ from lightning_circuits.ablation.optimal import OptimalAblation
 __all__ = [
     "ABLATIONS",
     "Ablation",
-    "AblationName",
     "GroupMeanAblation",
     "InterchangeAblation",
     "MeanAblation",

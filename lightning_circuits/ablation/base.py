@@ -115,8 +115,6 @@ class Ablation:
 
 
 ABLATIONS = Registry("ablation", Ablation)
-AblationName = Literal["interchange", "zero", "mean", "mean-positional", "mean-group", "mean-span", "optimal"]
-"""Those of this package, for signatures and their help."""
 
 
 @ABLATIONS.register

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from torch import Tensor, tensor
 
 from lightning_circuits import selection
-from lightning_circuits.ablation import ABLATIONS, Ablation, AblationName
+from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.arguments import called, require_flags
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import KV, Layout
@@ -38,7 +38,7 @@ class CircuitSearch(FrozenModelModule):
 
     Args:
         model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
-        ablation: what a cut edge carries.
+        ablation: what a cut edge carries, such as mean.
         objective: what is asked.
         kv: K/V readers per query ``head`` (MIB), or ``group``.
         dtype: of a model loaded by name.
@@ -55,7 +55,7 @@ class CircuitSearch(FrozenModelModule):
         self,
         model: LanguageModel,
         *,
-        ablation: Ablation | AblationName | str = "interchange",
+        ablation: Ablation | str = "interchange",
         objective: AnyObjective = "KL",
         kv: KV = "head",
         dtype: DType = "float32",

@@ -52,7 +52,7 @@ START_PROMPTS = 160
 class EdgePruning(CircuitSearch):
     """Train a gate on every edge.
 
-    Gates begin at the ranks of scores ``[n_edges]``, of a circuit or its file, or of an attribution (or its name), which
+    Gates begin at the ranks of scores ``[n_edges]``, of a circuit or its file, or of an attribution or its name, which
     is then made on training prompts; or all alike, from None.
 
     Args:

@@ -34,7 +34,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_circuits.ablation import Ablation, AblationName
+from lightning_circuits.ablation import Ablation
 from lightning_circuits.arguments import require_choice, require_numbers, require_seed
 from lightning_circuits.batch import Batch, shared_out
 from lightning_circuits.evaluation.metrics.ratio import FLOOR
@@ -91,7 +91,7 @@ class NodePruning(WithoutTraining):
         order: Order = "backward",
         seed: int = 0,
         measure: AnyMeasure = DEFAULT,
-        ablation: Ablation | AblationName | str = "interchange",
+        ablation: Ablation | str = "interchange",
         kv: KV = "head",
         dtype: DType = "float32",
         attention: str | None = None,

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_circuits.ablation import Ablation, AblationName
+from lightning_circuits.ablation import Ablation
 from lightning_circuits.arguments import require_flags
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit, scores_are
@@ -46,7 +46,7 @@ class SavedCircuit(CircuitSearch):
         *,
         path: str | Path,
         absolute: bool | None = None,
-        ablation: Ablation | AblationName | str = "interchange",
+        ablation: Ablation | str = "interchange",
         kv: KV = "head",
         dtype: DType = "float32",
         attention: str | None = None,

@@ -7,13 +7,11 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 import lightning_circuits
 from lightning_circuits import METHODS, CircuitSearch
-from lightning_circuits.ablation import ABLATIONS, AblationName
 from lightning_circuits.commands.main import main
 from tests.support import processes
 
@@ -42,12 +40,6 @@ def test_every_method_stands_on_its_page() -> None:
 def test_the_api_page_names_each_module() -> None:
     text = (ROOT / "docs/api/search.md").read_text()
     assert [cls.__name__ for cls in ours() if f"::: {cls.__module__}\n" not in text] == []
-
-
-def test_the_ablations_of_signatures_are_those_of_the_registry() -> None:
-    assert list(get_args(AblationName)) == [
-        name for name in ABLATIONS.names() if ABLATIONS[name].__module__.startswith("lightning_circuits.ablation.")
-    ]
 
 
 def show_help() -> None:
