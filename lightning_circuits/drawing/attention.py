@@ -1,4 +1,4 @@
-"""Attention patterns as a figure: the full model's and the circuit's, side by side.
+"""Attention patterns as a figure: the circuit's, the full model's, and their difference, side by side.
 
 >>> patterns = attention_patterns(search.circuit_model, batch, circuit)    # evaluation.attention   # doctest: +SKIP
 >>> patterns_figure(patterns, data.tokenizer, prompt=0).savefig("patterns.pdf")                     # doctest: +SKIP
@@ -24,9 +24,10 @@ SPANS = "#0072B2"  # their lines and names
 
 
 def patterns_figure(patterns: Patterns, tokenizer: Any, prompt: int = 0) -> Figure:
-    """One prompt's patterns as a matplotlib figure: a pair of panels for each head, the full model's left.
+    """One prompt's patterns as a matplotlib figure: of each head the circuit's, the full model's, and their difference.
 
-    White is 0, black is 1; a row for each token that looks, a column for each that is looked at; padding is left out.
+    White is 0, black is 1; of the difference, what the circuit has more is violet, what it has less orange. A row for
+    each token that looks, a column for each that is looked at; padding is left out.
     Where prompts have spans, lines part them on both axes; their names stand above and at the right.
 
     Args:
@@ -46,30 +47,39 @@ def patterns_figure(patterns: Patterns, tokenizer: Any, prompt: int = 0) -> Figu
     words = [printable(tokenizer.decode([i]), longest=LONGEST) for i in patterns.input_ids[prompt, real].tolist()]
     spans = _runs(patterns, prompt, real)
     ticks = range(len(words))
-    pairs = min(len(patterns.heads), 3)  # so many heads side by side
-    rows = -(-len(patterns.heads) // pairs)
-    inches = max(1.3, 0.105 * len(words))
-    beside = 0.4 * pairs if spans else 0.0  # for the names of spans
-    size = (2 * pairs * (inches + 0.12) + 0.9 + beside, rows * (inches + 0.3) + 0.9 + (0.5 if spans else 0.0))
+    abreast = min(len(patterns.heads), 2)  # so many heads side by side
+    rows = -(-len(patterns.heads) // abreast)
+    inches = max(1.3, 0.115 * len(words))
+    beside = 0.4 * abreast if spans else 0.0  # for the names of spans
+    size = (3 * abreast * (inches + 0.12) + 1.6 + beside, rows * (inches + 0.3) + 0.9 + (0.5 if spans else 0.0))
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, 2 * pairs, squeeze=False, sharex=True, sharey=True)
-    for panel in grid.flat[2 * len(patterns.heads) :]:
+    grid = figure.subplots(rows, 3 * abreast, squeeze=False, sharex=True, sharey=True)
+    for panel in grid.flat[3 * len(patterns.heads) :]:
         panel.set_visible(False)
+    panels = {
+        "circuit": (patterns.circuit, {"cmap": "Greys", "vmin": 0, "vmax": 1}),
+        "model": (patterns.full, {"cmap": "Greys", "vmin": 0, "vmax": 1}),
+        "difference": (patterns.circuit - patterns.full, {"cmap": "PuOr", "vmin": -1, "vmax": 1}),
+    }
+    images = {}
     for i, name in enumerate(patterns.heads):
-        row, column = divmod(i, pairs)
-        for panel, weights, where in zip(
-            grid[row, 2 * column : 2 * column + 2], (patterns.full, patterns.circuit), ("model", "circuit"), strict=True
+        row, column = divmod(i, abreast)
+        for panel, (where, (weights, colours)) in zip(
+            grid[row, 3 * column : 3 * column + 3], panels.items(), strict=True
         ):
             shown = weights[i, prompt][real][:, real].numpy()
-            image = panel.imshow(shown, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
-            _mark(panel, spans, above=row == 0, beside=where == "circuit")
+            images[where] = panel.imshow(shown, interpolation="nearest", **colours)
+            _mark(panel, spans, above=row == 0, beside=where == "difference")
             longest = max((len(span) for span, *_ in spans), default=0) if row == 0 else 0
             panel.set_title(f"{name}, {where}", fontsize=7, pad=6 + 3.2 * longest)
             # A lone $ would begin a formula.
-            panel.set_xticks(ticks, words, rotation=90, fontsize=5, parse_math=False)
-            panel.set_yticks(ticks, words, fontsize=5, parse_math=False)
-            panel.tick_params(length=1.5, labelbottom=i + pairs >= len(patterns.heads))
-    figure.colorbar(image, ax=grid, shrink=0.6, aspect=30, pad=0.01).ax.tick_params(labelsize=6)
+            panel.set_xticks(ticks, words, rotation=90, fontsize=6, parse_math=False)
+            panel.set_yticks(ticks, words, fontsize=6, parse_math=False)
+            panel.tick_params(length=1.5, labelbottom=i + abreast >= len(patterns.heads))
+    for where, said in (("difference", "circuit less model"), ("model", "attention")):
+        bar = figure.colorbar(images[where], ax=grid, shrink=0.6, aspect=30, pad=0.01)
+        bar.set_label(said, fontsize=6)
+        bar.ax.tick_params(labelsize=6)
     figure.supylabel("looks from", fontsize=7)
     figure.supxlabel("looks at", fontsize=7)
     return figure
@@ -98,7 +108,7 @@ def _mark(panel: Axes, spans: Sequence[tuple[str, int, int]], above: bool, besid
             panel.axhline(at, color=SPANS, linewidth=0.4, alpha=0.6)
             panel.axvline(at, color=SPANS, linewidth=0.4, alpha=0.6)
         middle, ends = (start + end - 1) / 2, [start - 0.4, end - 0.6]
-        said: dict[str, Any] = {"fontsize": 5, "color": SPANS, "parse_math": False}
+        said: dict[str, Any] = {"fontsize": 6, "color": SPANS, "parse_math": False}
         line: dict[str, Any] = {"color": SPANS, "linewidth": 1.2, "clip_on": False, "solid_capstyle": "butt"}
         if above:
             panel.plot(ends, [1.012] * 2, transform=panel.get_xaxis_transform(), **line)

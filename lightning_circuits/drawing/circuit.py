@@ -3,55 +3,62 @@
     >>> save_figure(Circuit.load("circuit.json"), "circuit.svg")                          # doctest: +SKIP
     >>> circuit_figure(circuit)                       # a matplotlib Figure, shown by a notebook   # doctest: +SKIP
 
-What is drawn is what the file holds: every edge of the circuit and the nodes at its ends, those on no way from input to
-logits included. Lines begin at the top of their writer and end at the bottom of their reader; at a head from the left:
-its query, its key, its value. An edge into a K/V group is drawn at each head of the group. The larger the |score|, the
-thicker and darker the line, and negative scores are dashed, so that a print in grey tells them apart. The score of a
-learned gate says only which gate is further open, its zero means nothing: there, thickness goes from the lowest score
-to the highest, and nothing is dashed.
+However deep the model and large the circuit, a figure fits a page (`PAGE`), and its smallest text has 6 points. Layers
+without a node take no room. What is drawn is what the file holds: every edge of the circuit and the nodes at its ends,
+those on no way from input to logits included. Where that is more than can be read, the strongest nodes keep boxes of
+their own, all others stand by layers in dashed ones that say how many they are, and edges between the same two boxes
+are one line (`drawing.folding`); the caption says how many edges are in such bundles, and how many in no line.
+
+Lines begin at the top of their writer and end at the bottom of their reader; at a head from the left: its query, its
+key, its value. All lines of a writer run together until they part (`drawing.routing`). An edge into a K/V group is
+drawn at each head of the group. The larger the |score|, the thicker and darker the line, and negative scores are
+dashed, so that a print in grey tells them apart. The score of a learned gate says only which gate is further open, its
+zero means nothing: there, thickness goes from the lowest score to the highest, and nothing is dashed.
 
 A circuit in spans has a column for each, with its name and, where it is known, the text that an example prompt has
 there; above them stands the whole prompt, grey where no edge can be. Which node is in which column, and which lines go
 from one to another, is said in `drawing.columns`.
-
-More than `MAX_EDGES` lines are a grey carpet: beyond, the strongest are drawn, and the caption says so.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
-from lightning_circuits.circuit import Circuit, scores_are
-from lightning_circuits.drawing.columns import Stand, example_of, in_columns, stand_name
-from lightning_circuits.drawing.style import RC, SUFFIXES, label, model_title, save
+from lightning_circuits.circuit import Circuit
+from lightning_circuits.drawing.caption import caption, title
+from lightning_circuits.drawing.columns import Stand, example_of, stand_name
+from lightning_circuits.drawing.example_prompt import PromptLine, draw_prompt, prompt_lines
+from lightning_circuits.drawing.folding import Line, Plan, plan
+from lightning_circuits.drawing.measured_text import cut, in_lines, width_of
+from lightning_circuits.drawing.routing import Item, Routes, routes, way
+from lightning_circuits.drawing.style import RC, SUFFIXES, label, save
 from lightning_circuits.files.atomic import require_place
-from lightning_circuits.layout import Layout
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_EDGES = 400
-"""So many edges are drawn at most."""
+PAGE = 7.0, 9.5
+"""No figure is wider or higher, in inches."""
+SMALLEST = 6.0
+"""The smallest text, in points."""
 
 POSITIVE, NEGATIVE = "#16324f", "#b3400c"  # as dark as each other in grey: the dashes tell them apart there
-BOX = {"input": "#e8e8e8", "head": "#ffffff", "mlp": "#dcdcdc", "logits": "#e8e8e8"}
-PORTS = {"q": -0.26, "k": 0.0, "v": 0.26}  # where lines end at a head, from its middle
-INCH = 0.55  # inches from the middle of one box to that of the next in a row
-WIDTH, HEIGHT, ROUND = 0.86, 0.36, 0.08  # of a box, in this unit
-BETWEEN, NARROWEST = 0.9, 2.2  # columns of spans, in this unit
-LIVE, DEAD = "black", "0.55"  # spans with edges, and those without
-LETTER = 0.105  # how wide a letter of the smallest text is, about, in this unit
+BOX = {"input": "#e8e8e8", "head": "#ffffff", "mlp": "#dcdcdc", "logits": "#e8e8e8", "folded": "#ffffff"}
+LINE_WIDTHS = 0.55, 3.2  # points, of the weakest line and the strongest
+# In inches, all of these:
+PORTS = {"q": -0.28, "k": 0.0, "v": 0.28}  # where lines end at a head, from its middle, in widths of the box
+HEIGHT, PADDING, GAP = 0.155, 0.045, 0.055  # of a box; beside its name; beside it
+TRACK = 0.09  # beside a line that passes a row
+LEFT, RIGHT = 0.72, 0.12  # margins; at the left stand the layers
+BETWEEN = 0.14  # columns of spans
+NARROWEST = 3.4  # figure
+LINE = 0.125  # of the smallest text
+ROW, TURN = 0.27, 0.3  # from row to row at least; and so much more where lines have far to go sideways
 
 
 def save_figure(circuit: Circuit, path: str | os.PathLike[str]) -> Path:
@@ -79,245 +86,208 @@ def circuit_figure(circuit: Circuit) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
 
-    drawn, in_spans = _strongest(circuit), bool(circuit.layout.spans)
-    graph = in_columns(drawn)
-    columns = _columns(graph, circuit.layout.n_spans)
-    places = _places(graph, columns, circuit.layout)
-    left, right = min(columns[0].left - 1.2, -3.5), max(columns[-1].right + 0.6, 3.5)
     with matplotlib.rc_context(RC):
-        prompt = _prompt(circuit, right - left)
-        bottom, roof = -1.8 if in_spans else -1.4, max(y for _, y in places.values()) + 0.4
-        top = roof + 0.6 + (0.9 if in_spans else 0.0) + (0.6 * len(prompt) + 0.1 if prompt else 0.0)
-        middle = (left + right) / 2
-        figure = Figure(figsize=(INCH * (right - left), INCH * (top - bottom)))
-        axes = figure.add_axes((0, 0, 1, 1), xlim=(left, right), ylim=(bottom, top))
+        drawn = _drawn(circuit)
+        figure = Figure(figsize=drawn.size)
+        width, height = drawn.size
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
         axes.set_axis_off()
-        if in_spans:
-            _draw_columns(axes, columns, circuit, (-0.6, roof))
-        _draw_edges(axes, graph, places, columns, signed=scores_are(circuit.metadata) == "effects")
-        _draw_nodes(axes, graph, places, left + 0.2, circuit.layout)
-        axes.text(middle, top - 0.15, _title(circuit), ha="center", va="top", fontsize=8)
-        axes.text(middle, bottom + 0.1, _caption(circuit, drawn), ha="center", va="bottom", fontsize=6)
-        for i, line in enumerate(prompt):
-            _draw_pieces(axes, line, middle, top - 0.85 - 0.6 * i)
+        _draw_columns(axes, drawn, circuit)
+        _draw_lines(axes, drawn)
+        _draw_boxes(axes, drawn, circuit)
+        for i, line in enumerate(drawn.title):
+            axes.text(width / 2, height - 0.1 - 0.15 * i, line, ha="center", va="top", fontsize=8)
+        for i, line in enumerate(reversed(drawn.caption)):
+            axes.text(width / 2, 0.08 + LINE * i, line, ha="center", va="bottom", fontsize=SMALLEST)
+        draw_prompt(axes, drawn.prompt, width / 2, height - 0.2 - 0.15 * len(drawn.title))
     return figure
 
 
-def _strongest(circuit: Circuit) -> Circuit:
-    """The circuit with `MAX_EDGES` of its edges, those of the largest |score|; without scores, the lowest ones."""
-    if circuit.n_edges <= MAX_EDGES:
-        return circuit
-    edges = circuit.members.nonzero()[:, 0]
-    if circuit.scores is not None:
-        strength = circuit.scores[edges] if scores_are(circuit.metadata) == "ranks" else circuit.scores[edges].abs()
-        edges = edges[strength.argsort(descending=True, stable=True)]
-    members = torch.zeros_like(circuit.members)
-    members[edges[:MAX_EDGES]] = True
-    return replace(circuit, members=members)
+class Drawn(NamedTuple):
+    """A figure, measured in inches from its lower left corner.
 
-
-class Column(NamedTuple):
-    """Where a span stands on the figure: its heads in rows around ``middle``, its MLPs around ``mlps``."""
-
-    left: float
-    middle: float
-    mlps: float
-    right: float
-
-
-def _columns(graph: Any, n_spans: int) -> list[Column]:
-    """Side by side, each as wide as its widest row; without spans, the one has its rows in the middle of the figure."""
-    rows: list[Counter[int]] = [Counter() for _ in range(n_spans)]
-    with_mlps = set()
-    for (_, span), node in graph.nodes(data=True):
-        if node["kind"] == "mlp":
-            with_mlps.add(span)
-        else:
-            rows[span][node["layer"]] += 1
-    columns: list[Column] = []
-    for span, row in enumerate(rows):
-        half = max(row.values()) / 2
-        right = half + (1.2 if span in with_mlps else 0.1)
-        room = max(0.0, NARROWEST - half - right) / 2 if n_spans > 1 else 0.0
-        middle = columns[-1].right + BETWEEN + half + room if columns else 0.0
-        columns.append(Column(middle - half - room - 0.1, middle, middle + half + 0.6, middle + right + room))
-    return columns
-
-
-def _places(graph: Any, columns: Sequence[Column], layout: Layout) -> dict[Stand, tuple[float, float]]:
-    """Where the middle of each node's box stands.
-
-    A layer's heads stand in a row, its MLP at the right, a little higher if it reads them. Layers without a node take
-    no room. Within a row, heads stand near what they are connected with, which makes fewer lines cross.
+    ``box``: the width of boxes. ``y``: the middle of each row. ``roof``: where columns of spans end.
     """
-    rows: dict[tuple[int, int], list[Stand]] = {}  # by layer and span
-    for stand, node in graph.nodes(data=True):
-        if node["kind"] != "mlp":
-            rows.setdefault((node["layer"], stand[1]), []).append(stand)
-    mlps = {stand: node["layer"] for stand, node in graph.nodes(data=True) if node["kind"] == "mlp"}
-    x = {stand: columns[stand[1]].mlps for stand in mlps}
 
-    def settle(row: tuple[int, int]) -> None:
-        stands = rows[row]
-        x.update({stand: columns[row[1]].middle + i - (len(stands) - 1) / 2 for i, stand in enumerate(stands)})
-
-    for row in rows:
-        settle(row)
-    for row in [*sorted(rows, reverse=True), *sorted(rows)] * 2:
-        pull = {stand: mean([x[other] for other in _neighbours(graph, stand)] or [x[stand]]) for stand in rows[row]}
-        rows[row].sort(key=pull.__getitem__)
-        settle(row)
-    widest: Counter[int] = Counter()
-    for (layer, _), stands in rows.items():
-        widest[layer] = max(widest[layer], len(stands))
-    raised = 0.0 if layout.parallel else 0.7
-    heights, y = {}, 0.0
-    for layer in sorted({*widest, *mlps.values()}):
-        heights[layer] = y
-        # Lines that leave a wide row need room to turn.
-        y += 0.9 + 0.1 * min(widest[layer], 12) + (0.4 if raised and layer in mlps.values() else 0.0)
-    return {
-        stand: (x[stand], heights[node["layer"]] + (raised if stand in mlps else 0.0))
-        for stand, node in graph.nodes.items()
-    }
+    plan: Plan
+    routes: Routes
+    size: tuple[float, float]
+    box: float
+    y: list[float]
+    roof: float
+    title: list[str]
+    caption: list[str]
+    prompt: list[PromptLine]
 
 
-def _neighbours(graph: Any, stand: Stand) -> list[Stand]:
-    return [*graph.predecessors(stand), *graph.successors(stand)]
+def _drawn(circuit: Circuit) -> Drawn:
+    """Everything on the figure, in its place."""
+    names = [*circuit.node_names(), "input", "logits", "+999"]
+    box = max(width_of(name, SMALLEST) for name in names) + 2 * PADDING
+    room = PAGE[0] - LEFT - RIGHT
+    slot = box + 2 * GAP
+    in_spans = bool(circuit.layout.spans)
+    # Two lines of a column's heading, at most four of the prompt, nine of the caption.
+    around = 0.5 + 9 * LINE + (0.35 + 4 * 0.3 if in_spans else 0.0)
+
+    def boxes(n_columns: int) -> int:
+        return int((room - (n_columns - 1) * BETWEEN) / slot + 1e-6)
+
+    shown = plan(circuit, int((PAGE[1] - around) / ROW), boxes)
+    column_of = {stand: stand[1] for row in shown.rows for stand in row}
+    strongest = max((line.strength for line in shown.lines), default=0.0)
+    links: dict[tuple[Stand, Stand], float] = {}
+    for line in shown.lines:
+        ends = line.writer, line.reads
+        links[ends] = max(links.get(ends, 0.0), _points(line, strongest) / 72)
+    routed = routes(shown.rows, column_of, links, (slot, TRACK), room, BETWEEN, least=slot)
+    width = max(NARROWEST, LEFT + RIGHT + routed.columns[-1][1])
+    shift = LEFT + (width - LEFT - RIGHT - routed.columns[-1][1]) / 2
+    routed = Routes(
+        {item: x + shift for item, x in routed.x.items()}, [(a + shift, b + shift) for a, b in routed.columns]
+    )
+
+    text_width = width - 0.3
+    titled = in_lines(title(circuit), 8, text_width)
+    said = [part for line in caption(circuit, shown) for part in in_lines(line, SMALLEST, text_width)]
+    prompt = prompt_lines(circuit, text_width)
+    foot = 0.3 + LINE * len(said)
+    head = 0.22 + 0.15 * len(titled) + 0.3 * len(prompt) + (0.4 if in_spans else 0.0)
+    y = _heights(shown, routed, PAGE[1] - head - foot - HEIGHT)
+    y = [foot + HEIGHT / 2 + at for at in y]
+    roof = y[-1] + HEIGHT / 2 + 0.06
+    height = min(y[-1] + HEIGHT / 2 + head, PAGE[1])  # to the last bit
+    return Drawn(shown, routed, (width, height), box, y, roof, titled, said, prompt)
 
 
-def _draw_columns(axes: Axes, columns: Sequence[Column], circuit: Circuit, between: tuple[float, float]) -> None:
-    """A band for each span, from the lower of two heights to the upper, with the span's name and text over it."""
+def _heights(shown: Plan, routed: Routes, most: float) -> list[float]:
+    """The middle of each row above that of the first; between rows is more room where lines go far sideways."""
+    row_of, column_of = _rows_and_columns(shown)
+    far = [0.0] * (len(shown.rows) - 1)
+    for line in shown.lines:
+        items = way(line.writer, line.reads, row_of, column_of)
+        for row, (low, high) in enumerate(pairwise(items), row_of[line.writer]):
+            far[row] = max(far[row], abs(routed.x[high] - routed.x[low]))
+    more = [0.06 + TURN * min(1.0, at / 1.5) for at in far]
+    spare = max(0.0, most - ROW * len(more))
+    share = min(1.0, spare / sum(more))
+    heights = [0.0]
+    for at in more:
+        heights.append(heights[-1] + ROW + share * at)
+    return heights
+
+
+def _rows_and_columns(shown: Plan) -> tuple[dict[Stand, int], dict[Stand, int]]:
+    row_of = {stand: at for at, row in enumerate(shown.rows) for stand in row}
+    return row_of, {stand: stand[1] for stand in row_of}
+
+
+def _draw_columns(axes: Axes, drawn: Drawn, circuit: Circuit) -> None:
+    """A band for each column of spans, with its name and text over it."""
     from matplotlib.patches import Rectangle
 
-    texts = example_of(circuit.metadata)
-    low, high = between
-    for i, (name, column) in enumerate(zip(circuit.layout.spans, columns, strict=True)):
-        width, middle = column.right - column.left, (column.left + column.right) / 2
-        band = "0.945" if i % 2 == 0 else "0.975"
-        axes.add_patch(Rectangle((column.left, low), width, high - low, facecolor=band, linewidth=0, zorder=0))
-        longest = max(8, int(width / LETTER))
+    if not circuit.layout.spans:
+        return
+    texts, low = example_of(circuit.metadata), drawn.y[0] - HEIGHT / 2 - 0.06
+    for i, (spans, (left, right)) in enumerate(zip(drawn.plan.columns, drawn.routes.columns, strict=True)):
+        middle, room = (left + right) / 2, right - left + BETWEEN - 0.04
+        grey = "0.945" if i % 2 == 0 else "0.975"
+        size = right - left, drawn.roof - low
+        axes.add_patch(Rectangle((left, low), *size, facecolor=grey, linewidth=0, zorder=0))
+        name = circuit.layout.spans[spans[0]] if len(spans) == 1 else f"{len(spans)} others"
+        text = texts.get(name, "").strip() if len(spans) == 1 else ""
         said: dict[str, Any] = {"ha": "center", "va": "bottom", "gid": f"span {i}"}
-        axes.text(middle, high + 0.42, label(name, longest), fontsize=7, fontweight="bold", **said)
-        if text := texts.get(name, "").strip():
-            axes.text(middle, high + 0.12, label(text, longest), fontsize=6, fontstyle="italic", **said)
+        axes.text(middle, drawn.roof + 0.19, cut(label(name, 60), 7, room, "bold"), fontsize=7, weight="bold", **said)
+        if text:
+            shown = cut(label(text, 60), SMALLEST, room)
+            axes.text(middle, drawn.roof + 0.05, shown, fontsize=SMALLEST, fontstyle="italic", **said)
 
 
-def _prompt(circuit: Circuit, width: float) -> list[list[tuple[str, str, str]]]:
-    """The example prompt in lines of this width: of each span the text, the name and the colour."""
-    lines: list[list[tuple[str, str, str]]] = []
-    free = 0.0
-    for name, text in example_of(circuit.metadata).items() if circuit.layout.spans else ():
-        piece = label(text.strip(), 60), label(name, 60), LIVE if name in circuit.layout.spans else DEAD
-        needed = LETTER * (max(map(len, piece[:2])) + 3)
-        if needed > free:
-            lines.append([])
-            free = width - 0.6
-        lines[-1].append(piece)
-        free -= needed
-    return lines
-
-
-def _draw_pieces(axes: Axes, pieces: Sequence[tuple[str, str, str]], x: float, y: float) -> None:
-    """A line of the example prompt: pieces side by side, each over the name of its span."""
-    from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea, VPacker
-
-    cells: list[Artist] = [
-        VPacker(
-            children=[
-                TextArea(text, textprops={"fontsize": 6, "color": colour}),
-                TextArea(name, textprops={"fontsize": 4.5, "color": colour}),
-            ],
-            align="center",
-            pad=0,
-            sep=1.5,
-        )
-        for text, name, colour in pieces
-    ]
-    line = HPacker(children=cells, align="top", pad=0, sep=4)
-    axes.add_artist(AnnotationBbox(line, (x, y), frameon=False, pad=0))
-
-
-def _draw_nodes(axes: Axes, graph: Any, places: dict[Stand, tuple[float, float]], left: float, layout: Layout) -> None:
+def _draw_boxes(axes: Axes, drawn: Drawn, circuit: Circuit) -> None:
     from matplotlib.patches import FancyBboxPatch
 
-    labelled = set()
-    for stand, (x, y) in places.items():
-        kind, layer = graph.nodes[stand]["kind"], graph.nodes[stand]["layer"]
-        corner = (x - WIDTH / 2 + ROUND, y - HEIGHT / 2 + ROUND)
-        axes.add_patch(
-            FancyBboxPatch(
-                corner,
-                WIDTH - 2 * ROUND,
-                HEIGHT - 2 * ROUND,
-                boxstyle=f"round,pad={ROUND}",
-                facecolor=BOX[kind],
-                edgecolor="black",
-                linewidth=0.5,
-                gid=stand_name(stand, layout),
-                zorder=2,
+    shown, corner = drawn.plan, 0.03
+    for row, (y, layers) in enumerate(zip(drawn.y, shown.layers, strict=True)):
+        for stand in shown.rows[row]:
+            folded = shown.folded.get(stand)
+            x = drawn.routes.x[Item(stand)]
+            low = x - drawn.box / 2 + corner, y - HEIGHT / 2 + corner
+            axes.add_patch(
+                FancyBboxPatch(
+                    low,
+                    drawn.box - 2 * corner,
+                    HEIGHT - 2 * corner,
+                    boxstyle=f"round,pad={corner}",
+                    facecolor=BOX["folded" if folded else shown.nodes[stand]["kind"]],
+                    edgecolor="black",
+                    linewidth=0.5,
+                    linestyle=(0, (3, 1.5)) if folded else "-",
+                    gid=f"folded {row} {stand[1]}" if folded else stand_name(stand, circuit.layout),
+                    zorder=2,
+                )
             )
-        )
-        axes.text(x, y, stand[0], ha="center", va="center_baseline", fontsize=6, zorder=3)
-        if kind in ("head", "mlp") and layer not in labelled:
-            labelled.add(layer)
-            axes.text(left, y, f"layer {layer}", ha="left", va="center", fontsize=6, color="0.4")
+            name = f"+{len(folded)}" if folded else stand[0]
+            axes.text(x, y, name, ha="center", va="center_baseline", fontsize=SMALLEST, zorder=3)
+        if 0 < row < len(drawn.y) - 1 and layers:
+            first, last = layers[0], layers[-1]
+            name = f"layer {first}" if first == last else f"layers {first}–{last}"
+            axes.text(0.08, y, name, ha="left", va="center", fontsize=SMALLEST, color="0.35")
 
 
-def _draw_edges(
-    axes: Axes, graph: Any, places: dict[Stand, tuple[float, float]], columns: Sequence[Column], signed: bool
-) -> None:
+def _draw_lines(axes: Axes, drawn: Drawn) -> None:
     from matplotlib.patches import PathPatch
-    from matplotlib.path import Path as Curve
 
-    edges = list(graph.edges(data=True))
-    values = [edge.get("score", 1.0) for *_, edge in edges]
-    low, high = (0.0, max(map(abs, values), default=0.0)) if signed or not values else (min(values), max(values))
+    row_of, column_of = _rows_and_columns(drawn.plan)
+    strongest = max((line.strength for line in drawn.plan.lines), default=0.0)
     # The strongest are drawn last, above the others.
-    for i in sorted(range(len(edges)), key=lambda i: abs(values[i] - low)):
-        writer, reader, edge = edges[i]
-        strength = abs(values[i] - low) / (high - low) if high > low else 1.0
-        negative = values[i] < 0 and signed
-        (x0, y0), (x1, y1) = places[writer], places[reader]
-        start, end = (x0, y0 + HEIGHT / 2), (x1 + PORTS.get(edge["reader"], 0.0), y1 - HEIGHT / 2)
-        # A long line straight upward would run through the boxes between its ends: it bows out.
-        side = x0 - columns[writer[1]].middle
-        bow = 0.0 if abs(x1 - x0) > 0.5 or y1 - y0 < 2.5 else math.copysign(0.5 + 0.05 * (y1 - y0), side)
-        rise = 0.5 * (end[1] - start[1])
-        points = [start, (start[0] + bow, start[1] + rise), (end[0] + bow, end[1] - rise), end]
+    for line in reversed(drawn.plan.lines):
+        items = way(line.writer, line.reads, row_of, column_of)
+        x = [drawn.routes.x[item] for item in items]
+        y = drawn.y[row_of[line.writer] : row_of[line.reads] + 1]
+        x[-1] += PORTS.get(line.reader, 0.0) * drawn.box
         axes.add_patch(
             PathPatch(
-                Curve(points, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4]),
+                _curve(x, [y[0] + HEIGHT / 2, *y[1:-1], y[-1] - HEIGHT / 2]),
                 fill=False,
-                edgecolor=NEGATIVE if negative else POSITIVE,
-                linestyle=(0, (4, 1.6)) if negative else "-",
-                linewidth=0.4 + 1.8 * strength,
-                alpha=0.45 + 0.45 * strength,
-                gid=edge["edge"],  # the id of its element in an SVG
+                edgecolor=NEGATIVE if line.negative else POSITIVE,
+                linestyle=(0, (3.2, 1.4)) if line.negative else "-",
+                linewidth=(points := _points(line, strongest)),
+                alpha=0.5 + 0.5 * points / LINE_WIDTHS[1],
+                capstyle="butt",
+                gid=_line_id(line),
                 zorder=1,
             )
         )
 
 
-def _title(circuit: Circuit) -> str:
-    said = circuit.metadata
-    parts = [label(said["method"])] if "method" in said else []
-    parts += [model_title(str(said["model"]))] if "model" in said else []
-    parts += [f"{label(said['ablation'])} ablation"] if "ablation" in said else []
-    return ", ".join(parts)
+def _points(line: Line, strongest: float) -> float:
+    """How thick a line is: it grows with the root, for a few edges of most circuits are worth more than all others."""
+    thin, thick = LINE_WIDTHS
+    return thin + (thick - thin) * ((line.strength / strongest) ** 0.5 if strongest else 1.0)
 
 
-def _caption(circuit: Circuit, drawn: Circuit) -> str:
-    parts = [f"{circuit.n_edges:,} of {circuit.layout.n_edges:,} edges ({100 * circuit.size:.3g}%)"]
-    if drawn.n_edges < circuit.n_edges:
-        which = "without scores: the lowest" if circuit.scores is None else "drawn: the strongest"
-        parts[0] += f", {which} {drawn.n_edges:,}"
-    if circuit.scores is not None and scores_are(circuit.metadata) == "ranks":
-        parts.append("line width: score, from the lowest to the highest")
-    elif circuit.scores is not None:
-        negative = bool((circuit.scores[drawn.members] < 0).any())
-        parts.append("line width: |score|" + ("; dashed: negative score" if negative else ""))
-    parts.append("at heads from the left: query, key, value")
-    if circuit.layout.spans:
-        parts.append("from column to column: a key or value, read where the line begins, by a head that looks there")
-    return "\n".join(parts)
+def _line_id(line: Line) -> str:
+    """The id of a line's element in an SVG: the name of its edge; of a bundle, how many edges between which boxes."""
+    if len(line.edges) == 1:
+        return line.edges[0]
+    return f"{len(line.edges)} edges {line.writer[0]}@{line.writer[1]} {line.reads[0]}@{line.reads[1]} {line.reader}"
+
+
+def _curve(x: Sequence[float], y: Sequence[float]) -> Any:
+    """A smooth line upward through points, vertical at its ends, and nowhere further aside than they are."""
+    from matplotlib.path import Path as Curve
+
+    slopes = [(b - a) / (d - c) for (a, b), (c, d) in zip(pairwise(x), pairwise(y), strict=True)]
+    # The harmonic mean of the slopes beside, 0 where the line turns (Fritsch and Butland, 1984).
+    inner = [2 * a * b / (a + b) if a * b > 0 else 0.0 for a, b in pairwise(slopes)]
+    tangents = [0.0, *inner, 0.0]
+    points, codes = [(x[0], y[0])], [Curve.MOVETO]
+    for i in range(len(x) - 1):
+        third = (y[i + 1] - y[i]) / 3
+        points += [
+            (x[i] + tangents[i] * third, y[i] + third),
+            (x[i + 1] - tangents[i + 1] * third, y[i + 1] - third),
+            (x[i + 1], y[i + 1]),
+        ]
+        codes += [Curve.CURVE4] * 3
+    return Curve(points, codes)

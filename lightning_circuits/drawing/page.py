@@ -4,10 +4,14 @@
     save_page(circuit, "page.html", curve="runs/ioi/curve.json")        # the slider tells f    # doctest: +SKIP
     save_page(mine, "page.html", theirs, names=("EdgePruning", "EAP-IG"))                   # doctest: +SKIP
 
-Layers go upward, heads and MLPs stand by layer and head, an edge ends at its reader: at a head the query at the left,
-the key in the middle, the value at the right. A slider cuts the circuit down to its strongest edges; a click on a node
-leaves its ways to the input and to the logits; two circuits are laid over each other, or side by side. A circuit in
-spans has a column for each (see `drawing.columns`), over them the text that an example prompt has there.
+Layers go upward, heads stand by their number and MLPs at their right, an edge ends at its reader: at a head the query
+at the left, the key in the middle, the value at the right. A slider cuts the circuit down to its strongest edges; a
+click on a node leaves its ways to the input and to the logits; two circuits are laid over each other, or side by side.
+A circuit in spans has a column for each (see `drawing.columns`), over them the text that an example prompt has there.
+
+Names can be read at any width of the window: boxes are placed in the width that there is, layers without a node take no
+room. Of many edges, heads that the strongest do not reach are folded, those of a layer into one box, and edges between
+two boxes are one bundle; a click opens either.
 
 The page is a template, a stylesheet and a script (`assets/page/`), and the Cytoscape.js library (MIT, its licence in
 the file). Cytoscape draws nodes and handles the pointer; the script draws the edges, on plain canvas: 20,000 elements

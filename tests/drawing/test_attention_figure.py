@@ -26,18 +26,24 @@ def ioi() -> tuple[Patterns, IOIDataModule]:
     return attention_patterns(model, next(iter(data.val_dataloader())), circuit, heads=HEADS), data
 
 
-def test_the_figure_has_a_pair_of_panels_for_each_head(ioi: tuple[Patterns, IOIDataModule], tmp_path: Path) -> None:
+def test_each_head_has_the_circuit_the_model_and_their_difference(
+    ioi: tuple[Patterns, IOIDataModule], tmp_path: Path
+) -> None:
     patterns, data = ioi
     figure = patterns_figure(patterns, data.tokenizer, prompt=2)
     figure.savefig(tmp_path / "patterns.png")
     panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
-    assert list(panels) == [f"{name}, {where}" for name in patterns.heads for where in ("model", "circuit")]
+    assert list(panels) == [
+        f"{name}, {where}" for name in patterns.heads for where in ("circuit", "model", "difference")
+    ]
     real = patterns.attention_mask[2].bool()
-    for where, weights in (("model", patterns.full), ("circuit", patterns.circuit)):
+    shown = {"model": patterns.full, "circuit": patterns.circuit, "difference": patterns.circuit - patterns.full}
+    for where, weights in shown.items():
         for i, name in enumerate(patterns.heads):
             [image] = panels[f"{name}, {where}"].images
             assert torch.equal(torch.as_tensor(image.get_array()), weights[i, 2][real][:, real])
-    axes = panels["a0.h3, model"]
+            assert image.get_clim() == ((-1, 1) if where == "difference" else (0, 1))  # 0 is white, and of no sign
+    axes = panels["a0.h2, circuit"]  # at the left, and at the bottom
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         text = "".join(label.get_text() for label in labels).replace(" ", "")
         assert text == data.tokenizer.decode(patterns.input_ids[2, real]).replace(" ", "")
@@ -61,10 +67,10 @@ def test_spans_of_the_prompt_are_parted_and_named_on_both_axes(ioi: tuple[Patter
     borders = {t - 0.5 for tokens in places.values() for t in (tokens[0], tokens[-1] + 1)}
 
     panels = {axes.get_title(): axes for axes in patterns_figure(patterns, data.tokenizer, prompt=2).axes}
-    first = panels["a0.h0, circuit"]  # at the top, and at the right of its pair
+    first = panels["a0.h0, difference"]  # at the top, and at the right of its head
     assert {text.get_text(): text.get_position()[0] for text in first.texts if text.get_rotation()} == middles
     assert {text.get_text(): text.get_position()[1] for text in first.texts if not text.get_rotation()} == middles
-    for title in ("a0.h0, circuit", "a0.h3, model"):
+    for title in ("a0.h0, difference", "a0.h3, model"):
         x = {line.get_xdata()[0] for line in panels[title].lines if list(line.get_ydata()) == [0, 1]}
         y = {line.get_ydata()[0] for line in panels[title].lines if list(line.get_xdata()) == [0, 1]}
         assert x == y == borders, title

@@ -11,12 +11,15 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing import circuit as figures
+from lightning_circuits.drawing import folding
 from lightning_circuits.drawing.circuit import circuit_figure, save_figure
-from lightning_circuits.drawing.columns import in_columns
+from lightning_circuits.drawing.example_prompt import DEAD
+from lightning_circuits.drawing.routing import Item, way
 from lightning_circuits.layout import Layout
 from tests.support.drawn_circuits import stand_of_lines
 
@@ -80,7 +83,7 @@ def test_negative_scores_are_dashed_and_width_grows_with_the_score(tmp_path: Pat
     by_width = sorted(EDGES, key=svg.width)
     assert [abs(EDGES[name]) for name in by_width] == sorted(abs(score) for score in EDGES.values())
     assert svg.width("m0->a1.h0<k>") == svg.width("input->a1.h0<q>")
-    assert any("dashed: negative score" in (text or "") for text in svg.texts)
+    assert any("dashed lines: negative score" in (text or "") for text in svg.texts)
 
 
 def test_of_learned_gates_the_highest_score_is_the_widest_and_none_is_dashed(tmp_path: Path) -> None:
@@ -103,16 +106,25 @@ def test_it_says_what_it_shows(tmp_path: Path) -> None:
     assert any(f"5 of {LAYOUT.n_edges} edges" in (text or "") for text in svg.texts)
 
 
-def test_of_too_many_edges_the_strongest_are_drawn_and_it_says_so(tmp_path: Path) -> None:
-    n = figures.MAX_EDGES + 150
-    many = everything(n)
+def test_of_too_many_edges_it_says_what_is_in_bundles_and_what_is_not_drawn(tmp_path: Path) -> None:
+    many = everything(900)
     svg = drawn(many, tmp_path)
-    strongest = {many.layout.edge_names([i])[0] for i in range(n - figures.MAX_EDGES, n)}
-    assert set(svg.edges()) == strongest and len(svg.edges()) == figures.MAX_EDGES
-    assert any(f"{n} of {many.layout.n_edges:,} edges" in (t or "") and "strongest 400" in (t or "") for t in svg.texts)
-    bare = drawn(Circuit(many.layout, many.members), tmp_path)
-    assert len(bare.edges()) == figures.MAX_EDGES
-    assert any("without scores: the lowest 400" in (text or "") for text in bare.texts)
+    lines = [name for name in svg.styles if "->" in name or " edges " in name]
+    assert len(lines) <= folding.MAX_LINES
+    shown, said = figures._drawn(many).plan, " ".join(text or "" for text in svg.texts)
+    assert len(lines) == len(shown.lines)
+    assert f"900 of {many.layout.n_edges:,} edges" in said
+    bundles = [line for line in shown.lines if len(line.edges) > 1]
+    assert f"{sum(len(line.edges) for line in bundles)} edges are in {len(bundles)} bundles" in said
+    left_out, inside = (sum(len(line.edges) for line in each) for each in (shown.left_out, shown.inside))
+    assert (f"{left_out} edges of the {len(shown.left_out)} weakest lines" in said) is bool(left_out)
+    assert (f"{inside} edges inside of a row" in said) is bool(inside)
+    assert ("not drawn" in said) is bool(left_out + inside)
+    own = [name for name in svg.styles if name in many.layout.writer_names]
+    folded = {stand for stands in shown.folded.values() for stand, _ in stands}
+    nodes = {*many.to_networkx(), "input", "logits"}
+    assert {*own, *folded, "input", "logits"} == nodes and not {*own} & folded
+    assert (f"{len(folded)} of {len(nodes)} nodes" in said) is bool(folded)
 
 
 def test_an_edge_into_a_group_is_at_each_of_its_heads(tmp_path: Path) -> None:
@@ -123,17 +135,31 @@ def test_an_edge_into_a_group_is_at_each_of_its_heads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-def test_boxes_do_not_overlap_and_lines_go_upward(parallel: bool) -> None:
-    many = everything(400, parallel)
-    graph = in_columns(many)
-    places = figures._places(graph, figures._columns(graph, 1), many.layout)
-    boxes = list(places.values())
-    for i, (x, y) in enumerate(boxes):
-        for other_x, other_y in boxes[:i]:
-            assert abs(x - other_x) >= figures.WIDTH or abs(y - other_y) >= figures.HEIGHT
-    assert all(places[reader][1] - places[writer][1] > figures.HEIGHT for writer, reader in graph.edges())
-    heads_below = places["m1", 0][1] - max(y for (name, _), (_, y) in places.items() if name.startswith("a1."))
-    assert heads_below == 0 if parallel else heads_below > figures.HEIGHT
+@pytest.mark.parametrize("n", [1, 30, 400, 1500])
+def test_boxes_do_not_overlap_and_lines_go_upward(parallel: bool, n: int) -> None:
+    shown = figures._drawn(everything(n, parallel))
+    assert_in_their_places(shown)
+    row_of = {stand: row for row, stands in enumerate(shown.plan.rows) for stand in stands}
+    assert all(row_of[line.writer] < row_of[line.reads] for line in shown.plan.lines)
+    assert all(b - a >= figures.ROW - 1e-9 for a, b in pairwise(shown.y))
+
+
+def assert_in_their_places(shown: figures.Drawn) -> None:
+    """In a row, boxes stand apart, no line goes through one of them, and all is in its column and on the figure."""
+    left, right = 0.0, shown.size[0]
+    row_of, column_of = figures._rows_and_columns(shown.plan)
+    passing: dict[int, list[float]] = {}
+    for line in shown.plan.lines:
+        for row, item in enumerate(way(line.writer, line.reads, row_of, column_of), row_of[line.writer]):
+            if item.row >= 0:
+                passing.setdefault(row, []).append(shown.routes.x[item])
+    for row, stands in enumerate(shown.plan.rows):
+        middles = sorted((shown.routes.x[Item(stand)], stand) for stand in stands)
+        assert all(b - a > shown.box for (a, _), (b, _) in pairwise(middles))
+        for x, (_, column) in middles:
+            low, high = shown.routes.columns[column]
+            assert left < low <= x - shown.box / 2 and x + shown.box / 2 <= high < right
+            assert all(abs(x - at) > shown.box / 2 for at in passing.get(row, ()))
 
 
 PLACED = {
@@ -162,39 +188,30 @@ def test_spans_are_columns_with_the_nodes_that_are_at_work_in_them(tmp_path: Pat
 
 def test_over_the_columns_stands_the_example_grey_where_no_edge_can_be(tmp_path: Path) -> None:
     placed = circuit(IN_SPANS, PLACED, example=EXAMPLE)
-    colours = {}
+    colours: dict[str, list[Any]] = {}
     for text in circuit_figure(placed).findobj(Text):
         colours.setdefault(text.get_text(), []).append(text.get_color())
     for name, piece in EXAMPLE.items():
         live = name in IN_SPANS.spans
-        assert colours[name] == (["black", "black"] if live else ["0.55"])  # in the prompt, and over a column
-        assert colours[piece.strip()] == (["black", "black"] if live else ["0.55"])
+        assert colours[name] == (["black", "black"] if live else [DEAD])  # in the prompt, and over a column
+        assert colours[piece.strip()] == (["black", "black"] if live else [DEAD])
     assert "When Mary and" in drawn(placed, tmp_path).texts
     bare = drawn(circuit(IN_SPANS, PLACED), tmp_path).texts
     assert {*IN_SPANS.spans} <= set(bare) and "..S2" not in bare
     assert "When Mary and" not in drawn(circuit(example=EXAMPLE), tmp_path).texts  # of all tokens alike
 
 
-def test_columns_stand_side_by_side_and_boxes_inside_of_their_own() -> None:
-    layout = Layout(4, 6, 8).in_spans([f"s{i}" for i in range(5)])
-    for n in (3, 60, 400):
-        graph = in_columns(Circuit.random(layout, n, 0))
-        columns = figures._columns(graph, 5)
-        places = figures._places(graph, columns, layout)
-        assert all(left.right < right.left for left, right in pairwise(columns))
-        for (_, span), (x, _) in places.items():
-            assert columns[span].left <= x - figures.WIDTH / 2 and x + figures.WIDTH / 2 <= columns[span].right
-        boxes = list(places.values())
-        for i, (x, y) in enumerate(boxes):
-            for other_x, other_y in boxes[:i]:
-                assert abs(x - other_x) >= figures.WIDTH or abs(y - other_y) >= figures.HEIGHT
-        assert all(places[reader][1] - places[writer][1] > figures.HEIGHT for writer, reader in graph.edges())
+@pytest.mark.parametrize("n", [3, 60, 400])
+def test_columns_stand_side_by_side_and_boxes_inside_of_their_own(n: int) -> None:
+    shown = figures._drawn(Circuit.random(Layout(4, 6, 8).in_spans([f"s{i}" for i in range(5)]), n, 0))
+    assert all(left < right for (_, left), (right, _) in pairwise(shown.routes.columns))
+    assert_in_their_places(shown)
 
 
 def test_a_long_example_is_in_lines_that_the_figure_has_room_for() -> None:
     example = {f"t{i}": f" word{i}" for i in range(200)} | {"long": "x" * 5000}
     figure = circuit_figure(circuit(IN_SPANS, PLACED, example=example))
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()  # places what stands in boxes of text
     inside = figure.bbox
     for text in figure.findobj(Text):
         box = text.get_window_extent()

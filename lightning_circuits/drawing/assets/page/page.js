@@ -87,10 +87,16 @@
   }
 
   const stage = $("stage");
-  const WIDTH = 64;
-  const HEIGHT = 26;
-  const PORT = { q: -20, k: 0, v: 20, mlp: 0, logits: 0 };
-  const nodeX = new Float64Array(nNodes);
+  const WIDTH = Math.max(54, 7 * `a${nLayers - 1}.h${nHeads - 1}`.length + 8);
+  const HEIGHT = 24;
+  const SLOT = WIDTH + 8; // a box and what is free beside it
+  const PORT = { q: -16, k: 0, v: 16, mlp: 0, logits: 0 };
+  // Boxes: the nodes, and behind them, for each span and layer, one of the heads that are folded there.
+  const nBoxes = nNodes + nSpans * nLayers;
+  const groupOf = (node) => nNodes + spanOf(node) * nLayers + nodeLayers[node];
+  const isGroup = (box) => box >= nNodes;
+  const boxX = new Float64Array(nBoxes);
+  const boxY = new Float64Array(nBoxes);
   const isInput = (i) => i % perSpan === 0;
   const isLogits = (i) => i % perSpan === LOGITS;
   const nodeKind = (i) => (isInput(i) ? "input" : isLogits(i) ? "logits" : nodeColumns[i] === nHeads ? "mlp" : "head");
@@ -169,62 +175,189 @@
     }
   const nLines = lineEdge.length;
 
-  // Without spans every node of the model has its place. In spans those that are at work have one, and the input in each;
-  // layers without a node take no room.
-  const placed = new Uint8Array(nNodes).fill(spans.length ? 0 : 1);
-  for (let i = 0; i < nLines; i++) placed[edgeWriter[lineEdge[i]]] = placed[lineNode[i]] = 1;
-  for (let i = 0; i < nNodes; i += perSpan) placed[i] = 1;
-  if (!placed.some((is, i) => is && isLogits(i))) placed[nNodes - 1] = 1;
-  const placedNodes = Array.from(nodeNames.keys()).filter((i) => placed[i]);
-  const layers = Array.from({ length: nLayers }, (_, layer) => layer).filter(
-    (layer) => !spans.length || placedNodes.some((i) => nodeLayers[i] === layer)
-  );
-  const ROW = layers.length > 8 ? 84 : 116;
-  const RAISED = parallel ? 0 : 0.42 * ROW; // an MLP that reads the heads of its layer stands above them
-  const layerY = (layer) => -ROW * (layer === nLayers ? layers.length : layer < 0 ? -1 : layers.indexOf(layer));
-  const nodeY = nodeNames.map((_, i) => layerY(nodeLayers[i]) - (nodeColumns[i] === nHeads ? RAISED : 0));
-  const headsOf = Array.from({ length: nSpans }, () => Array.from({ length: nLayers }, () => [])); // by span and layer
-  for (const i of placedNodes) if (nodeKind(i) === "head") headsOf[spanOf(i)][nodeLayers[i]].push(i);
-  const curves = new Float32Array(nLines * 6); // x0, y0, x1, y1, how far it bows out, how far its ends go straight
+  // ---- where nodes stand: as the slider leaves them, in the width that there is ------------------------------------
 
-  // How many heads a row of a span has room for, that of its MLP included.
-  const widths = headsOf.map((rows) => (spans.length ? Math.max(2, ...rows.map((heads) => heads.length)) : nHeads) + 1);
-  const BETWEEN = 0.6; // two spans, in heads
-  const edgesOfSpans = []; // where a span begins and ends, from the left
-  const middles = []; // of the heads of a span
+  // A layer without a node takes no room, unless it is asked for. Heads of a layer stand in rows, as many side by side as
+  // the view is wide for at a size that can be read, its MLP at their right. Of many edges the heads at the ends of the
+  // strongest have boxes of their own; the others of a layer and span are folded into one, which a click opens.
+  const FOLD_FROM = 400; // so many edges are drawn one by one
+  const STRONGEST = 80; // beyond, the heads at the ends of so many keep their boxes
+  const opened = new Set(); // folded boxes that the reader has opened
+  const home = new Int32Array(nNodes).fill(-1); // in which box a node is drawn; -1: in none
+  const members = new Map(); // the heads in a folded box
+  let boxes = []; // all that are drawn
+  let layers = []; // those that take room, from the bottom
+  let layerAt = []; // of each, where its lowest row stands, and the highest
+  let folding = false; // whether heads are folded
+  let edgesOfSpans = []; // where a span begins and ends, from the left
+  let picture = null; // how far all reaches
+  let ROW = 116;
+  let RAISED = 0; // how far an MLP stands above the heads that it reads
+  const NEXT = 34; // from one row of heads to the next in a layer
+  const BETWEEN = 26; // two spans
 
-  // Heads as far from each other as a view is wide for the height of the model, within what still looks like a layer.
-  function place(nViews) {
-    const aspect = stage.clientWidth / nViews / Math.max(1, stage.clientHeight);
-    const across = widths.reduce((sum, width) => sum + width, (nSpans - 1) * BETWEEN);
-    const column = Math.max(76, Math.min(190, (0.9 * aspect * ROW * (layers.length + 1.5)) / across));
-    let start = 0;
-    for (let span = 0; span < nSpans; span++) {
-      const heads = widths[span] - 1;
-      middles[span] = start + ((heads - 1) * column) / 2;
-      edgesOfSpans[span] = [start - 0.5 * column, start + (heads + 0.65) * column];
-      for (let i = span * perSpan; i < (span + 1) * perSpan; i++)
-        if (nodeKind(i) === "mlp") nodeX[i] = start + (heads + 0.15) * column;
-        else if (nodeKind(i) !== "head") nodeX[i] = middles[span];
-      for (const row of headsOf[span])
-        row.forEach((i, place) => {
-          nodeX[i] = middles[span] + (place - (row.length - 1) / 2) * column;
-        });
-      start += (widths[span] + BETWEEN) * column;
-    }
+  const kindOfBox = (box) => (isGroup(box) ? "group" : nodeKind(box));
+  const spanOfBox = (box) => (isGroup(box) ? Math.floor((box - nNodes) / nLayers) : spanOf(box));
+  const layerOfBox = (box) => (isGroup(box) ? (box - nNodes) % nLayers : nodeLayers[box]);
+
+  // Chooses the boxes for what the slider leaves: new ones only if asked for, or if a node has none.
+  function arrange(anew) {
+    const present = new Uint8Array(nNodes);
+    const strong = new Uint8Array(nNodes);
+    let n = 0;
+    const seen = new Uint8Array(nEdges);
     for (let i = 0; i < nLines; i++) {
       const e = lineEdge[i];
-      const writer = edgeWriter[e];
-      const node = lineNode[i];
-      const x0 = nodeX[writer];
-      const y0 = nodeY[writer] - HEIGHT / 2;
-      const x1 = nodeX[node] + PORT[readerKinds[edgeReader[e]]];
-      const y1 = nodeY[node] + HEIGHT / 2;
-      const rise = y0 - y1;
-      // A line straight upward would run through the boxes between its ends.
-      const bow = Math.abs(nodeX[writer] - nodeX[node]) > column / 2 || rise < 1.2 * ROW ? 0 : 22 + 0.05 * rise;
-      curves.set([x0, y0, x1, y1, x0 < middles[edgeSpan[e]] ? -bow : bow, Math.max(0.45 * rise, 18)], 6 * i);
+      const rank = circuits.reduce((least, _, c) => (ranks[c][e] < cut[c] ? Math.min(least, ranks[c][e]) : least), ABSENT);
+      if (rank === ABSENT) continue;
+      n += 1 - seen[e];
+      seen[e] = 1;
+      for (const node of [edgeWriter[e], lineNode[i]]) {
+        present[node] = 1;
+        if (rank < STRONGEST) strong[node] = 1;
+      }
     }
+    for (let i = 0; i < nNodes; i += perSpan) present[i] = 1;
+    if (!present.some((is, i) => is && isLogits(i))) present[nNodes - 1] = 1;
+    if (state.node !== null) present[state.node] = strong[state.node] = 1;
+    if (!anew && !present.some((is, i) => is && home[i] < 0)) return false;
+
+    folding = n > FOLD_FROM;
+    members.clear();
+    home.fill(-1);
+    for (let i = 0; i < nNodes; i++) {
+      if (!present[i]) continue;
+      home[i] = i;
+      const group = groupOf(i);
+      if (!folding || nodeKind(i) !== "head" || strong[i] || opened.has(group)) continue;
+      if (!members.has(group)) members.set(group, []);
+      members.get(group).push(i);
+    }
+    for (const [group, heads] of members)
+      if (heads.length < 2) members.delete(group);
+      else for (const i of heads) home[i] = group;
+    boxes = [...new Set(home)].filter((box) => box >= 0).sort((a, b) => a - b);
+    return true;
+  }
+
+  const headsOf = (row) => row.filter((box) => kindOfBox(box) === "head" || isGroup(box));
+
+  // How many boxes of each span stand side by side, its MLP included: as its widest row has, as far as there is room.
+  function widthsOfSpans(rows, room) {
+    const widths = rows.map((layersOfSpan) => {
+      const all = [...layersOfSpan.values()];
+      return Math.max(1, ...all.map((row) => headsOf(row).length)) + (all.some((row) => headsOf(row).length < row.length) ? 1 : 0);
+    });
+    const least = rows.map((_, span) => Math.min(2, widths[span]));
+    const widest = () => widths.reduce((best, n, span) => (n - least[span] > widths[best] - least[best] ? span : best), 0);
+    const needed = () => widths.reduce((sum, n) => sum + n, 0) * SLOT + (nSpans - 1) * BETWEEN;
+    while (needed() > room && widths[widest()] > least[widest()]) widths[widest()] -= 1;
+    return widths;
+  }
+
+  // Middles as near to those wanted as a slot between each two allows, from left to right (pools of adjacent violators).
+  function apart(wanted, left, right) {
+    const pools = [];
+    wanted.forEach((x, at) => {
+      pools.push([x - at * SLOT, 1]);
+      while (pools.length > 1 && pools[pools.length - 2][0] > pools[pools.length - 1][0]) {
+        const [[a, na], [b, nb]] = pools.splice(-2);
+        pools.push([(a * na + b * nb) / (na + nb), na + nb]);
+      }
+    });
+    const last = Math.max(left, right - (wanted.length - 1) * SLOT);
+    return pools.flatMap(([x, n]) => Array(n).fill(Math.min(last, Math.max(left, x)))).map((x, at) => x + at * SLOT);
+  }
+
+  // Gives all boxes their places in a view of this size: heads from left to right by their number, over all of it.
+  function place(width, height) {
+    const rows = Array.from({ length: nSpans }, () => new Map()); // of each span, boxes by layer
+    const ends = [];
+    const used = new Set();
+    for (const box of boxes) {
+      if (kindOfBox(box) === "input" || kindOfBox(box) === "logits") {
+        ends.push(box);
+        continue;
+      }
+      const [span, layer] = [spanOfBox(box), layerOfBox(box)];
+      used.add(layer);
+      if (!rows[span].has(layer)) rows[span].set(layer, []);
+      rows[span].get(layer).push(box);
+    }
+    layers = Array.from({ length: nLayers }, (_, layer) => layer).filter((layer) => !state.folded || used.has(layer));
+    const names = width < 320 ? 26 : 58; // what the names of the layers take
+    let [widths, room] = [[], 0];
+    const withMlp = rows.map((own) => [...own.values()].some((row) => headsOf(row).length < row.length));
+    const inRow = (span) => Math.max(1, widths[span] - (withMlp[span] ? 1 : 0));
+    const deep = (layer) =>
+      Math.max(1, ...rows.map((own, span) => Math.ceil(headsOf(own.get(layer) ?? []).length / inRow(span))));
+    // Few boxes are larger: the view is then narrower and lower, and shown enlarged.
+    for (const scale of [1.6, 1.4, 1.2, 1]) {
+      room = Math.max(2 * SLOT, width / scale - names - 14);
+      widths = widthsOfSpans(rows, room);
+      const inside = layers.reduce((sum, layer) => sum + (deep(layer) - 1) * NEXT, 2 * HEIGHT); // of the layers
+      ROW = Math.max(68, Math.min(110, (height / scale - inside) / (layers.length + (parallel ? 1 : 1.2))));
+      const whole = widthsOfSpans(rows, Infinity).every((n, span) => n === widths[span]);
+      if (whole && (layers.length + 1) * ROW + inside < height / scale) break;
+    }
+    RAISED = parallel ? 0 : Math.max(HEIGHT + 6, 0.4 * ROW);
+    const slots = widths.reduce((sum, n) => sum + n, 0);
+    const slot = Math.max(SLOT, (room - (nSpans - 1) * BETWEEN) / slots);
+
+    let y = -ROW;
+    layerAt = layers.map((layer) => {
+      const low = y;
+      const high = low - (deep(layer) - 1) * NEXT;
+      y = high - ROW;
+      return [low, high];
+    });
+    if (!parallel && layers.length && boxes.some((box) => kindOfBox(box) === "mlp" && layerOfBox(box) === layers[layers.length - 1])) y -= 0.2 * ROW;
+    let start = names;
+    edgesOfSpans = widths.map((n, span) => {
+      const across = inRow(span) * slot; // of the heads
+      layers.forEach((layer, at) => {
+        const row = rows[span].get(layer) ?? [];
+        const number = (box) => {
+          const heads = members.get(box) ?? [box];
+          return heads.reduce((sum, i) => sum + nodeColumns[i], 0) / heads.length;
+        };
+        const heads = headsOf(row).sort((a, b) => number(a) - number(b));
+        const lines = Math.max(1, Math.ceil(heads.length / inRow(span)));
+        const each = Math.ceil(heads.length / lines);
+        for (let line = 0; line < lines; line++) {
+          const part = heads.slice(line * each, (line + 1) * each);
+          const wanted = part.map((box) => start + ((number(box) + 0.5) / nHeads) * across);
+          apart(wanted, start + SLOT / 2, start + across - SLOT / 2).forEach((x, i) => {
+            boxX[part[i]] = x;
+            boxY[part[i]] = layerAt[at][0] - line * NEXT;
+          });
+        }
+        for (const box of row)
+          if (kindOfBox(box) === "mlp") {
+            boxX[box] = start + (n - 0.5) * slot;
+            boxY[box] = layerAt[at][1] - RAISED;
+          }
+      });
+      for (const box of ends)
+        if (spanOfBox(box) === span) {
+          boxX[box] = start + across / 2;
+          boxY[box] = isInput(box) ? 0 : y;
+        }
+      start += n * slot + BETWEEN;
+      return [start - n * slot - BETWEEN, start - BETWEEN];
+    });
+    picture = { left: 0, right: start - BETWEEN + 14, top: y - HEIGHT, bottom: HEIGHT, slot };
+  }
+
+  // From a box to another: x0, y0, x1, y1, how far the line bows out, how far its ends go straight.
+  function curveOf(from, to, kind) {
+    const [x0, y0] = [boxX[from], boxY[from] - HEIGHT / 2];
+    const [x1, y1] = [boxX[to] + (isGroup(to) ? 0 : PORT[kind]), boxY[to] + HEIGHT / 2];
+    const rise = y0 - y1;
+    // A line straight upward would run through the boxes between its ends.
+    const bow = Math.abs(boxX[from] - boxX[to]) > WIDTH || rise < 1.2 * ROW ? 0 : 22 + 0.05 * Math.min(rise, 600);
+    const [left, right] = edgesOfSpans[spanOfBox(from)];
+    return [x0, y0, x1, y1, x0 < (left + right) / 2 ? -bow : bow, Math.min(260, Math.max(0.45 * rise, 18))];
   }
   const ascending = (key) => Uint32Array.from({ length: nLines }, (_, i) => i).sort((a, b) => key(a) - key(b));
   const byWriter = ascending((i) => edgeWriter[lineEdge[i]] % perSpan);
@@ -237,8 +370,10 @@
   const most = Math.max(...circuits.map((circuit, c) => indices[c].length));
   const KINDS = ["q", "k", "v", "mlp", "logits"];
   const state = {
-    n: most, from: 0, to: nLayers - 1, kinds: new Set(KINDS), spans: new Set(allSpans), node: null, edge: null, view: "both",
+    n: most, from: 0, to: nLayers - 1, kinds: new Set(KINDS), spans: new Set(allSpans), node: null, edge: null, bundle: null,
+    view: "both", folded: true,
   };
+  let cut = circuits.map((_, c) => indices[c].length); // how many edges of each circuit the slider leaves
   const shownLines = new Uint8Array(nLines); // bit 1: in the left (or only) circuit, bit 2: in the right one
   const shownEdges = new Uint8Array(nEdges);
   const shownNodes = new Uint8Array(nNodes);
@@ -353,26 +488,14 @@
         return { heading, span };
       });
       if (pair && !this.overlaid) element("div", circuits[bits - 1].name, this.box, { class: "name" });
-      const rank = (i) => {
-        let strongest = -1;
-        for (let c = 0; c < circuits.length; c++)
-          if (bits & (1 << c) && ranks[c][lineEdge[i]] !== ABSENT) strongest = Math.max(strongest, strengths[c][lineEdge[i]]);
-        return strongest;
-      };
-      this.order = ascending((i) => -rank(i)).filter((i) => rank(i) >= 0);
-      this.level = new Uint8Array(nLines);
-      for (const i of this.order) this.level[i] = Math.min(LEVELS - 1, Math.floor(rank(i) * LEVELS));
+      this.strands = []; // what is drawn, the strongest first: a line, or the lines between two boxes of which one is folded
       this.chunk = 600;
       this.next = Infinity;
       this.cursor = null; // the node that the keys are at
       this.hovered = null;
       this.cy = cytoscape({
         container: this.nodes,
-        elements: placedNodes.map((i) => ({
-          data: { id: String(i), name: plainNames[i % perSpan] },
-          classes: nodeKind(i),
-          position: { x: nodeX[i], y: nodeY[i] },
-        })),
+        elements: [],
         layout: { name: "preset" },
         style: this.style(),
         minZoom: 0.05,
@@ -384,15 +507,16 @@
       this.cy.on("viewport", () => this.moved());
       this.cy.on("tap", (event) => {
         if (event.target === this.cy) {
-          const line = this.lineAt(event.position);
-          if (line === null) select(null, null);
-          else select(null, lineEdge[line]);
-        } else select(Number(event.target.id()), null);
+          const strand = this.strandAt(event.position);
+          if (strand === null) select(null, null);
+          else if (strand.edges.length === 1) select(null, strand.edges[0]);
+          else openBundle(strand);
+        } else chooseBox(Number(event.target.id()));
       });
       this.cy.on("mousemove", (event) => {
         const client = { x: event.originalEvent.clientX, y: event.originalEvent.clientY };
         if (event.target !== this.cy) this.hover(Number(event.target.id()), null, client);
-        else this.hover(null, this.lineAt(event.position), client);
+        else this.hover(null, this.strandAt(event.position), client);
       });
       this.box.addEventListener("mouseleave", () => this.hover(null, null));
       this.box.addEventListener("keydown", (event) => this.key(event));
@@ -407,12 +531,13 @@
           selector: "node",
           style: {
             shape: "round-rectangle", width: WIDTH, height: HEIGHT, "background-color": colours.node,
-            label: "data(name)", "font-size": 14, color: colours.ink, "text-valign": "center", "text-halign": "center",
+            label: "data(name)", "font-size": 12.5, color: colours.ink, "text-valign": "center", "text-halign": "center",
             "font-family": getComputedStyle(document.body).fontFamily, "min-zoomed-font-size": 5, ...outline("quiet", 1),
           },
         },
         { selector: ".mlp", style: { "background-color": colours.mlp } },
-        { selector: ".input, .logits", style: { width: 2 * WIDTH, "background-color": colours.mlp } },
+        { selector: ".input, .logits", style: { width: 1.5 * WIDTH, "background-color": colours.mlp } },
+        { selector: ".group", style: { "border-style": "dashed" } },
         {
           selector: ".off",
           style: {
@@ -442,19 +567,46 @@
       }
       this.cy.resize();
       // By width alone: a bar above that takes another line must not move what is looked at.
-      if (width !== this.width && (!this.width || fitted === this.place())) this.fit();
-      this.width = width;
+      if (width !== this.width) {
+        const whole = !this.width || fitted === this.place();
+        this.width = width;
+        if (whole) settle(width, height);
+      }
       this.draw();
     }
 
+    // The boxes as they are now, with what is in them.
+    stock() {
+      this.cursor = null;
+      this.cy.batch(() => {
+        this.cy.elements().remove();
+        this.cy.add(
+          boxes.map((box) => ({
+            data: { id: String(box), name: isGroup(box) ? `+${members.get(box).length}` : plainNames[box % perSpan] },
+            classes: kindOfBox(box),
+            position: { x: boxX[box], y: boxY[box] },
+          }))
+        );
+      });
+    }
+
+    // How high what stands over the picture is.
+    above() {
+      return (spans.length ? 50 : 8) + (pair && !this.overlaid ? 28 : 0);
+    }
+
+    // All of the picture if its words can then be read, else all of its width, from the logits down.
     fit() {
-      this.cy.fit(undefined, (spans.length ? 32 : 0) + (pair && !this.overlaid ? 36 : 26)); // what stands above it
-      const zoom = this.cy.zoom();
-      if (zoom > 1.6) {
-        this.cy.zoom(1.6);
-        this.cy.center();
-      }
-      this.cy.panBy({ x: 22, y: 0 }); // the names of the layers stand at the left
+      const [width, height] = [this.box.clientWidth, this.box.clientHeight];
+      const above = this.above();
+      const [across, tall] = [picture.right - picture.left, picture.bottom - picture.top];
+      const whole = Math.min(width / across, (height - above - 8) / tall);
+      const readable = whole >= 0.8 ? Math.min(1.6, whole) : Math.max(0.7, Math.min(1, width / across));
+      const spare = height - above - 8 - tall * readable;
+      this.cy.viewport({
+        zoom: readable,
+        pan: { x: (width - across * readable) / 2, y: above - picture.top * readable + Math.max(0, spare / 2) },
+      });
       fitted = this.place();
     }
 
@@ -536,24 +688,54 @@
         }
         paths = new Map();
       };
-      for (; at < this.order.length && drawn < most; at++) {
-        const i = this.order[at];
-        const bits = shownLines[i] & this.bits;
-        if (!bits) continue;
-        const style = this.hue(i, bits) * LEVELS + this.level[i];
+      for (; at < this.strands.length && drawn < most; at++) {
+        const strand = this.strands[at];
+        const style = strand.hue * LEVELS + strand.level;
         let path = paths.get(style);
         if (!path) paths.set(style, (path = new Path2D()));
-        trace(path, i);
+        trace(path, strand.curve);
         if (++drawn % 64 === 0) flush(); // a long path is slow to stroke, and its own crossings would not add up
       }
       flush();
-      return at < this.order.length ? at : Infinity;
+      return at < this.strands.length ? at : Infinity;
     }
 
-    hue(i, bits) {
-      if (this.overlaid) return bits === (LEFT | RIGHT) ? 2 : bits === LEFT ? 3 : 4;
-      const c = this.bits === RIGHT ? 1 : 0;
-      return circuits[c].scores_are === "effects" && scores[c][lineEdge[i]] < 0 ? 1 : 0;
+    // What is drawn between the boxes as they are now. Edges into a folded box, or out of one, are bundled.
+    string() {
+      const made = new Map();
+      const rank = (i) => {
+        let strongest = 0;
+        for (let c = 0; c < circuits.length; c++)
+          if (this.bits & (1 << c) && ranks[c][lineEdge[i]] !== ABSENT) strongest = Math.max(strongest, strengths[c][lineEdge[i]]);
+        return strongest;
+      };
+      const own = this.bits === RIGHT ? 1 : 0;
+      const signed = !this.overlaid && circuits[own].scores_are === "effects" && circuits[own].scores !== null;
+      for (let i = 0; i < nLines; i++) {
+        const bits = shownLines[i] & this.bits;
+        if (!bits) continue;
+        const [from, to] = [home[edgeWriter[lineEdge[i]]], home[lineNode[i]]];
+        const kind = readerKinds[edgeReader[lineEdge[i]]];
+        const key = isGroup(from) || isGroup(to) ? `${from},${to},${isGroup(to) ? "" : kind},${this.overlaid ? bits : 0}` : i;
+        let strand = made.get(key);
+        if (!strand) made.set(key, (strand = { from, to, kind, bits, edges: [], lines: [], square: 0, sum: 0 }));
+        if (strand.edges[strand.edges.length - 1] !== lineEdge[i]) {
+          strand.edges.push(lineEdge[i]);
+          strand.square += rank(i) ** 2;
+          if (signed) strand.sum += scores[own][lineEdge[i]];
+        }
+        strand.lines.push(i);
+      }
+      this.strands = [...made.values()];
+      // A bundle is as wide as the sum of its edges; widths are roots.
+      for (const strand of this.strands) strand.strength = Math.sqrt(strand.square);
+      this.strands.sort((a, b) => b.strength - a.strength);
+      const largest = Math.max(1, this.strands[Math.floor(0.01 * this.strands.length)]?.strength ?? 1);
+      for (const strand of this.strands) {
+        strand.level = Math.min(LEVELS - 1, Math.floor((strand.strength / largest) * LEVELS));
+        strand.hue = this.overlaid ? (strand.bits === (LEFT | RIGHT) ? 2 : strand.bits === LEFT ? 3 : 4) : strand.sum < 0 ? 1 : 0;
+        strand.curve = curveOf(strand.from, strand.to, strand.kind);
+      }
     }
 
     drawGround() {
@@ -564,18 +746,21 @@
       context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
       context.font = `11px ${getComputedStyle(document.body).fontFamily}`;
       context.textBaseline = "middle";
-      const every = Math.max(1, Math.ceil(15 / (ROW * zoom)));
-      const leftmost = placedNodes.reduce((least, i) => Math.min(least, nodeX[i]), Infinity);
-      const free = (leftmost - WIDTH / 2) * zoom + pan.x; // what the leftmost nodes leave for the names of the layers
+      const leftmost = boxes.reduce((least, box) => Math.min(least, boxX[box]), Infinity);
+      const free = (leftmost - WIDTH / 2) * zoom + pan.x; // what the leftmost boxes leave for the names of the layers
+      let named = Infinity;
       layers.forEach((layer, row) => {
-        const top = (-ROW * row - RAISED - 0.24 * ROW) * zoom + pan.y;
+        const [low, high] = layerAt[row].map((y) => y * zoom + pan.y);
         if (row % 2 === 0) {
           context.fillStyle = colours.band;
-          context.fillRect(0, top, width, ROW * zoom);
+          const top = high - (RAISED + 0.24 * ROW) * zoom;
+          context.fillRect(0, top, width, low + 0.34 * ROW * zoom - top);
         }
-        if (row % every) return;
+        const middle = (low + high) / 2;
+        if (named - middle < 14) return;
+        named = middle;
         context.fillStyle = colours.quiet;
-        context.fillText(free < 0 || free > 62 ? `layer ${layer}` : `${layer}`, 8, -ROW * row * zoom + pan.y);
+        context.fillText(free < 0 || free > 54 ? `layer ${layer}` : `${layer}`, 6, middle);
       });
       for (const { heading, span } of this.headings) {
         const [left, right] = edgesOfSpans[span].map((x) => x * zoom + pan.x);
@@ -592,9 +777,9 @@
       context.font = `7px ${getComputedStyle(document.body).fontFamily}`;
       context.textAlign = "center";
       context.fillStyle = colours.quiet;
-      for (const i of placedNodes)
-        if (shownNodes[i] & this.bits && nodeKind(i) === "head")
-          for (const kind of "qkv") context.fillText(kind, nodeX[i] + PORT[kind] - 5, nodeY[i] + HEIGHT / 2 + 6);
+      for (const box of boxes)
+        if (kindOfBox(box) === "head" && shownNodes[box] & this.bits)
+          for (const kind of "qkv") context.fillText(kind, boxX[box] + PORT[kind] - 5, boxY[box] + HEIGHT / 2 + 6);
       context.textAlign = "start";
     }
 
@@ -602,30 +787,28 @@
       const context = this.front;
       this.clear(context);
       this.camera(context);
-      const strong = (i, colour) => {
+      const strong = (strand, colour) => {
         const path = new Path2D();
-        trace(path, i);
+        trace(path, strand.curve);
         context.lineCap = "round";
-        context.lineWidth = widthOf(this.level[i]) + 5;
+        context.lineWidth = widthOf(strand.level) + 5;
         context.strokeStyle = colours.paper;
         context.stroke(path);
-        context.lineWidth = widthOf(this.level[i]) + 1.5;
+        context.lineWidth = widthOf(strand.level) + 1.5;
         context.strokeStyle = colour;
         context.stroke(path);
       };
-      if (state.edge !== null)
-        for (let i = 0; i < nLines; i++)
-          if (lineEdge[i] === state.edge && shownLines[i] & this.bits) strong(i, colours.ink);
-      if (this.hovered !== null && shownLines[this.hovered] & this.bits) strong(this.hovered, colours.ink);
+      const chosen = new Set(state.bundle ?? (state.edge === null ? [] : [state.edge]));
+      if (chosen.size) for (const strand of this.strands) if (strand.edges.some((e) => chosen.has(e))) strong(strand, colours.ink);
+      if (this.hovered !== null) strong(this.hovered, colours.ink);
     }
 
     // The line nearest to a point, if it is within a few pixels; of two as near, the stronger.
-    lineAt(point) {
+    strandAt(point) {
       let nearest = 6 / this.cy.zoom();
       let found = null;
-      for (const i of this.order) {
-        if (!(shownLines[i] & this.bits)) continue;
-        const [x0, y0, x1, y1, bow, straight] = curves.subarray(6 * i, 6 * i + 6);
+      for (const strand of this.strands) {
+        const [x0, y0, x1, y1, bow, straight] = strand.curve;
         if (point.y > y0 + nearest || point.y < y1 - nearest) continue;
         if (point.x < Math.min(x0, x1, x0 + bow, x1 + bow) - nearest) continue;
         if (point.x > Math.max(x0, x1, x0 + bow, x1 + bow) + nearest) continue;
@@ -644,30 +827,36 @@
           bezier(ahead, y0, y0 - straight, y1 + straight, y1) - bezier(behind, y0, y0 - straight, y1 + straight, y1),
         ];
         const distance = (Math.abs(dx) * Math.abs(slope[1])) / (Math.hypot(...slope) || 1);
-        if (distance < nearest) [nearest, found] = [distance, i];
+        if (distance < nearest) [nearest, found] = [distance, strand];
       }
       return found;
     }
 
-    hover(node, line, client) {
-      if (line !== this.hovered) {
-        this.hovered = line;
+    hover(box, strand, client) {
+      if (strand !== this.hovered) {
+        this.hovered = strand;
         this.drawFront();
       }
-      const visible = node !== null ? node : line;
+      const visible = box !== null ? box : strand;
       this.nodes.style.cursor = visible === null ? "" : "pointer";
       if (visible === null) $("tip").hidden = true;
-      else tell(node !== null ? nodeTold(node) : edgeTold(lineEdge[line]), client);
+      else tell(box !== null ? boxTold(box) : strandTold(strand), client);
     }
 
     update() {
+      this.hovered = null;
+      this.string();
       this.cy.batch(() => {
-        this.cy.nodes().forEach((node) => {
-          const i = Number(node.id());
-          const off = !(shownNodes[i] & this.bits) && i !== state.node && !isInput(i) && !isLogits(i);
-          if (node.hasClass("off") !== off) node.toggleClass("off", off);
-          if (node.hasClass("chosen") !== (i === state.node)) node.toggleClass("chosen", i === state.node);
-          if (node.hasClass("found") !== foundNodes.has(i)) node.toggleClass("found", foundNodes.has(i));
+        this.cy.nodes().forEach((element) => {
+          const box = Number(element.id());
+          const inside = members.get(box) ?? [box];
+          const ends = !isGroup(box) && (isInput(box) || isLogits(box));
+          const flags = {
+            off: !ends && box !== state.node && !inside.some((i) => shownNodes[i] & this.bits),
+            chosen: box === state.node,
+            found: inside.some((i) => foundNodes.has(i)),
+          };
+          for (const [name, is] of Object.entries(flags)) if (element.hasClass(name) !== is) element.toggleClass(name, is);
         });
       });
       this.draw();
@@ -677,7 +866,7 @@
       const walk = { ArrowUp: [0, 1], ArrowDown: [0, -1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[event.key];
       if (walk) this.walk(...walk);
       else if (event.key === "Enter" || event.key === " ") {
-        if (this.cursor !== null) select(this.cursor === state.node ? null : this.cursor, null);
+        if (this.cursor !== null) this.cursor === state.node ? select(null, null) : chooseBox(this.cursor);
       } else if (event.key === "+" || event.key === "=") this.zoom(1.25);
       else if (event.key === "-") this.zoom(0.8);
       else if (event.key === "0") this.fit();
@@ -692,21 +881,21 @@
 
     // To the nearest node that is shown, in the direction of the arrow.
     walk(right, up) {
-      const shown = placedNodes.filter((i) => shownNodes[i] & this.bits);
+      const shown = boxes.filter((box) => (members.get(box) ?? [box]).some((i) => shownNodes[i] & this.bits));
       if (!shown.length) return;
       const here = this.cursor ?? state.node;
       let best = here === null ? shown[0] : null;
       let least = Infinity;
-      for (const i of here === null ? [] : shown) {
-        const [dx, dy] = [nodeX[i] - nodeX[here], nodeY[here] - nodeY[i]];
+      for (const box of here === null ? [] : shown) {
+        const [dx, dy] = [boxX[box] - boxX[here], boxY[here] - boxY[box]];
         const [along, across] = right ? [right * dx, dy] : [up * dy, dx];
         const cost = (up ? 3 : 1) * along + Math.abs(across); // upward, the next row first
-        if (along > 1 && (right ? nodeLayers[i] === nodeLayers[here] : true) && cost < least) [least, best] = [cost, i];
+        if (along > 1 && (right ? layerOfBox(box) === layerOfBox(here) : true) && cost < least) [least, best] = [cost, box];
       }
       if (best === null) return;
       this.setCursor(best);
       this.cy.animate({ center: { eles: this.cy.$id(String(best)) }, duration: 0 });
-      $("said").textContent = nodeTold(best).replaceAll("\n", ", ");
+      $("said").textContent = boxTold(best).replaceAll("\n", ", ");
     }
 
     setCursor(node) {
@@ -718,8 +907,7 @@
 
   const bezier = (t, a, b, c, d) => ((1 - t) * a + 3 * t * b) * (1 - t) ** 2 + t * t * (3 * (1 - t) * c + t * d);
 
-  function trace(path, i) {
-    const [x0, y0, x1, y1, bow, straight] = curves.subarray(6 * i, 6 * i + 6);
+  function trace(path, [x0, y0, x1, y1, bow, straight]) {
     path.moveTo(x0, y0);
     path.bezierCurveTo(x0 + bow, y0 - straight, x1 + bow, y1 + straight, x1, y1);
   }
@@ -739,6 +927,20 @@
     const read = `read as ${kindSaid[readerKinds[edgeReader[e]]]}${where}`;
     const seen = spans.length && looksBack(e) ? [`looked at from ${seenFrom(e).map((span) => spans[span]).join(", ")}`] : [];
     return [edgeName(e), read, ...seen, ...circuits.map((circuit, c) => (pair ? `${circuit.name}: ` : "") + scoreSaid(c, e))].join("\n");
+  }
+
+  const boxSaid = (box) =>
+    isGroup(box) ? `${members.get(box).length} heads of layer ${layerOfBox(box)}${at(spanOfBox(box))}` : nodeNames[box];
+
+  function strandTold(strand) {
+    if (strand.edges.length === 1) return edgeTold(strand.edges[0]);
+    return `${number(strand.edges.length)} edges\nfrom ${boxSaid(strand.from)}\nto ${boxSaid(strand.to)}\na click opens them`;
+  }
+
+  function boxTold(box) {
+    if (!isGroup(box)) return nodeTold(box);
+    const names = members.get(box).map((i) => plainNames[i % perSpan]);
+    return `${boxSaid(box)}\n${names.join(", ")}\na click opens them`;
   }
 
   // The spans in which a key or a value is seen.
@@ -856,14 +1058,24 @@
 
   // ---- from state to page ----------------------------------------------------------------------------------------
 
-  let cut = [];
   let announced = null;
 
-  function update() {
-    cut = choose();
-    const shown = count(shownEdges, (bits) => bits);
-    crowd = Math.min(1, Math.sqrt(150 / Math.max(1, shown)));
+  // Gives the boxes their places in views of this size, and shows all of it.
+  function settle(width, height) {
+    place(width, height - views[0].above() - 8);
+    for (const view of views) view.stock();
     for (const view of views) view.update();
+    views[0].fit();
+  }
+
+  // `anew`: the boxes are chosen and placed as the slider has it now, else only if a node would have none.
+  function update(anew = false) {
+    cut = choose();
+    if (arrange(anew)) settle(views[0].box.clientWidth, views[0].box.clientHeight);
+    else for (const view of views) view.update();
+    const drawn = Math.max(...views.map((view) => view.strands.length));
+    crowd = Math.min(1, Math.sqrt(150 / Math.max(1, drawn)));
+    $("refold").hidden = !opened.size;
     showCut();
     showSharing();
     showSelection();
@@ -901,7 +1113,7 @@
     $("faithfulness").textContent = f.some(Boolean) ? f.map((text) => (text ? text + whole : "f not measured")).join("\n") : "";
     $("faithfulness").title = measure === null ? "" : `Faithfulness under ${measure}: measured at the sizes in the chart, ≈ between them`;
     const [edges, nodes] = [count(shownEdges, (bits) => bits), count(shownNodes, (bits) => bits)];
-    const own = new Set(placedNodes.filter((i) => shownNodes[i]).map((i) => i % perSpan)).size;
+    const own = new Set(Array.from(nodeNames.keys()).filter((i) => shownNodes[i]).map((i) => i % perSpan)).size;
     const nodesSaid = spans.length ? `${number(own)} nodes in ${number(nodes)} places` : `${number(nodes)} nodes`;
     const rest = state.node === null ? "" : `, on the paths of ${nodeNames[state.node]}`;
     const all = `${percent(edges / data.n_edges)} of the model's ${number(data.n_edges)}`;
@@ -949,11 +1161,18 @@
 
   function showSelection() {
     const [node, edge] = [state.node, state.edge];
-    $("selection").hidden = node === null && edge === null;
+    $("selection").hidden = node === null && edge === null && state.bundle === null;
     if ($("selection").hidden) return;
-    $("selected").textContent = node === null ? edgeName(edge) : `Paths of ${nodeNames[node]}`;
     const details = $("details");
     details.replaceChildren();
+    if (state.bundle !== null) {
+      $("selected").textContent = state.title;
+      const list = element("ul", null, details, { style: "list-style:none;margin:0;padding:0;max-height:260px;overflow-y:auto" });
+      for (const e of strongestFirst(state.bundle).slice(0, LISTED)) edgeButton(e, list);
+      if (state.bundle.length > LISTED) element("div", `and ${number(state.bundle.length - LISTED)} more`, details, { class: "quiet" });
+      return;
+    }
+    $("selected").textContent = node === null ? edgeName(edge) : `Paths of ${nodeNames[node]}`;
     if (node === null) {
       for (const line of edgeTold(edge).split("\n").slice(1)) element("div", line, details);
       for (const end of new Set([edgeWriter[edge], ...lineNode.filter((_, i) => lineEdge[i] === edge)])) {
@@ -966,7 +1185,7 @@
     if (spans.length) {
       const text = (texts.get(spans[spanOf(node)]) ?? "").trim();
       element("div", `in the span ${spans[spanOf(node)]}${text ? `, “${text}”` : ""}`, details);
-      const others = placedNodes.filter((i) => i !== node && i % perSpan === node % perSpan && shownInFile[i]);
+      const others = Array.from(nodeNames.keys()).filter((i) => i !== node && i % perSpan === node % perSpan && shownInFile[i]);
       const row = others.length ? element("div", "also in", details, { class: "row" }) : null;
       for (const other of others)
         element("button", spans[spanOf(other)], row, { type: "button" }).addEventListener("click", () => select(other, null));
@@ -993,7 +1212,25 @@
   function select(node, edge) {
     state.node = node;
     state.edge = edge;
-    update();
+    state.bundle = null;
+    const folded = node !== null && isGroup(home[node]);
+    if (folded) opened.add(home[node]);
+    update(folded);
+  }
+
+  // A click on a box: the ways of a node; heads that are folded get their own boxes.
+  function chooseBox(box) {
+    if (!isGroup(box)) return select(box, null);
+    opened.add(box);
+    update(true);
+  }
+
+  // Its edges are listed, and drawn one by one.
+  function openBundle(strand) {
+    for (const box of [strand.from, strand.to]) if (isGroup(box)) opened.add(box);
+    const title = `${number(strand.edges.length)} edges from ${boxSaid(strand.from)} to ${boxSaid(strand.to)}`;
+    Object.assign(state, { node: null, edge: null, bundle: strand.edges, title });
+    update(true);
   }
 
   // ---- the slider: evenly for a small circuit, by the logarithm for a large one ------------------------------------
@@ -1120,10 +1357,9 @@
   function setView(view) {
     state.view = view;
     for (const old of views) old.remove();
-    place(view === "beside" ? 2 : 1);
     views = (view === "beside" ? [LEFT, RIGHT] : [pair ? LEFT | RIGHT : LEFT]).map((bits) => new View(bits));
     legend();
-    update();
+    update(true);
   }
 
   // ---- begin -----------------------------------------------------------------------------------------------------
@@ -1157,6 +1393,16 @@
   $("slider").disabled = $("count").disabled = unscored || most === 0;
   if (unscored) $("slider").title = "Without scores there is no strongest edge";
   $("slider").addEventListener("input", () => setSize(sizeOf(Number($("slider").value))));
+  for (const id of ["slider", "count"]) $(id).addEventListener("change", () => update(true)); // let go: what is left takes the room
+  $("folded").addEventListener("change", () => {
+    state.folded = $("folded").checked;
+    update(true);
+  });
+  $("refold").addEventListener("click", () => {
+    opened.clear();
+    select(null, null);
+    update(true);
+  });
   $("count").addEventListener("input", () => setSize($("count").valueAsNumber));
   $("count").addEventListener("blur", () => ($("count").value = state.n));
 
@@ -1226,12 +1472,18 @@
     edges: (bits = 3) => Array.from(flats.keys()).filter((e) => shownEdges[e] & bits).map(edgeName),
     nodes: (bits = 3) => nodeNames.filter((_, i) => shownNodes[i] & bits),
     where(name, view = 0) {
-      const at = views[view].cy.$id(String(nodeNames.indexOf(name))).renderedPosition();
+      const at = views[view].cy.$id(String(home[nodeNames.indexOf(name)])).renderedPosition();
       return { x: at.x, y: at.y };
     },
+    boxes: (view = 0) =>
+      views[view].cy.nodes().map((box) => {
+        const at = box.renderedBoundingBox({ includeOverlays: false });
+        return { name: box.data("name"), off: box.hasClass("off"), size: 12.5 * views[view].cy.zoom(), ...at };
+      }),
+    strands: (view = 0) => views[view].strands.map((strand) => strand.edges.map(edgeName)),
     midway(name, view = 0) {
-      const i = lineEdge.findIndex((e) => edgeName(e) === name);
-      const [x0, y0, x1, y1, bow, straight] = curves.subarray(6 * i, 6 * i + 6);
+      const strand = views[view].strands.find((one) => one.edges.some((e) => edgeName(e) === name));
+      const [x0, y0, x1, y1, bow, straight] = strand.curve;
       const [zoom, pan] = [views[view].cy.zoom(), views[view].cy.pan()];
       return {
         x: bezier(0.5, x0, x0 + bow, x1 + bow, x1) * zoom + pan.x,
