@@ -23,7 +23,7 @@ from lightning_circuits.evaluation.comparison import ParetoPoint, Shown, Size, l
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurveAreas, CurveRow
 from lightning_circuits.evaluation.hypotheses import HypothesisReport
-from lightning_circuits.evaluation.rows import OVERSHOOT, Row
+from lightning_circuits.evaluation.rows import CONTROLS, NOTHING, OVERSHOOT, Row
 from lightning_circuits.evaluation.stability import Stability
 from lightning_circuits.evaluation.transfer import RANDOM as RANDOM_EDGES
 from lightning_circuits.evaluation.transfer import Transfer, match_of
@@ -39,6 +39,9 @@ def rows_table(rows: Sequence[Row]) -> TextTable:
     sizes = _Sizes(rows)
     view = begin(
         f"Circuits by exact ablation: {'; '.join(splits)}",
+        *_nothing_found(
+            [row for row in rows if row.circuit not in ("full", "empty") and not row.circuit.endswith(CONTROLS)]
+        ),
         *sizes.caption,
         f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}). KL from the full model in nats. Agreement with "
         "the full model where it is right / where it is wrong.",
@@ -67,6 +70,7 @@ def curve_table(curve: Curve) -> TextTable:
     sizes = _Sizes(curve.rows)
     view = begin(
         f"{curve.method} on {curve.model}: {measured_on({curve.method: curve})}",
+        *_nothing_found([row for row in curve.rows if row.ranking not in (None, RANDOM)]),
         *map(_areas_in_words, curve.summary),
         *sizes.caption,
         f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}), the 95 % interval of its bootstrap, and f of as many "
@@ -91,6 +95,20 @@ def curve_table(curve: Curve) -> TextTable:
                 _agreement(row.agreement_when_right, row.agreement_when_wrong),
             )
     return view
+
+
+def _nothing_found(circuits: Sequence[Row]) -> list[str]:
+    """What is to be said of each ablation under which no circuit, short of the whole model, comes near the model."""
+    said = []
+    for ablation in dict.fromkeys(row.ablation for row in circuits):
+        found = [row.faithfulness for row in circuits if row.ablation == ablation and row.size < 1]
+        found = [f for f in found if not math.isnan(f)]
+        if found and (best := max(found)) < NOTHING:
+            said.append(
+                f"Under {ablation} ablation no circuit is better than the empty one (f {best:.2f} at most): nothing is "
+                "found yet. Train longer, begin at an attribution (warm_start), or ask for more edges."
+            )
+    return said
 
 
 def _areas_in_words(areas: CurveAreas) -> str:

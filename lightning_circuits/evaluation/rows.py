@@ -59,6 +59,12 @@ JSON_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 LARGEST = 1e15
 """No number in a file is larger: beyond, floats no longer count, and figures cannot be drawn."""
 
+CONTROLS = (" pruned", " random", " complement")
+"""What the names of a circuit's controls end with."""
+
+NOTHING = 0.05
+"""Faithfulness below which a circuit is no better than the empty one, as far as anybody would care."""
+
 OVERSHOOT = 1.005
 """Faithfulness above which a row is marked as overshooting: above 1 also as it is printed."""
 

@@ -180,3 +180,19 @@ def test_tables_name_the_measure_where_it_is_not_the_logit_difference() -> None:
     names = [f"input->a{i}.h0<v>" for i in range(30)]
     parts = PartContributions(names, torch.linspace(1, -1, 30), torch.full((30,), 0.01), 0.97, "kl")
     assert "f 0.97 by kl" in " ".join(printed(contributions_table(parts)).split())
+
+
+def test_where_no_circuit_is_better_than_the_empty_one_the_table_says_so() -> None:
+    """Under one of two ablations; neither controls nor the whole model make a circuit of nothing one of something."""
+    full, empty = make_row("full", "mean", 123211, 1.0, "val"), make_row("empty", "mean", 0, 0.0, "val")
+    found = [make_row("1%", "mean", 10, 0.04, "val"), make_row("10%", "mean", 100, math.nan, "val")]
+    control = make_row("1% complement", "mean", 900, 0.9, "val")
+    other = make_row("1%", "zero", 10, 0.06, "val")
+    said = "Under mean ablation no circuit is better than the empty one (f 0.04 at most)"
+    text = " ".join(printed(rows_table([full, empty, *found, control, other])).split())
+    assert said in text and "Under zero" not in text
+    flat = {size: 0.01 if size < 1 else 1.0 for size in F}
+    assert "no circuit is better than the empty one" in " ".join(
+        printed(curve_table(make_curve({"signed": flat}))).split()
+    )
+    assert "no circuit is better" not in printed(curve_table(make_curve({"signed": F})))
