@@ -5,7 +5,7 @@
 A circuit of one size is found under each ablation: by EAP-IG, and under optimal ablation, which an attribution cannot
 ask about, by edge pruning, which starts at the ranks of EAP-IG under interchange ablation and learns constants beside
 its gates. Edges that lead nowhere are left out. Every circuit is then judged under all five ablations on the same
-held-out prompts, means being taken and optimal constants fitted over the training prompts, for each circuit anew.
+test prompts, means being taken and optimal constants fitted over the training prompts, for each circuit anew.
 
 The table has f and, behind it, the KL divergence from the model and the share of right answers. An f has the empty
 circuit of *its* ablation in it, KL has not: between columns compare KL, f within one.
@@ -41,19 +41,19 @@ def main() -> None:
         name,
         n_train=args.train,
         n_val=args.prompts,
-        n_test=8,
+        n_test=args.prompts,
         batch_size=args.batch,
         corruption="third-name",
         seed=args.seed,
     )
-    data.setup("fit")
+    data.setup()
 
     def ablation(called: str) -> Ablation:
         return OptimalAblation(args.fit, args.lr) if called == "optimal" else ABLATIONS.make(called)
 
     made = [ablation(each) for each in SHOWN]
     for each in made:
-        each.require_known(data.train_dataloader() if each.needs_data else (), data.val_dataloader())
+        each.require_known(data.train_dataloader() if each.needs_data else (), data.test_dataloader())
     begun, circuits = time.process_time(), dict[str, Circuit]()
     for under in SHOWN:
         search: CircuitSearch = (
@@ -73,7 +73,7 @@ def main() -> None:
 
     for each in made:
         each.fit(search.circuit_model, data.train_dataloader() if each.needs_data else ())
-    rows = evaluate(search.circuit_model, data.val_dataloader(), circuits, made, controls=False)
+    rows = evaluate(search.circuit_model, data.test_dataloader(), circuits, made, split="test", controls=False)
     table = table_rows(rows, circuits)
     results_page.show(table, f"f, KL, accuracy; {time.process_time() - begun:.0f} CPU seconds")
     write_json(args, rows=[row.to_dict() for row in rows])
@@ -81,7 +81,7 @@ def main() -> None:
         results_page.write_table(
             "ablations",
             table,
-            f"Seed {args.seed}, {args.prompts} held-out prompts, circuits of {results_page.percent(args.size)} before "
+            f"Seed {args.seed}, {args.prompts} test prompts, circuits of {results_page.percent(args.size)} before "
             f"pruning, by {args.train} training pairs; constants fitted in {args.fit} steps of {args.batch} prompts. "
             f"{results_page.command()}, {results_page.machine()}.",
         )
