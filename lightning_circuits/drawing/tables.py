@@ -105,9 +105,9 @@ def _nothing_found(circuits: Sequence[Row]) -> list[str]:
         found = [f for f in found if not math.isnan(f)]
         if found and (best := max(found)) < NOTHING:
             said.append(
-                f"Under {ablation} ablation no circuit is better than the empty one (f {best:.2f} at most). Found under "
-                "another ablation? Or not found yet: train longer, begin at an attribution (warm_start), ask for more "
-                "edges."
+                f"Under {ablation} ablation no circuit is better than the empty one (f {best:.2f} at most). Found "
+                "under another ablation? Or not found yet: train longer, begin at an attribution (warm_start), ask for "
+                "more edges."
             )
     return said
 
