@@ -56,16 +56,18 @@ def main() -> None:
     write_json(args, rows=rows)
     ioi = [line for seed in args.seeds for line in table_rows([row for row in rows if row["seed"] == seed])]
     results_page.show(ioi, f"{args.prompts} test prompts, interchange: KL (x the best attribution's), f, accuracy")
-    stable = stability_rows(hf_model, args)
-    results_page.show(stable, "Edges in common of two seeds: Jaccard index")
+    several = len(args.seeds) > 1
+    stable = stability_rows(hf_model, args) if several else []
+    if several:
+        results_page.show(stable, "Edges in common of two seeds: Jaccard index")
     if args.write:
         budget = f"edge pruning {' and '.join(map(str, args.steps))} steps on {args.train} pairs"
         measured_on = f"{args.prompts} test prompts, interchange ablation, edges before pruning; {budget}"
         run = f"{results_page.command()}, {results_page.machine()}"
         results_page.write_table("ioi", ioi, f"{measured_on}, attribution on {ATTRIBUTED}. {run}.")
-        results_page.write_table(
-            "stability", stable, f"Seeds {args.seeds}, means over pairs of seeds; {budget}. {run}."
-        )
+        if several:
+            of = f"Seeds {', '.join(map(str, args.seeds))}, means over their pairs"
+            results_page.write_table("stability", stable, f"{of}; {budget}. {run}.")
 
 
 def of_seed(hf_model: Any, seed: int, args: Any) -> list[dict]:
