@@ -42,7 +42,10 @@ class Gate(nn.Module):
 
     def start_from(self, scores: Tensor) -> None:
         """Begin from the ranks of some edge scores, float32 ``[n_edges]``: the best edges open, the worst closed."""
-        raise NotImplementedError(f"{type(self).__name__} does not say start_from(scores)")
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say start_from(scores): say it, or begin with all gates alike, "
+            "EdgePruning(warm_start=None)"
+        )
 
     def forward(self, generator: torch.Generator, number: int, progress: float) -> Tensor:
         """The values for one step, float32 ``[n_edges]`` in [0, 1].
