@@ -81,6 +81,9 @@ class CircuitExport(pl.Callback):
     Circuits are measured by the `FaithfulnessValidation` beside this callback (in any order). Without one, or for sizes
     that it does not measure, there is nothing to rank by, and only the last circuit is written.
 
+    Attributes:
+        step: of the last circuits in the files; None before the first.
+
     Raises:
         ValueError: here, an unknown format or monitor, or `save_top_k` below -1. At setup, so before any training: a
             folder that cannot be made or written to; a size that rounds to no edge; a format that knows no spans, for a
@@ -111,6 +114,7 @@ class CircuitExport(pl.Callback):
         self.save_top_k = save_top_k
         self.monitor = monitor
         self._kept = KeptCircuits(self.dirpath, self.formats, save_top_k)
+        self.step: int | None = None
         self._measured: Measured | None = None  # what was announced last
         self._left = False  # whether circuits have come out of training that are not in the files
         self._warned = False
@@ -203,6 +207,7 @@ class CircuitExport(pl.Callback):
 
         trouble = once(trainer, write)
         self._left = trouble is not None
+        self.step = self.step if trouble else trainer.global_step
         if trouble is not None:
             return (
                 f"the circuits of step {trainer.global_step} could not all be written to {self._kept.folder} "

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 from lightning_circuits.callbacks.disk import writable_folder
 from lightning_circuits.callbacks.monitors import refuse_unknown
+from lightning_circuits.commands.stopped import where_it_stopped
 from lightning_circuits.namespace import pl
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -31,6 +33,9 @@ class Ending(pl.Callback):
     an exception expect. Of several processes all end after the same step, whichever was told. Whatever else is under
     way ends at once: files are written whole or not at all.
 
+    Args:
+        words: of the command, without its own name.
+
     Attributes:
         begun: whether anything has been trained or judged.
         interrupted: whether Ctrl-C has come.
@@ -38,7 +43,8 @@ class Ending(pl.Callback):
         agreed: whether SIGTERM has come to any of the processes, as all of them know after the same step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, words: Sequence[str] = ()) -> None:
+        self.words = words
         self.begun = self.interrupted = self.terminated = self.agreed = False
         self._stepping = False
         self.trainer: pl.Trainer | None = None  # once there is one
@@ -85,6 +91,7 @@ class Ending(pl.Callback):
                 raise SystemExit(TERMINATED)
         except BaseException as error:
             self._end_others()
+            self._say_where_it_stopped(error)
             if self.terminated or self.agreed:  # whatever came of it
                 raise SystemExit(TERMINATED) from None
             if self.interrupted or isinstance(error, KeyboardInterrupt):
@@ -94,6 +101,12 @@ class Ending(pl.Callback):
             if threading.current_thread() is threading.main_thread():
                 for number, handler in before.items():
                     signal.signal(number, handler)
+
+    def _say_where_it_stopped(self, error: BaseException) -> None:
+        told = self.terminated or self.agreed or self.interrupted or isinstance(error, KeyboardInterrupt)
+        trainer = self.trainer
+        if told and self.begun and trainer is not None and trainer.is_global_zero and trainer.state.fn == "fit":
+            sys.stderr.write(f"\n{where_it_stopped(trainer, self.words)}\n")
 
     def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():

@@ -91,8 +91,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     # Of Lightning against torch, and nothing that a user could mend.
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
-    ending = Ending()
     words = sys.argv[1:] if args is None else list(args)
+    ending = Ending(words)
     if "--quiet" in words:  # what is said before there is a Trainer
         warnings.simplefilter("ignore")
         for name in (pl.__name__, "lightning_fabric", "lightning.fabric"):

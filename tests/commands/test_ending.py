@@ -16,6 +16,7 @@ import torch
 
 from lightning_circuits.commands import ending
 from lightning_circuits.commands.main import main
+from lightning_circuits.commands.stopped import where_it_stopped
 from lightning_circuits.namespace import pl
 from tests.support import processes
 
@@ -168,3 +169,54 @@ def test_all_processes_of_a_run_end(name: str, hook: str, rank: int, code: int, 
     run.kill()
     assert not left
     assert status == code, run.log.read_text()[-3000:]
+
+
+def test_a_training_that_is_told_to_end_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    export = [
+        "--trainer.callbacks+=CircuitExport",
+        "--trainer.callbacks.dirpath=found",
+        "--trainer.callbacks.sizes=[0.1]",
+    ]
+    watch = ["--trainer.callbacks+=FaithfulnessValidation", "--trainer.callbacks.every_n_steps=2"]
+    watch += ["--trainer.callbacks.sizes=[0.1]"]
+    config = (
+        Path("callbacks.yaml")
+        .read_text()
+        .replace("    - class_path: OnExceptionCheckpoint\n      init_args: {dirpath: saved}\n", "")
+    )
+    Path("callbacks.yaml").write_text(config)
+    told_to = ["--trainer.callbacks.step=3"]
+    assert told("fit", "on_train_batch_start", "SIGINT", *told_to, *watch, *export) == 130
+    lines = capsys.readouterr().err.splitlines()
+    begun = lines.index("Stopped at step 3 of 6.")
+    assert lines[begun + 1].startswith("Circuits of step 2: found/circuit-last-10pct.json and ")
+    assert lines[begun + 2] == "To go on from step 2:"
+    words = lines[begun + 3].split()
+    assert words[:2] == ["lightning-circuits", "fit"] and words[-2:] == [
+        "--ckpt_path",
+        str(Path("saved/last.ckpt").resolve()),
+    ]
+    assert words.count("--ckpt_path") == 1
+
+
+def test_a_damaged_checkpoint_does_not_hide_what_ended_a_training(tmp_path: Path) -> None:
+    damaged = tmp_path / "last.ckpt"
+    damaged.write_bytes(b"no checkpoint")
+    keeper = SimpleNamespace(last_model_path=str(damaged))
+    trainer: Any = SimpleNamespace(
+        estimated_stepping_batches=float("inf"), global_step=7, callbacks=[], checkpoint_callbacks=[keeper]
+    )
+    said = where_it_stopped(trainer, ["fit", "--ckpt_path", "old.ckpt", "--config=a b.yaml", "--ckpt_path=older.ckpt"])
+    command = f"  lightning-circuits fit '--config=a b.yaml' --ckpt_path {damaged}"
+    assert said.splitlines() == ["Stopped at step 7.", "To go on:", command]
+
+
+def test_a_training_without_a_checkpoint_says_that_it_would_begin_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    config = Path("callbacks.yaml").read_text()
+    kept = "\n".join(
+        [*config.split("    - class_path: ModelCheckpoint")[0].splitlines(), f"    - class_path: {__name__}.Tell"]
+    )
+    Path("callbacks.yaml").write_text(kept + "\n")
+    assert told("fit", "on_train_batch_end", "SIGINT", "--trainer.enable_checkpointing=false") == 130
+    said = capsys.readouterr().err
+    assert "Stopped at step 1 of 6." in said and "No checkpoint was written" in said and "Circuits of" not in said
