@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from difflib import get_close_matches
 from typing import Any
 
 from lightning_circuits.namespace import LightningArgumentParser, pl
@@ -42,7 +43,15 @@ class _InOneLine(argparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> Any:
         if debugging() and ex is not None:
             raise ex
-        self.exit(2, f"error: {plain(message)} (see {self.prog} --help)\n")
+        self.exit(2, f"error: {plain(message)}{self._meant(message)} (see {self.prog} --help)\n")
+
+    def _meant(self, message: str) -> str:
+        """The option that is most like one that there is not, in words; empty where none is, or none is missing."""
+        if (missed := re.match(r"(?:Option '|unrecognized arguments: --)([\w.]+)", message)) is None:
+            return ""
+        options = {option.strip("-") for action in self._actions for option in action.option_strings}
+        like = get_close_matches(missed[1], sorted(options), n=1)
+        return f": did you mean {'--' if '--' in missed[0] else ''}{like[0]}?" if like else ""
 
 
 class Parser(_InOneLine):

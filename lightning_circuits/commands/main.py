@@ -58,6 +58,7 @@ from lightning_circuits.commands import compare, transfer, view
 from lightning_circuits.commands.config_files import find_config, read_sections, tokenizer_of, tokenizer_of_text
 from lightning_circuits.commands.ending import Ending
 from lightning_circuits.commands.errors import LightningParser, debugging, in_one_line
+from lightning_circuits.commands.overview import ASKED, overview, refuse_unknown_command
 from lightning_circuits.measures import AnyMeasure
 from lightning_circuits.models.loading import load_without_bars
 from lightning_circuits.namespace import LightningArgumentParser, LightningCLI, pl
@@ -77,6 +78,10 @@ LEAST = {
     "val_check_interval": 0,
 }
 """Of numbers that the Trainer takes as they come, and stumbles over later."""
+
+
+WITHOUT_TRAINER = {"compare": compare, "transfer": transfer, "view": view}
+"""Commands that are a module of their own; the others are methods of the Trainer."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -111,9 +116,12 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str], ending: Ending, args: list[str] | None) -> None:
     """The command that the words name."""
-    without_trainer = {"compare": compare.main, "transfer": transfer.main, "view": view.main}
-    if words and words[0] in without_trainer:
-        without_trainer[words[0]](words[1:])
+    if words in ASKED:
+        print(overview())
+        return
+    refuse_unknown_command(words)
+    if words[0] in WITHOUT_TRAINER:
+        WITHOUT_TRAINER[words[0]].main(words[1:])
         return
     CircuitCLI(
         FrozenModelModule,
@@ -208,16 +216,6 @@ class CircuitCLI(LightningCLI):
         parser = self.parser_class(**kwargs)
         parser.add_argument("-c", "--config", action=FindConfig, help="A config file, or the name of a packaged one.")
         return parser
-
-    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        super().setup_parser(*args, **kwargs)
-        self.parser.epilog = (
-            "And: lightning-circuits compare RUN RUN ... puts the faithfulness curves of several runs into one table "
-            "and one figure (lightning-circuits compare --help). lightning-circuits transfer CIRCUIT ... --data "
-            "CONFIG CONFIG ... runs circuits on each other's tasks (lightning-circuits transfer --help). "
-            "lightning-circuits view CIRCUIT makes an interactive page of a circuit, or a figure "
-            "(lightning-circuits view --help)."
-        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--quiet", action="store_true", help="Print errors and the paths of files, nothing else.")
