@@ -15,7 +15,7 @@ Splits that have no rows of their own are cut out of those to train on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from lightning_circuits.datamodules.faults import BadRows, together
 from lightning_circuits.datamodules.loader import PaddingSide
 from lightning_circuits.datamodules.misfits import Misfits
 from lightning_circuits.datamodules.reading import PairFormat, Source, read_pairs
-from lightning_circuits.datamodules.records import count_of
+from lightning_circuits.datamodules.records import count_of, require_source
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.spans import By
 from lightning_circuits.datamodules.tokenising import AnswerTokens, PromptPair
@@ -94,10 +94,8 @@ class PromptPairDataModule(PairDataModule):
             name: list(source) if isinstance(source, Iterator) else source for name, source in sources.items()
         }
         for name, source in self.sources.items():
-            if not (isinstance(source, (str, Path, Iterable)) or (source is None and name != "train")):
-                raise TypeError(
-                    f"{name} takes the path of a file, a list of dicts, a dataset or a frame of pandas, got {source!r}"
-                )
+            if source is not None or name == "train":
+                require_source(name, source)
         self.format: PairFormat = format
         self.fractions = {"val": val_fraction, "test": test_fraction}
 

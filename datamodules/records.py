@@ -216,6 +216,19 @@ FORMS: tuple[str, ...] = get_args(Form)
 # ---- in memory -------------------------------------------------------------------------------------------------------
 
 
+def require_source(name: str, source: Any, thing: str = "pair") -> None:
+    """See that something is the path of a file, or may hold rows; TypeError, which calls it by a name, if not."""
+    if isinstance(source, Mapping):
+        raise TypeError(
+            f"{name} is a dict of {', '.join(map(repr, list(source)[:5]))}, and should be a list of {thing}s: if these "
+            "are splits, give each by itself"
+        )
+    if not isinstance(source, (str, Path, Iterable)):
+        raise TypeError(
+            f"{name} takes the path of a file, a list of dicts, a dataset or a frame of pandas, got {shortened(source)}"
+        )
+
+
 def rows_in_memory(source: Iterable[Any], name: str, thing: str) -> Iterator[Row]:
     """The rows of a list of dicts, of a `datasets.Dataset` or of a frame of pandas.
 
@@ -227,18 +240,10 @@ def rows_in_memory(source: Iterable[Any], name: str, thing: str) -> Iterator[Row
     Raises:
         TypeError: it is none of them.
     """
+    require_source(name, source, thing)
     rows: Any = source
     if callable(getattr(source, "iterrows", None)):  # iterated, a frame of pandas gives the names of its columns
         name, rows = f"{name}.iloc", source.to_dict("records")  # type: ignore[attr-defined]
-    elif isinstance(source, Mapping):
-        raise TypeError(
-            f"{name} is a dict of {', '.join(map(repr, list(source)[:5]))}, and should be a list of {thing}s: if these "
-            f"are splits, give each by itself"
-        )
-    elif not isinstance(source, Iterable):
-        raise TypeError(
-            f"{name} takes the path of a file, a list of dicts, a dataset or a frame of pandas, got {shortened(source)}"
-        )
     for number, row in enumerate(rows):
         where = f"{name}[{number}]"
         good = isinstance(row, (Mapping, PromptPair))
