@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning_circuits.arguments import require_choice, require_seed, require_whole_numbers, shortened
 from lightning_circuits.batch import PromptSource
+from lightning_circuits.datamodules.faults import BadRows, together
 from lightning_circuits.datamodules.fitting import require_fit
 from lightning_circuits.datamodules.loader import PaddingSide, PairLoader
 from lightning_circuits.datamodules.misfits import Fitting, Misfits, fitting
@@ -41,7 +42,7 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
         spans: what batches say of where tokens stand, for circuits in spans: in which of the places that pairs name,
             ``roles``, or each ``token`` by itself. Default: nothing.
         misfits: what becomes of pairs that do not fit the tokenizer, such as those of which clean and corrupt have
-            different numbers of tokens: ``refuse`` the first, or ``drop`` all. How many were dropped is said when the
+            different numbers of tokens: ``refuse`` them, or ``drop`` them. How many were dropped is said when the
             data are set up, and stands in `describe`.
         answer_tokens: how many tokens an answer may have: ``one``, or ``any`` number, which then counts by its joint
             log-probability (see `measures`). Batches have a row more for each beginning of an answer.
@@ -108,7 +109,7 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
         return self._tokenizer
 
     def setup(self, stage: str | None = None) -> None:
-        """Make, check and tokenise all splits, once; ValueError for a bad pair (see `tokenising.attempts`), an empty
+        """Make, check and tokenise all splits, once; ValueError for bad pairs (see `tokenising.attempts`), an empty
         split or one of fewer pairs than wanted, or for prompts of different lengths where each token is to be a span.
         """
         if self._splits:
@@ -119,7 +120,15 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
                 f"make_splits of {type(self).__name__} has to give a dict with the pairs of {', '.join(SPLITS)}, got "
                 f"{shortened(made)}"
             )
-        fitted = {name: self._fitting(name, made[name]) for name in SPLITS}
+        fitted: dict[str, tuple[list[PromptPair], list[TokenPair]]] = {}
+        bad: list[BadRows] = []
+        for name in SPLITS:
+            try:
+                fitted[name] = self._fitting(name, made[name])
+            except BadRows as of_split:
+                bad.append(of_split)
+        if bad:
+            raise together(bad, sum(len(texts) for texts, _ in fitted.values()))
         # Of all splits together: they have the same places, though none of the prompts of one may have some of them.
         texts = [pair for of_split, _ in fitted.values() for pair in of_split]
         placed = iter(self._placed(texts, [pair for _, of_split in fitted.values() for pair in of_split]))
@@ -200,10 +209,9 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
         return pieces
 
     def require_fit(self, model: CircuitModel) -> None:
-        """See that a model can read the prompts of all splits; ValueError for a pair that it cannot."""
+        """See that a model can read the prompts of all splits; ValueError for pairs that it cannot."""
         self.setup()
-        for name in SPLITS:
-            require_fit(self._splits[name], model)
+        require_fit([pair for name in SPLITS for pair in self._splits[name]], model)
 
     def train_dataloader(self) -> PairLoader:
         trainer = self.trainer

@@ -26,10 +26,11 @@ from typing import Any, Literal, NamedTuple
 from lightning_circuits.arguments import require_choice, shortened
 from lightning_circuits.batch import NO_TOKEN, Batch
 from lightning_circuits.datamodules.encoding import encode, unknown_words
+from lightning_circuits.datamodules.faults import made_of_each
 from lightning_circuits.datamodules.known_facts import RELATIONS
 from lightning_circuits.datamodules.loader import PaddingSide, PairLoader
 from lightning_circuits.datamodules.misfits import Misfits
-from lightning_circuits.datamodules.reading import json_lines
+from lightning_circuits.datamodules.records import json_lines
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.spans import By, Places
 from lightning_circuits.datamodules.tasks import TaskDataModule
@@ -100,12 +101,12 @@ def read_facts(file: str | Path) -> list[Entry]:
 
     Raises:
         FileNotFoundError: the file is not there.
-        ValueError: the file holds no facts; with the line's number: what `reading.json_lines` raises, a field of
+        ValueError: the file holds no facts; with the line's number: what `records.json_lines` raises, a field of
             another type, a prompt without `{subject}` or with a space behind it, an object without the space before
             it, a new object that is the true one; a prompt that an earlier line has.
     """
     path = Path(file).expanduser()
-    entries = [_entry(record, where) for where, record in json_lines(path, "fact", FIELDS)]
+    entries = made_of_each(json_lines(path, "fact", FIELDS), _entry, "facts")
     if not entries:
         raise ValueError(f"{path} holds no facts: it has a line per fact, with the fields {', '.join(FIELDS)}")
     first: dict[str, str] = {}

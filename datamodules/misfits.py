@@ -1,4 +1,4 @@
-"""Pairs that do not fit a tokenizer, refused or dropped; and what was dropped, in numbers.
+"""Pairs that do not fit a tokenizer, refused all at once or dropped; and what was dropped, in numbers.
 
 Of prompts made from lists of words, a fifth or a half may be no pairs for a tokenizer: "Ottawa" is three tokens where
 "Paris" is one. To refuse them all would leave nobody a data set, to drop them silently would hide that what is left is
@@ -13,11 +13,14 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Literal
 
+from lightning_circuits.datamodules.faults import BadRows
 from lightning_circuits.datamodules.tokenising import AnswerTokens, Misfit, PromptPair, TokenPair, attempts
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
 Misfits = Literal["refuse", "drop"]
-"""What becomes of pairs that do not fit the tokenizer: the first is an error, or they are left out and counted."""
+"""What becomes of pairs that do not fit the tokenizer: an error that names them, or they are left out and counted."""
+
+DROP = "Mend them, or leave out and count those that do not fit the tokenizer: misfits='drop'"
 
 AT_A_TIME = 64
 """Pairs tokenised in one call."""
@@ -61,25 +64,28 @@ def fitting(
         answer_tokens: how many tokens an answer may have.
 
     Raises:
-        ValueError: with ``refuse``, the first pair that does not fit (see `tokenising.attempts`); with either, a pair
-            that would fit no tokenizer.
+        BadRows: with ``refuse``, pairs that do not fit (see `tokenising.attempts`); with either, pairs that would
+            fit no tokenizer.
     """
     texts: list[PromptPair] = []
     tokens: list[TokenPair] = []
+    faults: list[ValueError] = []
     counts: Counter[str] = Counter()
     source = iter(pairs)
-    while (wanted is None or len(tokens) < wanted) and (some := list(islice(source, AT_A_TIME))):
+    while (wanted is None or len(tokens) + len(faults) < wanted) and (some := list(islice(source, AT_A_TIME))):
         for pair, attempt in zip(some, attempts(some, tokenizer, answer_tokens), strict=True):
-            if len(tokens) == wanted:
+            if len(tokens) + len(faults) == wanted:
                 break
             counts["drawn"] += 1
-            if isinstance(attempt, Misfit):
-                if misfits == "refuse":
-                    raise attempt
+            if isinstance(attempt, Misfit) and misfits == "drop":
                 counts[attempt.kind] += 1
+            elif isinstance(attempt, ValueError):
+                faults.append(attempt)
             else:
                 texts.append(pair)
                 tokens.append(attempt)
+    if faults:
+        raise BadRows(faults, counts["drawn"], way_out=DROP if all(isinstance(one, Misfit) for one in faults) else "")
     number = Fitting(
         counts["drawn"], counts["misaligned"], counts["several-token"], counts["unknown"], kept=len(tokens)
     )

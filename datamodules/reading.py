@@ -1,162 +1,185 @@
-"""Pairs from files: our own JSON Lines, and the files that others publish.
+"""Pairs from files and from memory: our own, and those that others publish.
 
     >>> read_pairs("ioi/gpt2.csv", format="eap-ig")                                                # doctest: +SKIP
     [PromptPair(clean='Then, ...', corrupt='Then, ...', answers=(5335,), distractors=(1757,), ...), ...]
 
-| format   | what it is                                                                                      |
-|----------|-------------------------------------------------------------------------------------------------|
-| `jsonl`  | JSON Lines of `clean`, `corrupt`, `answers`, `distractors` (see `datamodules.jsonl`)            |
-| `eap-ig` | the CSV of a task of EAP-IG, `clean`, `corrupted` and columns of token ids                      |
-| `mib`    | rows of a MIB data set as JSON Lines, as `datasets` writes them: `prompt` and `..._counterfactual` |
+| format                 | what it is                                                                             |
+|------------------------|----------------------------------------------------------------------------------------|
+| `auto`                 | `clean`, `corrupt`, `answers` and `distractors` as JSON Lines, a JSON list or CSV      |
+| `jsonl`, `json`, `csv` | the same, of which the file has to be that                                             |
+| `eap-ig`               | the CSV of a task of EAP-IG, `clean`, `corrupted` and columns of token ids             |
+| `mib`                  | rows of a MIB data set, as JSON too: `prompt` and `..._counterfactual`                 |
 
-How the rows of the two others are read stands in `datamodules.published`.
+How the rows of the two last are read stands in `datamodules.published`; what is read of files at all, in
+`datamodules.records`.
+
+**Answers in a cell.** JSON has lists; a cell of CSV has none. A cell is one answer, as it stands with its spaces,
+unless it begins with a bracket: then it is a list, as JSON or as Python (and pandas) write it, `[" Mary", " Ann"]`. A
+token's id stands in a list, `[4881]`. Of a cell `13` nobody could say which of the two is meant, so it is refused.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
+import ast
 import json
-from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from lightning_circuits.arguments import require_choice, shortened
+from lightning_circuits.datamodules.faults import Row, made_of_each
 from lightning_circuits.datamodules.published import pair_of_eap_ig, pair_of_mib
+from lightning_circuits.datamodules.records import (
+    FORMS,
+    missing_fields,
+    rows_in_memory,
+    rows_of_file,
+    table_of,
+    text_of,
+)
 from lightning_circuits.datamodules.tokenising import PromptPair
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
-PairFormat = Literal["jsonl", "eap-ig", "mib"]
+PairFormat = Literal["auto", "jsonl", "json", "csv", "eap-ig", "mib"]
+
+Source: TypeAlias = str | Path | Iterable[Any]
+"""The path of a file; or what gives dicts one by one, as a list or a dataset does; or a frame of pandas."""
 
 FIELDS = ("clean", "corrupt", "answers", "distractors")
-"""What a pair of ours has to have; beside them `spans` and `group`."""
+"""What a pair of ours has; beside them `spans` and `group`."""
+NEEDED = FIELDS[:3]
 
 
 def read_pairs(
-    file: str | Path, format: PairFormat = "jsonl", tokenizer: PreTrainedTokenizerBase | None = None
+    source: Source,
+    format: PairFormat = "auto",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    name: str = "pairs",
 ) -> list[PromptPair]:
-    """Read a file of pairs; blank lines are passed over, other fields are ignored.
+    """Read pairs; blank lines are passed over, other fields are ignored.
 
     Args:
-        file: its path.
-        format: ``jsonl``, ``eap-ig`` or ``mib``.
+        source: the path of a file; or a list of dicts, a dataset of `datasets`, a frame of pandas. What is a
+            `PromptPair` already stays as it is.
+        format: see the module.
         tokenizer: for files that give a number in the place of tokens, the years of EAP-IG's greater-than; others need
             none.
+        name: what errors call a source that is no file.
 
     Raises:
         FileNotFoundError: the file is not there.
-        ValueError: another format; the file is compressed or not UTF-8; with the line's number: it is not JSON, not an
-            object, or a field is missing, given twice or of another type.
+        TypeError: a source of another kind.
+        ValueError: another format; the file is compressed, in another encoding, or in another form; with each of the
+            rows (`faults.BadRows`): it cannot be read, or a field is missing, given twice or of another type.
     """
     require_choice("format", format, PairFormat)
-    path = Path(file).expanduser()
-    if format == "eap-ig":
-        return _rows_of_eap_ig(content_of(path, "CSV, a row per pair", "pairs"), path, tokenizer)
+    if not isinstance(source, (str, Path)):
+        if format not in ("auto", "mib"):
+            raise ValueError(f"format {format!r} is one of files, and {name} is in memory: {shortened(source)}")
+        rows = rows_in_memory(source, name, "pair")
+    else:
+        path = Path(source).expanduser()
+        if format == "eap-ig":
+            rows = table_of(text_of(path, "CSV, a row per pair"), path, ("clean", "corrupted"))
+            return made_of_each(rows, lambda row, where: pair_of_eap_ig(row, where, tokenizer), "pairs")
+        fields, check = (("prompt",), None) if format == "mib" else (FIELDS, _require_columns)
+        rows = rows_of_file(path, format if format in FORMS else "auto", "pair", fields, check)  # type: ignore[arg-type]
     if format == "mib":
-        read = [pair_of_mib(record, where) for where, record in json_lines(path, "pair")]
-        return [pair for pair in read if pair is not None]
-    return [_pair_of_ours(record, where) for where, record in json_lines(path, "pair", FIELDS)]
+        return [pair for pair in made_of_each(rows, _pair_of_mib, "pairs") if pair is not None]
+    return made_of_each(_of_ours(rows), _pair_of_ours, "pairs")
 
 
-def json_lines(path: Path, thing: str, fields: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON Lines file, and where in it each stands; blank lines are passed over.
-
-    Args:
-        path: of the file.
-        thing: what a line holds, for errors: ``pair``.
-        fields: what each has to have; for files of others, which say it another way, none.
-
-    Raises:
-        FileNotFoundError: the file is not there.
-        ValueError: the file is compressed or not UTF-8; with the line's number: it is not JSON, not an object, or a
-            field is missing or given twice.
-    """
-    with_fields = f" with the fields {', '.join(fields)}" if fields else ""
-    content = content_of(path, f"JSON Lines, a line per {thing}{with_fields}", f"{thing}s")
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            record = _json_object(line, where, thing)
-            _require_fields(record, where, thing, fields)
-            yield where, record
+def _of_ours(rows: Iterator[Row]) -> Iterator[Row]:
+    """The same rows; ValueError if the first shows that they are of another format."""
+    for where, row in rows:
+        if isinstance(row, Mapping):
+            _refuse_others(list(map(str, row)), where)
+        return chain([(where, row)], rows)
+    return rows
 
 
-def content_of(path: Path, kind: str, things: str) -> bytes:
-    """What is in a file, without a byte-order mark; FileNotFoundError or ValueError, which say what ``kind`` of file
-    holds such ``things``, if it is not there or another.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is {'a folder and ' if path.is_dir() else ''}no file {path} ({kind})")
-    content = path.read_bytes()
-    for start, other in _OTHER_FILES.items():
-        if content.startswith(start):
-            raise ValueError(f"{path} is {other}: a file of {things} is {kind.partition(',')[0]}, in UTF-8")
-    return content.removeprefix(codecs.BOM_UTF8)
+def _refuse_others(names: Sequence[str], where: str) -> None:
+    """ValueError if these are the fields of another format, which it names."""
+    kind = "mib" if "prompt" in names and any("counterfactual" in name for name in names) else None
+    kind = "eap-ig" if "corrupted" in names and any(name.endswith("_idx") for name in names) else kind
+    if kind and not set(NEEDED) <= set(names):
+        raise ValueError(f"{where}: these are fields of another format, {', '.join(names)}: read it by format={kind!r}")
 
 
-_OTHER_FILES = {
-    b"\x1f\x8b": "compressed (gzip)",
-    b"PK\x03\x04": "compressed (zip)",
-    b"\x28\xb5\x2f\xfd": "compressed (zstd)",
-    b"PAR1": "in Parquet",
-    codecs.BOM_UTF16_LE: "in UTF-16",
-    codecs.BOM_UTF16_BE: "in UTF-16",
-}
+def _require_columns(names: Sequence[str], where: str) -> None:
+    _refuse_others(names, where)
+    if fault := missing_fields(dict.fromkeys(names), where, "pair", NEEDED, FIELDS):
+        raise fault
 
 
-def _rows_of_eap_ig(content: bytes, path: Path, tokenizer: PreTrainedTokenizerBase | None) -> list[PromptPair]:
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 (byte {error.start + 1})") from None
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    pairs = []
-    try:
-        for row in rows:
-            pairs.append(pair_of_eap_ig(row, f"{path}, line {rows.line_num}", tokenizer))
-    except csv.Error as error:
-        raise ValueError(f"{path}, behind line {rows.line_num}: not CSV: {error}") from None
-    return pairs
+def _pair_of_mib(record: Any, where: str) -> PromptPair | None:
+    return record if isinstance(record, PromptPair) else pair_of_mib(record, where)
 
 
-def _json_object(line: bytes, where: str, thing: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line.decode("utf-8"), object_pairs_hook=_each_once)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not UTF-8 (byte {error.start + 1} of the line)") from None
-    except (ValueError, RecursionError) as error:  # a field twice; a number of thousands of digits; lists in lists
-        raise ValueError(f"{where}: no {thing}: {error}") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{where}: a {thing} is a JSON object with fields by name, not {shortened(record)}")
-    return record
+def _pair_of_ours(record: Any, where: str) -> PromptPair:
+    if isinstance(record, PromptPair):
+        return record
+    if fault := missing_fields(record, where, "pair", NEEDED, FIELDS):
+        raise fault
+    answers = _words(record["answers"], "answers", where)
+    if not answers:
+        raise _no_list("answers", where, record["answers"])
+    distractors = _words(record.get("distractors"), "distractors", where)
+    spans = record.get("spans")
+    if isinstance(spans, str) and spans:  # in a cell
+        spans = _of_cell(spans, "spans", where)
+    group = "" if _absent(record.get("group")) else record["group"]
+    return PromptPair(
+        record["clean"], record["corrupt"], answers, distractors, where, {} if _absent(spans) else spans, group
+    )
 
 
-def _require_fields(record: dict[str, Any], where: str, thing: str, fields: Sequence[str]) -> None:
-    if missing := [field for field in fields if field not in record]:
-        meant = {field: get_close_matches(field, set(record) - set(fields), 1) for field in missing}
-        hints = "".join(f"; is {names[0]!r} meant for {field}?" for field, names in meant.items() if names)
-        raise ValueError(f"{where}: {', '.join(missing)} missing{hints}; a {thing} has the fields {', '.join(fields)}")
-
-
-def _pair_of_ours(record: dict[str, Any], where: str) -> PromptPair:
-    for field in FIELDS[2:]:
-        if not isinstance(record[field], list) or not record[field]:
+def _words(given: Any, field: str, where: str) -> tuple[Any, ...]:
+    """Answers or distractors, none where nothing is given: a list, or a single text (see the module)."""
+    if hasattr(given, "tolist"):  # an array, in a frame or a dataset
+        given = given.tolist()
+    if _absent(given):
+        return ()
+    if isinstance(given, str):
+        if re.fullmatch(r"-?\d+", given):
             raise ValueError(
-                f"{where}: {field} has to be a list of at least one text or token id, not {shortened(record[field])}"
+                f'{where}: {field} is {given}: as a text that is ["{given}"], as the id of a token [{given}]'
             )
-    spans = {} if record.get("spans") is None else record["spans"]
-    group = "" if record.get("group") is None else record["group"]
-    answers, distractors = tuple(record["answers"]), tuple(record["distractors"])
-    return PromptPair(record["clean"], record["corrupt"], answers, distractors, where, spans, group)
+        given = _of_cell(given, field, where) if given.startswith("[") else [given]
+    if not isinstance(given, (list, tuple)):
+        raise _no_list(field, where, given)
+    return tuple(each.tolist() if hasattr(each, "tolist") else each for each in given)
 
 
-def _each_once(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(fields)
-    if len(record) < len(fields):
-        names = [name for name, _ in fields]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in it twice")
-    return record
+def _no_list(field: str, where: str, given: Any) -> ValueError:
+    return ValueError(f"{where}: {field} has to be a list of at least one text or token id, not {shortened(given)}")
+
+
+def _of_cell(cell: str, field: str, where: str) -> Any:
+    """What stands in a cell as JSON or, exactly as Python writes it, as a list of Python."""
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        value = ast.literal_eval(cell)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        value = None
+    # What numpy writes, [' Mary' ' Ann'], Python would read as one text.
+    if value is None or repr(value) != cell:
+        way_out = 'a list, such as [" Mary", " Ann"]. (An answer that begins with a bracket stands in a list, too)'
+        raise ValueError(
+            f"{where}: {field} is {shortened(cell)}, and should be "
+            + (way_out if field != "spans" else 'JSON, such as {"S2": [39, 43]}')
+        )
+    return value
+
+
+def _absent(given: Any) -> bool:
+    """Whether nothing is given: None, an empty text or list, or what frames have in its place."""
+    if isinstance(given, float):
+        return math.isnan(given)
+    return given is None or type(given).__name__ == "NAType" or (isinstance(given, (str, list, tuple)) and not given)

@@ -20,7 +20,7 @@ from lightning_circuits.arguments import require_choice, require_seed, require_w
 from lightning_circuits.batch import TextBatch, TextSource
 from lightning_circuits.datamodules.encoding import encode, unknown_words
 from lightning_circuits.datamodules.loader import OrderedLoader, padded
-from lightning_circuits.datamodules.reading import content_of
+from lightning_circuits.datamodules.records import text_of
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
 
@@ -190,8 +190,4 @@ class TextLines(TextSource):
 
 
 def _lines_of(path: Path) -> Sequence[str]:
-    content = content_of(path, "plain text, a line each", "lines")
-    try:
-        return content.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 (byte {error.start + 1})") from None
+    return text_of(path, "plain text, a line each").split("\n")

@@ -14,7 +14,7 @@ number of tokens, they are the prompt's and those of the answer, and a pair gets
 answer (see `lightning_circuits.batch`).
 
 Whether a pair fits depends on the tokenizer: " Ottawa" is one token for one and three for another. `attempts` says of
-every pair what it is for a tokenizer, or why it is none; `misfits.fitting` refuses the first that is none, or drops it.
+every pair what it is for a tokenizer, or why it is none; `misfits.fitting` refuses those that are none, or drops them.
 """
 
 from __future__ import annotations
@@ -167,17 +167,18 @@ def in_spans(
 
 def attempts(
     pairs: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase, answer_tokens: AnswerTokens = "one"
-) -> list[TokenPair | Misfit]:
+) -> list[TokenPair | ValueError]:
     """Of every pair its tokens, or why it has none that could be used: an error that names `pair.where`, the texts and
-    their tokens.
+    their tokens. What another tokenizer would mend is a `Misfit`.
 
     A pair does not fit if clean and corrupt have different numbers of tokens, or the same tokens, or words that the
     tokenizer does not know; if an answer or distractor is not exactly one known token, or, where there may be ``any``
     number, does not leave those of the prompt as they are, or begins with another.
 
+    What no tokenizer would mend: a token that is an answer and a distractor, or is given twice; the id of no token.
+
     Raises:
-        ValueError: what no tokenizer would mend: a token that is an answer and a distractor, or is given twice; the id
-            of no token.
+        ValueError: a text that the tokenizer gives up at.
     """
     clean = _encode(pairs, [pair.clean for pair in pairs], tokenizer)
     corrupt = _encode(pairs, [pair.corrupt for pair in pairs], tokenizer)
@@ -187,7 +188,7 @@ def attempts(
     left_out = letters_left_out((text for pair in pairs for text in (pair.clean, pair.corrupt)), tokenizer)
     vocabulary = max(tokenizer.get_vocab().values()) + 1
 
-    result: list[TokenPair | Misfit] = []
+    result: list[TokenPair | ValueError] = []
     for pair, clean_ids, corrupt_ids in zip(pairs, clean, corrupt, strict=True):
         with_words = [next(continued) if isinstance(word, str) else [] for word in _words(pair)]
         try:
@@ -200,8 +201,8 @@ def attempts(
             ]
             answers, distractors = ids[: len(pair.answers)], ids[len(pair.answers) :]
             _require_distinct(pair, answers, distractors, tokenizer)
-        except Misfit as misfit:
-            result.append(misfit)
+        except ValueError as fault:
+            result.append(fault)
             continue
         result.append(_with_continuations(pair, clean_ids, corrupt_ids, answers, distractors))
     return result

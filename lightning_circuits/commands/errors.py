@@ -1,4 +1,5 @@
-"""Mistakes of a user's in one line: what a parser refuses, and what goes wrong before anything is trained.
+"""Mistakes of a user's in one line, or in one for each bad row of a file: what a parser refuses, and what goes wrong
+before anything is trained.
 
 With JSONARGPARSE_DEBUG=true in the environment, mistakes come with their traceback.
 """
@@ -11,6 +12,7 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
+from lightning_circuits.datamodules.faults import BadRows
 from lightning_circuits.namespace import LightningArgumentParser, pl
 from lightning_circuits.pages import see_page
 from lightning_circuits.printable import printable
@@ -34,6 +36,8 @@ def in_one_line(error: Exception) -> str | None:
         )
     if str(error).startswith("No supported gpu backend"):
         return "there is no GPU here: leave --trainer.accelerator out, or give it auto or cpu"
+    if isinstance(error, BadRows):  # a line for each of the rows that it shows
+        return "\n  ".join(map(plain, error.lines()))
     return plain(str(error)) if isinstance(error, MISTAKES) else None
 
 

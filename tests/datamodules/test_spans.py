@@ -135,7 +135,7 @@ def test_an_example_is_a_training_prompt_in_pieces_and_as_many_spans_as_there_ar
     assert list(pieces) == ["..S", "S", "S..PLACE", "PLACE", "PLACE.."]
     assert pieces["S"].split() == ["Mary"] and pieces["PLACE"].split() == ["store"]
     assert "".join(pieces.values()).split() == text.split()
-    unasked = PromptPairDataModule(EMBEDDED, one, val=data.files["val"], test=data.files["test"])
+    unasked = PromptPairDataModule(EMBEDDED, one, val=data.sources["val"], test=data.sources["test"])
     assert unasked.describe_spans() == {"example": {}}
 
 

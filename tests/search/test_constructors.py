@@ -22,7 +22,7 @@ FITS: dict[str, list[Any]] = {
     "threshold": [3.5], "attention": ["no such thing"],
     "lr": [3.5], "seed": [-7], "steps": [-7], "edges_per_batch": [], "start_at": [3.5, -7], "temperature": [3.5, -7],
     "final_temperature": [3.5, -7], "weight": [3.5], "multiplier_lr": [3.5], "path": ["no such thing"],
-    "tokenizer": ["no such thing"], "train": ["no such thing"], "val": ["no such thing"], "test": ["no such thing"],
+    "tokenizer": ["no such thing"], **{of: ["no such thing", ["zero"]] for of in ("train", "val", "test")},
 }  # fmt: skip
 
 
