@@ -22,7 +22,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import networkx as nx
 import torch
@@ -32,7 +32,11 @@ from lightning_circuits import files
 from lightning_circuits.arguments import require_choice, require_instance
 from lightning_circuits.files.graph import to_networkx
 from lightning_circuits.layout import Layout
+from lightning_circuits.listing import Listing, all_edges, best_edges
 from lightning_circuits.nodes import node_members, on_ways
+
+if TYPE_CHECKING:
+    import pandas
 
 ComparedBy = Literal["edges", "edges-in-any-span", "nodes"]
 """What two circuits are compared by: their edges, in spans each in its span; edges whatever their spans; nodes."""
@@ -164,6 +168,18 @@ class Circuit:
     def edge_names(self) -> list[str]:
         """Names of the edges chosen, by flat index."""
         return self.layout.edge_names(self.members.nonzero()[:, 0])
+
+    def top(self, n: int = 20) -> Listing:
+        """The best edges of the circuit with their scores, best first, as a notebook shows them; ValueError without."""
+        return best_edges(self.layout, self.members, self.scores, self.absolute, n)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Every edge of the layout as a pandas DataFrame: its names, layers, span, score, and whether it is a member.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return all_edges(self.layout, self.members, self.scores).to_frame()
 
     def __repr__(self) -> str:
         total = self.layout

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
@@ -71,10 +72,13 @@ class Registry(Generic[Thing]):
         """The class, or the function, of this name.
 
         Raises:
-            ValueError: there is none; those that are there are named.
+            ValueError: there is none; those that are there are named, and one that is spelt almost so.
         """
         if name not in self:
-            raise ValueError(f"unknown {self.kind} {shortened(name)}; choose one of {', '.join(self.names())}")
+            keys = {_key(each): each for each in self.names()}
+            near = [keys[key] for key in get_close_matches(_key(name), keys, n=1)]
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"unknown {self.kind} {shortened(name)}{meant}; choose one of {', '.join(self.names())}")
         return self._classes[_key(name)]
 
     def make(self, given: Any, what: str | None = None) -> Thing:

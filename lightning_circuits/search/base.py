@@ -189,9 +189,13 @@ class CircuitSearch(FrozenModelModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if self.spans and (stage == "fit" or not self.layout.spans):
-            self._live_tokens, self._found = self.live_spans(), {}
-            if not self.layout.spans:
-                self.tell_apart(list(self._live_tokens))
+            self.take_spans(self.live_spans())
+
+    def take_spans(self, live: dict[str, float]) -> None:
+        """Tell edges apart in the spans of some prompts, as `splits.live_spans` counts them, if they are not yet."""
+        self._live_tokens, self._found = live, {}
+        if not self.layout.spans:
+            self.tell_apart(list(live))
 
     def live_spans(self) -> dict[str, float]:
         """`splits.live_spans` of the training prompts, found once a run: callbacks that judge ask first."""

@@ -68,6 +68,7 @@ HOUSE = {
     "memory": Room(3, {"layout"}),
     "ablation": Room(3, {"layout"}),
     "selection": Room(3, {"layout"}),
+    "listing": Room(3, {"layout"}),
     "scoring": Room(4, {"layout"}),
     "evaluation": Room(4, {"layout"}),
     "weights": Room(4),
@@ -75,6 +76,7 @@ HOUSE = {
     "drawing": Room(5, {"layout"}),
     "callbacks": Room(6, {"layout", "namespace", "wandb"}),
     "commands": Room(7, {"layout", "namespace", "data modules", "wandb"}),
+    "notebook": Room(7, {"data modules"}),
     "": Room(7),  # lightning_circuits/__init__.py, which shows users the names of the others
 }
 

@@ -1,0 +1,117 @@
+"""Prompts, however a notebook has them: dicts, a file, or the batches of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import nn
+
+from lightning_circuits.arguments import require_whole_numbers, shortened
+from lightning_circuits.batch import Batch, PromptSource
+from lightning_circuits.datamodules.loader import PairLoader
+from lightning_circuits.datamodules.misfits import fitting
+from lightning_circuits.datamodules.reading import FIELDS, read_pairs
+from lightning_circuits.datamodules.tokenising import AnswerTokens, PromptPair, TokenPair, in_spans
+from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
+
+LanguageModel: TypeAlias = str | Path | nn.Module
+Prompts: TypeAlias = str | Path | Iterable[Mapping[str, Any] | PromptPair] | Iterable[Batch]
+Tokenizer: TypeAlias = str | Path | PreTrainedTokenizerBase
+
+
+class PromptBatches(NamedTuple):
+    """Prompts as batches that can be gone through again. ``pairs``: their tokens, and ``texts``, what they are called;
+    both empty of prompts that were given as batches."""
+
+    batches: Iterable[Batch]
+    pairs: Sequence[TokenPair] = ()
+    texts: Sequence[str] = ()
+
+
+def prompt_batches(
+    prompts: Prompts,
+    model: LanguageModel,
+    tokenizer: Tokenizer | None = None,
+    batch_size: int = 8,
+    answer_tokens: AnswerTokens = "one",
+    spans: bool = False,
+) -> PromptBatches:
+    """Read prompts, of whatever kind they are.
+
+    Args:
+        prompts: dicts with ``clean``, ``corrupt``, ``answers`` and ``distractors``, or `PromptPair`; a JSON Lines file
+            of them, a pair a line; or the batches of a split, ``data.val_dataloader()``.
+        model: whose tokenizer reads them.
+        tokenizer: another one, or its name; needed for a model in memory that does not say where it is from.
+        batch_size: pairs run together. It changes no number.
+        answer_tokens: how many tokens an answer may have: ``one``, or ``any`` number.
+        spans: whether the places that prompts name are told apart.
+
+    Raises:
+        FileNotFoundError: no such file, no such tokenizer.
+        ValueError: no prompts; one that cannot be used, by its number or its line; no tokenizer.
+        TypeError: something else.
+    """
+    require_whole_numbers(batch_size=batch_size)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: it has to be at least 1")
+    texts = _texts(prompts)
+    if texts is None:
+        # A loader begins anew each time; an iterator would be at its end after the first pass.
+        once = isinstance(prompts, Iterator)
+        return PromptBatches(list(prompts) if once else prompts)  # type: ignore[arg-type]
+    if not texts:
+        raise ValueError("there are no prompts: give at least one pair")
+    reads = _tokenizer(model, tokenizer)
+    _, tokens, _ = fitting(texts, reads, "refuse", answer_tokens=answer_tokens)
+    if spans:
+        tokens = in_spans(tokens, texts, reads)
+    return PromptBatches(PairLoader(tokens, batch_size), tokens, [pair.clean for pair in texts])
+
+
+def _texts(prompts: Any) -> list[PromptPair] | None:
+    """Prompts as pairs of texts; None of what are batches already."""
+    if isinstance(prompts, (str, Path)):
+        return read_pairs(prompts)
+    if isinstance(prompts, PromptSource):
+        raise TypeError(
+            f"{type(prompts).__name__} has three splits: give one of them, such as data.train_dataloader() to score, "
+            "and data.val_dataloader() to evaluate"
+        )
+    if isinstance(prompts, (Mapping, PromptPair)) or not isinstance(prompts, Iterable):
+        raise TypeError(f"prompts takes a list of dicts, a file or the loader of a split, got {shortened(prompts)}")
+    if not isinstance(prompts, Sequence):
+        return None
+    if prompts and isinstance(prompts[0], Mapping) and "clean_ids" in prompts[0]:
+        return None
+    return [_pair(each, f"prompts[{number}]") for number, each in enumerate(prompts)]
+
+
+def _pair(given: Any, where: str) -> PromptPair:
+    if isinstance(given, PromptPair):
+        return given
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{where} has to be a dict with {', '.join(FIELDS)}, not {shortened(given)}")
+    if missing := [name for name in FIELDS if name not in given]:
+        raise ValueError(f"{where} has no {missing[0]!r}: a pair has {', '.join(FIELDS)}, this one {', '.join(given)}")
+    for name in FIELDS[2:]:
+        if not isinstance(given[name], (list, tuple)) or not given[name]:
+            raise ValueError(f"{where}: {name} has to be a list of at least one text, not {shortened(given[name])}")
+    answers, distractors = tuple(given["answers"]), tuple(given["distractors"])
+    more = given.get("spans") or {}, given.get("group") or ""
+    return PromptPair(given["clean"], given["corrupt"], answers, distractors, where, *more)
+
+
+def _tokenizer(model: LanguageModel, given: Tokenizer | None) -> PreTrainedTokenizerBase:
+    if isinstance(given, PreTrainedTokenizerBase):
+        return given
+    config = getattr(getattr(model, "_orig_mod", model), "config", None)
+    name = given or (getattr(config, "name_or_path", None) if isinstance(model, nn.Module) else model)
+    if not name:
+        raise ValueError(
+            f"this {type(model).__name__} does not say where it is from, so its tokenizer cannot be found: give "
+            "tokenizer=, a name or one of transformers"
+        )
+    return load_tokenizer(name)
