@@ -33,7 +33,7 @@ EXAMPLES = """\
   lightning-circuits view circuit-last-10pct.json --output page.html
 """
 
-ASKED = ([], ["-h"], ["--help"])
+ASKED: tuple[list[str], ...] = ([], ["-h"], ["--help"])
 """The words that ask for it."""
 
 
