@@ -4,8 +4,10 @@
 
 A circuit of one size is found under each ablation: by EAP-IG, and under optimal ablation, which an attribution cannot
 ask about, by edge pruning, which starts at the ranks of EAP-IG under interchange ablation and learns constants beside
-its gates. Edges that lead nowhere are left out. Every circuit is then judged under all five ablations on the same
-test prompts, means being taken and optimal constants fitted over the training prompts, for each circuit anew.
+its gates. (EAP-IG takes the middles of its five steps: under zero ablation the first of the left ends is a stream of
+zeros, where norms make gradients overflow.) Edges that lead nowhere are left out. Every circuit is then judged under
+all five ablations on the same test prompts, means being taken and optimal constants fitted over the training prompts,
+for each circuit anew.
 
 The table has f and, behind it, the KL divergence from the model and the share of right answers. An f has the empty
 circuit of *its* ablation in it, KL has not: between columns compare KL, f within one.
@@ -57,7 +59,7 @@ def main() -> None:
     begun, circuits = time.process_time(), dict[str, Circuit]()
     for under in SHOWN:
         search: CircuitSearch = (
-            EAPIG(model, ablation=ablation(under), steps=5)
+            EAPIG(model, ablation=ablation(under), steps=5, rule="midpoint")
             if under != "optimal"
             else EdgePruning(
                 model,

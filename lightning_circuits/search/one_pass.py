@@ -198,7 +198,8 @@ class Attribution(WithoutTraining):
                 raise FloatingPointError(
                     f"the score of {name_of(index)[0]} is {values[index].item()} in batch {batch_idx}; the batch was "
                     f"not counted. Usual causes: a dtype too narrow for this model ({self.circuit_model.dtype}), an "
-                    "objective that is not finite, or a broken prompt"
+                    "objective that is not finite, a broken prompt, or an integral that begins at nothing, as EAP-IG's "
+                    "under zero ablation, where norms make gradients overflow: rule='midpoint' leaves that point out"
                 )
         return more
 
