@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_circuits.callbacks.terminal import console
-from lightning_circuits.datamodules.base import PairDataModule
 from lightning_circuits.drawing.task_check import check_table
 from lightning_circuits.evaluation.task_check import TaskCheck as Found
 from lightning_circuits.evaluation.task_check import check_task
@@ -45,7 +44,7 @@ class TaskCheck(pl.Callback):
             data: the task.
             model: on the device that it is to run on.
         """
-        if not isinstance(data, PairDataModule):
+        if not hasattr(data, "check_batches"):
             raise TypeError(f"TaskCheck looks at the pairs of a PairDataModule, and the data are {type(data).__name__}")
         data.require_fit(model)
         self.found = check_task(model, data.check_batches(), data.tokenizer, data.pair_counts)

@@ -142,7 +142,7 @@ def check_task(
     for batch in with_prompts(batches, PROMPTS):
         batch = model.receive(first_prompts(batch, min(n_prompts(batch), PROMPTS - len(ranks))))
         clean, corrupt = (
-            model.logits(batch[ids], batch["attention_mask"], batch["positions"])  # type: ignore[literal-required]
+            model.logits(batch[ids], batch["attention_mask"], batch["positions"])
             for ids in ("clean_ids", "corrupt_ids")
         )
         of_answers = (-negative_log_likelihood(clean, batch["answers"], batch)).exp().tolist()
