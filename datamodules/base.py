@@ -226,6 +226,16 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
     def test_dataloader(self) -> PairLoader:
         return self._loader("test")
 
+    def check_batches(self) -> PairLoader:
+        """The training pairs in the order of the first epoch, whole on every process: to be looked at beforehand."""
+        return self._loader("train", seed=self.seed)
+
+    @property
+    def pair_counts(self) -> dict[str, int]:
+        """How many pairs each split has."""
+        self.setup()
+        return {name: len(self._splits[name]) for name in SPLITS}
+
     def _loader(self, split: str, **order: Any) -> PairLoader:
         self.setup()
         # Padding is masked. Any id will do that every model has; the tokenizer's may lie beyond its vocabulary.

@@ -16,6 +16,10 @@ A circuit of weights, and the same of its file:
     lightning-circuits fit --config weights.yaml
     lightning-circuits test --config weights.yaml --model SavedWeightCircuit --model.path circuit.safetensors
 
+Whether the model does the task at all, which `fit` says first, too:
+
+    lightning-circuits check --config pairs.yaml --data.train pairs.jsonl --model.model gpt2
+
 The whole faithfulness curve of a saved ranking (or, with `--ckpt_path`, of a search), and several in one figure:
 
     lightning-circuits evaluate --config ioi_gpt2.yaml --model SavedCircuit --model.path scores.json --output runs/eap
@@ -53,7 +57,7 @@ from jsonargparse import ActionConfigFile, DefaultHelpFormatter
 
 # Imported for their classes: a bare name in a config can mean only what has been imported.
 from lightning_circuits import ablation, callbacks, datamodules, gates, objectives, search  # noqa: F401
-from lightning_circuits.callbacks import FaithfulnessCurve, WeightValidation
+from lightning_circuits.callbacks import FaithfulnessCurve, TaskCheck, WeightValidation
 from lightning_circuits.commands import compare, transfer, view
 from lightning_circuits.commands.config_files import find_config, read_sections, tokenizer_of, tokenizer_of_text
 from lightning_circuits.commands.ending import Ending
@@ -150,6 +154,16 @@ class CircuitTrainer(pl.Trainer):
         """Whether to end after this step, as all processes know: Lightning's is of the process that was told."""
         return super().received_sigterm if self.ending is None else self.ending.agreed
 
+    def check(self, model: FrozenModelModule, datamodule: pl.LightningDataModule) -> None:
+        """Print what the full model makes of the task, with warnings. Nothing is trained, and nothing written.
+
+        Args:
+            model: the search.
+            datamodule: its prompts.
+        """
+        model.circuit_model.model.to(self.strategy.root_device)
+        TaskCheck().look(self, datamodule, model.circuit_model)
+
     def evaluate(
         self,
         model: FrozenModelModule,
@@ -204,7 +218,7 @@ class CircuitCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         every = LightningCLI.subcommands()
         mine = {name: every[name] for name in ("fit", "validate", "test")}
-        return {**mine, "evaluate": {"model", "datamodule"}}
+        return {**mine, "check": {"model", "datamodule"}, "evaluate": {"model", "datamodule"}}
 
     def _parse_ckpt_path(self) -> None:
         """Read a checkpoint before anything is made. Lightning would let what it holds stand for what was asked."""
@@ -251,6 +265,8 @@ class CircuitCLI(LightningCLI):
         if isinstance(trainer.accelerator, pl.accelerators.CPUAccelerator) and trainer.num_devices > cores:
             raise ValueError(f"trainer.devices is {trainer.num_devices}: this machine has {os.cpu_count()} cores")
         [trainer.ending] = self.trainer_defaults["callbacks"]
+        if self.config["subcommand"] == "fit" and not any(isinstance(one, TaskCheck) for one in trainer.callbacks):
+            trainer.callbacks.insert(0, TaskCheck())
         trainer.ending.trainer = trainer
         trainer.callbacks.sort(key=lambda callback: callback is not trainer.ending)
         return trainer

@@ -17,6 +17,7 @@ SHELLS = {
     "attention_by_role": {"evaluation.attention_by_role", "drawing.attention_by_role"},
     "path_patching": {"evaluation.path_patching", "drawing.path_patching"},
     "transfer": {"evaluation.transfer", "drawing.transfer", "commands.transfer"},
+    "task_check": {"evaluation.task_check", "drawing.task_check", "callbacks.task_check"},
     "curve": {"evaluation.curve", "callbacks.curve"},
     "faithfulness": {"evaluation.metrics.faithfulness", "callbacks.faithfulness"},
     "information_flow": {"scoring.information_flow", "search.information_flow"},

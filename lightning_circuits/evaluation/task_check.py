@@ -1,0 +1,209 @@
+"""Whether a model does a task at all, looked at before anything is searched.
+
+A circuit is one of *what the model does* on the prompts, and a trailing space in each of them makes that another thing:
+" Mary" cannot follow a space, so nothing in the table of a search would say that the model answers something else
+altogether. Of two names it may still prefer the right one, and accuracy is 1.00. So what is looked at here is the whole
+vocabulary: how probable the answers are, how many tokens stand before them, what the model says instead.
+
+    >>> found = check_task(model, data.check_batches(), data.tokenizer, data.pair_counts)              # doctest: +SKIP
+    >>> rich.print(check_table(found))                                   # drawing.task_check           # doctest: +SKIP
+
+It costs the stock model's forward on clean and on corrupt prompts, of `PROMPTS` pairs at most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean, median
+
+import torch
+from torch import Tensor
+
+from lightning_circuits.batch import NO_TOKEN, Batch, first_prompts, n_prompts, prompts_alone, with_prompts
+from lightning_circuits.measures import correct, log_softmax, logit_difference, negative_log_likelihood
+from lightning_circuits.models import CircuitModel
+from lightning_circuits.models.loading import PreTrainedTokenizerBase
+
+PROMPTS = 64
+"""So many pairs are run at most."""
+EXAMPLES = 5
+"""So many of them are shown by themselves."""
+TOP = 3
+"""So many of the most probable tokens are shown of each."""
+
+LEAST_PROBABILITY = 0.01
+"""Answers that are less probable, in the mean, are not what the model says."""
+FAVOURED = 0.75
+"""Where more of the corrupt prompts have the model favour the answer, they do not take the behaviour away: where they
+only take away what tells answer and distractor apart, it is about half."""
+LEAST_VALIDATION = 16
+"""Validation on fewer pairs has intervals too wide to choose anything by."""
+FAR_MORE = 10
+"""So many times as probable as the answer, another spelling of it is what the model would say."""
+
+
+@dataclass(frozen=True)
+class PromptCheck:
+    """A clean prompt by itself: its text and answer, the probability of all its answers, the rank of the best answer's
+    first token in the vocabulary (1: the most probable), and the most probable tokens with their probabilities."""
+
+    prompt: str
+    answer: str
+    probability: float
+    rank: int
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class TaskCheck:
+    """What the full model makes of a task, in means over ``prompts`` of the pairs.
+
+    ``probability``: of the answers, all together. ``rank``: the median over prompts, of the best answer's first token
+    (1: the most probable). ``accuracy``: see `measures.correct`; ``wrong``: on how many prompts it is not. The logit
+    differences are those of `measures.logit_difference`. ``favoured``: on how many corrupt prompts the model still
+    favours the answer. ``spaces``: how many clean prompts end in a space. ``unspaced``: how many answers are far less
+    probable than the same with a space before it. ``pairs``: how many each split has.
+    """
+
+    prompts: int
+    probability: float
+    rank: float
+    accuracy: float
+    wrong: int
+    logit_difference: float
+    corrupt_logit_difference: float
+    favoured: int
+    spaces: int
+    unspaced: int
+    pairs: Mapping[str, int]
+    examples: tuple[PromptCheck, ...]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What should be looked at before a search is run, each with what to do; none if nothing is odd."""
+        said = []
+        of_all = f"of {self.prompts} prompts"
+        if self.spaces:
+            said.append(
+                f"{self.spaces} {of_all} end in a space, after which most tokenizers have other tokens than after a "
+                "word: take it from the end of clean and corrupt, and put it before answers and distractors"
+            )
+        if self.unspaced:
+            said.append(
+                f"{self.unspaced} {of_all} have an answer that would be {FAR_MORE} times as probable, or more, with a "
+                "space before it: put one before answers and distractors"
+            )
+        if self.probability < LEAST_PROBABILITY:
+            said.append(
+                f"the answers have a probability of {self.probability:.2g} in the mean, so the model says something "
+                "else (see the tokens above): look at how the prompts end, or take a model that knows the answers"
+            )
+        if self.favoured > FAVOURED * self.prompts:
+            said.append(
+                f"on {self.favoured} {of_all} the model still favours the answer when they are corrupt, so what the "
+                "pairs differ in does not decide it: change more of the corrupt prompts"
+            )
+        if 0 < (validated := self.pairs.get("val", 0)) < LEAST_VALIDATION:
+            said.append(
+                f"the validation split has {validated} pairs, too few to tell circuits apart: give {LEAST_VALIDATION} "
+                "or more"
+            )
+        return said
+
+
+@torch.no_grad()
+def check_task(
+    model: CircuitModel,
+    batches: Iterable[Batch],
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Mapping[str, int] | None = None,
+) -> TaskCheck:
+    """See what the full model makes of the first `PROMPTS` pairs.
+
+    Args:
+        model: the frozen model; batches are moved to its device.
+        batches: of the task, such as `PairDataModule.check_batches` gives.
+        tokenizer: that of the model, to show tokens and to try answers with a space before them.
+        pairs: how many each split has, if that is to be looked at too.
+
+    Raises:
+        ValueError: no batches.
+    """
+    examples: list[PromptCheck] = []
+    probability: list[float] = []
+    ranks: list[int] = []
+    right: list[bool] = []
+    favoured: list[bool] = []
+    differences: list[float] = []
+    corrupt_differences: list[float] = []
+    spaces = unspaced = 0
+    for batch in with_prompts(batches, PROMPTS):
+        batch = model.receive(first_prompts(batch, min(n_prompts(batch), PROMPTS - len(ranks))))
+        clean, corrupt = (
+            model.logits(batch[ids], batch["attention_mask"], batch["positions"])
+            for ids in ("clean_ids", "corrupt_ids")
+        )
+        of_answers = (-negative_log_likelihood(clean, batch["answers"], batch)).exp().tolist()
+        probability += of_answers
+        right += correct(clean, batch).tolist()
+        favoured += correct(corrupt, batch).tolist()
+        differences += logit_difference(clean, batch).tolist()
+        corrupt_differences += logit_difference(corrupt, batch).tolist()
+        own = batch["continues"] == 0 if "continues" in batch else slice(None)
+        alone, logs = prompts_alone(batch), log_softmax(clean)[own]
+        best, of_best = _best(logs, alone["answers"])
+        of_ranks = (1 + (logs > best[:, None]).sum(-1)).tolist()
+        ranks += of_ranks
+        for row, token in enumerate(of_best.tolist()):
+            ids = alone["clean_ids"][row][alone["attention_mask"][row].bool()].tolist()
+            text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            spaces += text != text.rstrip()
+            spaced = _with_space(tokenizer, token) if text == text.rstrip() else None
+            unspaced += spaced is not None and bool(logs[row, spaced] > best[row] + math.log(FAR_MORE))
+            if len(examples) < EXAMPLES:
+                top = logs[row].exp().topk(TOP)
+                said = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+                examples.append(
+                    PromptCheck(
+                        text,
+                        tokenizer.decode([token]),
+                        of_answers[row],
+                        of_ranks[row],
+                        tuple((tokenizer.decode([each]), value) for each, value in said),
+                    )
+                )
+    if not ranks:
+        raise ValueError("no batches to check the task on")
+    return TaskCheck(
+        prompts=len(ranks),
+        probability=fmean(probability),
+        rank=median(ranks),
+        accuracy=fmean(right),
+        wrong=right.count(False),
+        logit_difference=fmean(differences),
+        corrupt_logit_difference=fmean(corrupt_differences),
+        favoured=favoured.count(True),
+        spaces=spaces,
+        unspaced=unspaced,
+        pairs=dict(pairs or {}),
+        examples=tuple(examples),
+    )
+
+
+def _best(logs: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+    """Of ``[B, V]`` log-probabilities and answers ``[B, K]`` padded with -100: those of the most probable answer's
+    token, and that token, both ``[B]``."""
+    found = logs.gather(-1, answers.clamp(min=0)).masked_fill(answers == NO_TOKEN, -torch.inf)
+    best, column = found.max(-1)
+    return best, answers.gather(-1, column[:, None])[:, 0]
+
+
+def _with_space(tokenizer: PreTrainedTokenizerBase, token: int) -> int | None:
+    """The token that is the same with a space before it; None if it has one, or if there is no other."""
+    text = tokenizer.decode([token])
+    if not text or text[0].isspace() or tokenizer.encode(text, add_special_tokens=False) != [token]:
+        return None
+    ids = tokenizer.encode(f" {text}", add_special_tokens=False)
+    return ids[0] if len(ids) == 1 and ids != [token] else None
