@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parents[1] / "docs" / "notebook.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "notebook.md"
 LARGEST = 100_000
 """So many characters of HTML a cell shows at most."""
 

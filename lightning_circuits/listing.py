@@ -119,7 +119,10 @@ class Listing(Sequence[dict[str, Any]]):
 def _cell(value: Any, form: str | None) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return printable(value, longest=100) if form is None else format(value, form)
+    if form is None:
+        return printable(value, longest=100)
+    text = format(value, form)
+    return text if text.strip("-0.%") else text.lstrip("-")  # 0.00, not -0.00
 
 
 def listed_edges(layout: Layout, edges: Tensor, scores: Tensor | None, members: Tensor, title: str) -> Listing:

@@ -118,6 +118,11 @@ def test_a_terminal_and_a_notebook_show_the_same_cells() -> None:
     assert [line.split() for line in repr(listing).splitlines()] == [["T"], *html.rows]
 
 
+def test_there_is_no_minus_before_nothing() -> None:
+    listing = Listing("T", {"x": [-0.001, -0.01, 0.0]}, {"x": ".2f"})
+    assert repr(listing).split() == ["T", "x", "0.00", "-0.01", "0.00"]
+
+
 def test_nothing_in_a_name_is_live() -> None:
     hostile = "<script>alert(1)</script>\x1b[31m\n"
     listing = Listing(hostile, {hostile: [hostile]})

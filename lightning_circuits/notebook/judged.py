@@ -17,6 +17,7 @@ from lightning_circuits.arguments import called, options_of, shortened
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules.fitting import require_fit
 from lightning_circuits.datamodules.tokenising import AnswerTokens
+from lightning_circuits.drawing.text_tables import number
 from lightning_circuits.evaluation import rows as judging
 from lightning_circuits.evaluation.per_prompt import measured
 from lightning_circuits.evaluation.rows import Row
@@ -70,7 +71,7 @@ class Evaluation(Sequence[Row]):
         layout = next(iter(self._circuits.values())).layout
         circuits = {"full": Circuit.full(layout), "empty": Circuit.empty(layout), **self._circuits}
         values = self._measured(list(circuits.values()))
-        prompts = self._texts or [f"prompt {number}" for number in range(values.shape[1])]
+        prompts = self._texts or [f"prompt {index}" for index in range(values.shape[1])]
         columns = {"prompt": prompts, **dict(zip(circuits, values.tolist(), strict=True))}
         return Listing(f"{self.rows[0].measure}, prompt by prompt", columns, dict.fromkeys(circuits, ".3f"))
 
@@ -93,7 +94,7 @@ class Evaluation(Sequence[Row]):
                 "edges": row.edges,
                 "pruned": row.edges_pruned,
                 "f": row.faithfulness,
-                "95 % of f": f"{row.faithfulness_low:.2f}..{row.faithfulness_high:.2f}",
+                "95 % of f": f"{number(row.faithfulness_low, '.2f')}..{number(row.faithfulness_high, '.2f')}",
                 "KL": row.kl,
                 "accuracy": row.accuracy,
             }

@@ -142,7 +142,7 @@ def test_other_mistakes_are_said(data: IOIDataModule) -> None:
 
 def test_prompts_that_are_too_long_are_refused_before_anything_runs() -> None:
     with pytest.raises(ValueError, match=r"prompts\[0\]: the prompts have \d+ tokens, more than"):
-        score("tiny-ioi", [PAIR | {name: PAIR[name] * 20 for name in ("clean", "corrupt")}])  # type: ignore[operator]
+        score("tiny-ioi", [PAIR | {name: " ".join([str(PAIR[name])] * 20) for name in ("clean", "corrupt")}])
 
 
 def test_batches_can_be_gone_through_again(data: IOIDataModule) -> None:
