@@ -16,6 +16,7 @@ from textwrap import wrap
 from lightning_circuits.commands.config_files import CONFIGS
 
 COMMANDS = {
+    "check": "what the full model makes of the prompts, before anything is searched",
     "fit": "train or attribute, judge and export, as a config says",
     "validate": "judge a search or a saved circuit on the validation prompts",
     "test": "the same on the test prompts",
@@ -28,6 +29,7 @@ COMMANDS = {
 EXAMPLES = """\
   lightning-circuits fit --config quickstart.yaml
   lightning-circuits fit --config ioi_gpt2.yaml --model.model ./my-model
+  lightning-circuits check --config pairs.yaml --data.train mine.jsonl
   lightning-circuits fit --config pairs.yaml --data.train mine.jsonl
   lightning-circuits compare runs/ioi_gpt2 runs/ioi_gpt2_eap_ig
   lightning-circuits view circuit-last-10pct.json --output page.html
