@@ -129,7 +129,7 @@ def _pair_of_ours(record: Any, where: str) -> PromptPair:
         raise _no_list("answers", where, record["answers"])
     distractors = _words(record.get("distractors"), "distractors", where)
     spans = record.get("spans")
-    if isinstance(spans, str) and spans:  # in a cell
+    if isinstance(spans, str) and spans.startswith("{"):  # in a cell
         spans = _of_cell(spans, "spans", where)
     group = "" if _absent(record.get("group")) else record["group"]
     return PromptPair(
@@ -179,7 +179,7 @@ def _of_cell(cell: str, field: str, where: str) -> Any:
 
 
 def _absent(given: Any) -> bool:
-    """Whether nothing is given: None, an empty text or list, or what frames have in its place."""
+    """Whether nothing is given: None, an empty text, or what frames have in its place."""
     if isinstance(given, float):
         return math.isnan(given)
-    return given is None or type(given).__name__ == "NAType" or (isinstance(given, (str, list, tuple)) and not given)
+    return given is None or type(given).__name__ == "NAType" or given == ""

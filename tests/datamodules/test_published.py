@@ -150,7 +150,7 @@ def test_files_that_are_none_and_formats_that_there_are_not(tmp_path: Path) -> N
     with pytest.raises(FileNotFoundError, match=r"no file .*nowhere.csv \(CSV, a row per pair\)"):
         read_pairs(tmp_path / "nowhere.csv", "eap-ig")
     (tmp_path / "latin").write_bytes(f"{IDS}a\xe9,b,1,2\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="latin: not UTF-8"):
+    with pytest.raises(ValueError, match=r"latin, line 2: not UTF-8 \(byte 2 of the line\)"):
         read_pairs(tmp_path / "latin", "eap-ig")
     (tmp_path / "zipped").write_bytes(b"PK\x03\x04")
     with pytest.raises(ValueError, match=r"zipped is compressed \(zip\).*It should be CSV, in UTF-8"):

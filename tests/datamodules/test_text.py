@@ -117,8 +117,8 @@ def test_what_cannot_be_read_is_one_error(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     for name, error, message in [
         ("none", FileNotFoundError, r"there is no file .*none \(plain text, a line each\)"),
-        ("zip", ValueError, r"zip is compressed \(gzip\): a file of lines is plain text, in UTF-8"),
-        ("latin", ValueError, r"latin: not UTF-8 \(byte 4\)"),
+        ("zip", ValueError, r"zip is compressed \(gzip\): unpack it. It should be plain text, in UTF-8"),
+        ("latin", ValueError, r"latin, line 1: not UTF-8 \(byte 4 of the line\)"),
         ("two", ValueError, r"two: 2 different lines of text, and there have to be at least 3"),
     ]:  # fmt: skip
         with pytest.raises(error, match=message):
