@@ -16,7 +16,7 @@ from textwrap import wrap
 from lightning_circuits.commands.config_files import CONFIGS
 
 COMMANDS = {
-    "check": "what the full model makes of the prompts, before anything is searched",
+    "check": "what the full model makes of the prompts, before a search",
     "fit": "train or attribute, judge and export, as a config says",
     "validate": "judge a search or a saved circuit on the validation prompts",
     "test": "the same on the test prompts",

@@ -66,4 +66,4 @@ def test_a_mistyped_option_is_answered_by_the_one_that_was_meant(
 def test_a_mistyped_command_is_answered_by_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["xyzzy"])
-    assert end.value.code == 2 and "there are fit, validate, test" in capsys.readouterr().err
+    assert end.value.code == 2 and "there are check, fit, validate" in capsys.readouterr().err
