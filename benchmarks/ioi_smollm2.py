@@ -101,7 +101,7 @@ def rankings(hf_model: Any, seed: int, args: Any) -> dict[str, torch.Tensor]:
         path = args.output / f"{method.replace(',', '').replace(' ', '-')}-{seed}.pt"
         if not path.exists():
             torch.save(fitted(hf_model, method, budgets.get(method, -1), seed, args), path)
-        made[method] = torch.load(path)["scores"]
+        made[method] = torch.load(path, weights_only=True)["scores"]
     return made
 
 

@@ -162,13 +162,14 @@ class MatchDecision(Objective):
     A decision is the probability of the best answer where it and the best distractor are all there is, the sigmoid of
     how far one stands above the other. What is added is the KL divergence of the full model's from the circuit's, in
     nats. It is largest where the model is sure and the circuit says the opposite, right or wrong: so a circuit learns
-    the model's errors too, which KL over the vocabulary hardly sees where both candidates are improbable.
+    the model's errors too, which KL over the vocabulary hardly sees where both candidates are improbable. Of a prompt
+    without distractors it is KL alone.
 
     Args:
         weight: of the decision.
 
     Raises:
-        ValueError: a negative weight; from the call, a prompt without answers or distractors, which decides nothing.
+        ValueError: a negative weight.
         TypeError: a weight that is not a number.
     """
 
@@ -180,12 +181,8 @@ class MatchDecision(Objective):
 
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
         here, full = (margin(each, batch) for each in (logits, full_logits))
-        if not full.isfinite().all():
-            prompt = int((~full.isfinite()).nonzero()[0])
-            raise ValueError(
-                f"MatchDecision asks whether an answer or a distractor is said, and prompt {prompt} has only "
-                "one of them: give every pair both, or take the objective KL"
-            )
+        both = full.isfinite()  # a prompt without a rival decides nothing
+        here, full = here.masked_fill(~both, 0.0), full.masked_fill(~both, 0.0)
         decided = full.sigmoid()
         decision = decided * (logsigmoid(full) - logsigmoid(here)) + (1 - decided) * (
             logsigmoid(-full) - logsigmoid(-here)

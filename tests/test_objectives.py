@@ -91,11 +91,14 @@ def test_a_decision_is_between_the_best_answer_and_the_best_distractor_alone(
     torch.testing.assert_close(same, torch.zeros_like(same), atol=1e-12, rtol=0)
 
 
-def test_a_decision_without_a_distractor_is_refused_with_its_prompt() -> None:
-    logits = torch.zeros(2, 4)
+def test_without_a_distractor_nothing_is_decided() -> None:
+    logits = torch.tensor([[1.0, 0.0, 2.0, 0.0], [0.0, 3.0, 1.0, 0.0]], requires_grad=True)
     batch: Any = {"answers": torch.tensor([[0], [1]]), "distractors": torch.tensor([[2], [-100]])}
-    with pytest.raises(ValueError, match="prompt 1 has only one of them"):
-        MatchDecision()(logits, batch, logits)
+    full = torch.zeros(2, 4)
+    found, kl = MatchDecision()(logits, batch, full), KL()(logits, batch, full)
+    assert found[0] > kl[0] and found[1] == kl[1]
+    found.sum().backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
 
 
 @given(batches(), st.floats(0, 5))

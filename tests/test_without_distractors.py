@@ -22,18 +22,13 @@ FULL = torch.tensor([[0.0, 2.5, 0.2, -1.0], [3.5, -2.0, 2.0, 1.0]])
 BATCH = {"answers": torch.tensor([[1, -100], [2, 3]]), "distractors": torch.full((2, 2), -100)}
 
 
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES.names() if name not in ("Maximise", "MatchDecision")])
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES.names() if name != "Maximise"])
 def test_objectives_do_without(name: str) -> None:
     logits = LOGITS.clone().requires_grad_()
     loss = losses(OBJECTIVES.make(name, "objective"), logits, BATCH, FULL)
     assert loss.isfinite().all()
     loss.sum().backward()
     assert logits.grad is not None and logits.grad.isfinite().all()
-
-
-def test_what_cannot_do_without_says_so() -> None:
-    with pytest.raises(ValueError, match="MatchDecision asks whether an answer or a distractor is said"):
-        losses(OBJECTIVES.make("MatchDecision", "objective"), LOGITS, BATCH, FULL)
 
 
 def test_measures_do_without() -> None:

@@ -39,22 +39,6 @@ ASKED: tuple[list[str], ...] = ([], ["-h"], ["--help"])
 """The words that ask for it."""
 
 
-def main() -> None:
-    """The command line of this process: help, or the command that is named.
-
-    Raises:
-        SystemExit: as `commands.main.main` says; with code 2 for a command that there is not.
-    """
-    words = sys.argv[1:]
-    if words in ASKED:
-        print(overview())
-        return
-    refuse_unknown_command(words)
-    from lightning_circuits.commands import main as loaded  # seconds, for whoever has asked for more than help
-
-    loaded.main()
-
-
 def refuse_unknown_command(words: Sequence[str]) -> None:
     """End with code 2 where the first word is the name of no command, and say which was meant."""
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:

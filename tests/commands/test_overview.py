@@ -14,7 +14,7 @@ from lightning_circuits.commands.overview import COMMANDS, overview
 LOADED = """
 import sys
 sys.argv = ["lightning-circuits", {word!r}]
-from lightning_circuits.commands.overview import main
+from lightning_circuits.commands.entry import main
 try:
     main()
 except SystemExit as end:

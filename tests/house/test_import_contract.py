@@ -76,7 +76,7 @@ HOUSE = {
     "drawing": Room(5, {"layout"}),
     "callbacks": Room(6, {"layout", "namespace", "wandb"}),
     "commands": Room(7, {"layout", "namespace", "data modules", "wandb"}),
-    "notebook": Room(7, {"data modules"}),
+    "notebook": Room(7, {"namespace", "data modules"}),
     "": Room(7),  # lightning_circuits/__init__.py, which shows users the names of the others
 }
 

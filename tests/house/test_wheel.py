@@ -85,7 +85,7 @@ def test_the_page_and_its_library_with_licence_are_inside(contents: dict[str, by
 
 def test_the_command_and_the_licence_are_declared(contents: dict[str, bytes]) -> None:
     [entry_points] = (text.decode() for name, text in contents.items() if name.endswith("/entry_points.txt"))
-    assert "lightning-circuits = lightning_circuits.commands.main:main" in entry_points
+    assert "lightning-circuits = lightning_circuits.commands.entry:main" in entry_points
     assert "lightning_circuits/commands/main.py" in contents
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in contents)
 

@@ -98,9 +98,9 @@ OTHERS: list[tuple[str, Callable[[], CircuitSearch], str]] = [
     ("pruning", lambda: EdgePruning(MODEL, ablation=SameName()), "'InterchangeAblation' there, 'tests.*SameName'"),
     ("pruning", lambda: EdgePruning(MODEL, gate=HardConcrete()), "gate 'TopK' there, 'HardConcrete' here$"),
     ("pruning", lambda: EdgePruning(MODEL, gate=TopK(temperature=0.3)), "gate.temperature 0.5 there, 0.3 here$"),
-    ("pruning", lambda: EdgePruning(MODEL, gate=TopK(SizeRange(0.01))), "gate.sizes.low 0.003 there, 0.01 here$"),
-    ("pruning", lambda: EdgePruning(MODEL, warm_start="EAP"), "warm_start None there, {'kind': 'method'"),
-    ("pruning", lambda: EdgePruning(MODEL, warm_start=torch.rand(479)), "warm_start None there, {'kind': 'scores'"),
+    ("pruning", lambda: EdgePruning(MODEL, gate=TopK(SizeRange(0.01))), "gate.sizes.low 0.001 there, 0.01 here$"),
+    ("pruning", lambda: EdgePruning(MODEL, warm_start="EAP"), "warm_start.method 'EAPIG' there, 'EAP' here"),
+    ("pruning", lambda: EdgePruning(MODEL, warm_start=torch.rand(479)), "warm_start 'method' there, 'scores' here"),
     ("pruning", lambda: EdgePruning(other_weights()), r"weights_hash '\w{16}' there, '\w{16}' here$"),
     ("pruning", lambda: EdgePruning("tiny-ioi", dtype="bfloat16"), "dtype 'float32' there, 'bfloat16' here$"),
     ("pruning", lambda: EAP(MODEL), "method 'EdgePruning' there, 'EAP' here$"),
@@ -251,10 +251,10 @@ def test_a_pass_has_no_length_to_be_told_of(attribution: Path, recwarn: pytest.W
     assert not [one for one in recwarn if "goes on otherwise" in str(one.message)]
 
 
-def test_a_run_of_its_own_has_forgotten_the_one_before(pruning: Path) -> None:
-    search = EdgePruning(MODEL)
+def test_a_run_of_its_own_has_forgotten_the_one_before(tmp_path: Path) -> None:
+    before, search = (EdgePruning(MODEL, warm_start=None) for _ in range(2))
     with pytest.warns(UserWarning, match="max_steps"):
-        resume(pruning, search, max_steps=3)
+        resume(stopped(before, tmp_path), search, max_steps=3)
     quiet_trainer(max_steps=1).fit(search, data())
     begun = {"step": 0, "changed": {"gates": ["untrained", "of 3 steps before"]}}  # gates go on where they are
     assert search.describe()["resumed"] == [begun] and search.describe()["step"] == 1

@@ -81,11 +81,11 @@ def test_a_checkpoint_holds_the_gates_and_nothing_of_the_model(trained: Trained,
     path = tmp_path / "gates.ckpt"
     trained.trainer.save_checkpoint(path)
     checkpoint = torch.load(path, weights_only=True)
-    assert list(checkpoint["state_dict"]) == ["gate.logits", "gate.average", "gate.averaged"]
+    assert list(checkpoint["state_dict"]) == ["start", "learned_edges", "gate.logits", "gate.average", "gate.averaged"]
     n_edges = trained.search.layout.n_edges
     assert (
-        path.stat().st_size < 4 * 4 * n_edges + 12_000
-    )  # gates, their mean, two moments of Adam, loops, and what the run is
+        path.stat().st_size < 5 * 4 * n_edges + 13_000
+    )  # gates, their start, their mean, two moments of Adam, loops, and what the run is
     restored = EdgePruning.load_from_checkpoint(path, model=EMBEDDED, weights_only=True)
     assert torch.equal(restored.edge_scores(), trained.search.edge_scores())
     assert restored.circuit(0.05) == trained.search.circuit(0.05)
