@@ -137,8 +137,8 @@ def measure(shape: str, device: str, repeats: int) -> dict[str, Any]:
         "stock": lambda: stock_step(stock, batch),
         "stock forward": lambda: model.run(batch["clean_ids"], batch["attention_mask"], batch["positions"]),
         **steps,
-        "EAP": attribution(EAP(stock, objective="KL"), batch),
-        "EAP-IG(5)": attribution(EAPIG(stock, objective="KL"), batch),
+        "EAP": attribution(EAP(stock), batch),
+        "EAP-IG(5)": attribution(EAPIG(stock), batch),
         "ablation": exact,
     }
     for row, call in list(calls.items()):

@@ -230,7 +230,7 @@ def test_a_subcommand_that_circuits_have_no_use_for_is_refused(capsys: pytest.Ca
     with pytest.raises(SystemExit) as exit:
         main(["predict", *SMALL])
     assert exit.value.code == 2
-    assert "choose from 'fit', 'validate', 'test', 'check', 'evaluate'" in capsys.readouterr().err
+    assert "no command is called 'predict': there are check, fit, validate, test, evaluate" in capsys.readouterr().err
 
 
 def test_a_mistake_keeps_its_traceback_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,9 @@ GATES = {
 def test_learned_masks_find_the_circuit_exactly(name: str, ablation: str, gate: str) -> None:
     layout = wrap(model_of(name)).layout
     n = len(TASKS[name].truth(ablation))
-    search = EdgePruning(model_of(name), gate=GATES[gate](n, layout.n_edges), ablation=ablation, objective=KL())
+    search = EdgePruning(
+        model_of(name), gate=GATES[gate](n, layout.n_edges), ablation=ablation, objective=KL(), warm_start=None
+    )
     fit(search, name, None, n_batches=300, max_steps=300)
     found = set(search.circuit(n).edge_names())
     assert found == TASKS[name].truth(ablation), found ^ TASKS[name].truth(ablation)
