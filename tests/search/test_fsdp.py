@@ -222,7 +222,7 @@ def test_checkpoints_are_those_of_one_process(found: dict[str, Any]) -> None:
 
 def test_one_process_goes_on_from_a_checkpoint_of_two(found: dict[str, Any], request: pytest.FixtureRequest) -> None:
     family = request.node.callspec.params["found"]
-    search = EdgePruning(MODELS[family](), seed=3, warm_start=None)
+    search = EdgePruning(MODELS[family](), seed=3)
     checkpoint = found["folders"][1] / "whole" / f"step={BROKEN_OFF}.ckpt"
     with pytest.warns(UserWarning, match="processes 2 there, 1 here"):
         trainer_of(1, max_steps=STEPS).fit(search, data(1), ckpt_path=checkpoint, weights_only=True)
