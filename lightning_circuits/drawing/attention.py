@@ -50,9 +50,12 @@ def patterns_figure(patterns: Patterns, tokenizer: Any, prompt: int = 0) -> Figu
     abreast = min(len(patterns.heads), 2)  # so many heads side by side
     rows = -(-len(patterns.heads) // abreast)
     inches = max(1.3, 0.115 * len(words))
-    said = 0.05 * max(map(len, words))  # inches of the longest word at the axes
+    longest_word = 0.05 * max(map(len, words))  # inches, at the axes
     beside = 0.4 * abreast if spans else 0.0  # for the names of spans
-    size = (3 * abreast * (inches + 0.12) + 1.3 + said + beside, rows * (inches + 0.3) + 0.6 + said + 1.6 * beside)
+    size = (
+        3 * abreast * (inches + 0.12) + 1.3 + longest_word + beside,
+        rows * (inches + 0.3) + 0.6 + longest_word + 1.6 * beside,
+    )
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, 3 * abreast, squeeze=False, sharex=True, sharey=True)
     for panel in grid.flat[3 * len(patterns.heads) :]:
