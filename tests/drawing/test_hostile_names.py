@@ -34,6 +34,7 @@ from lightning_circuits.drawing.curves import curve_figure, pareto_figure
 from lightning_circuits.drawing.page import page_html
 from lightning_circuits.drawing.path_patching import path_patching_figure
 from lightning_circuits.drawing.style import save
+from lightning_circuits.drawing.task_check import check_table
 from lightning_circuits.drawing.transfer import matrix_figure, scatter_figure, transfer_markdown
 from lightning_circuits.evaluation.attention import Patterns
 from lightning_circuits.evaluation.attention_by_role import Estimate, HeadAttention
@@ -43,6 +44,7 @@ from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.evaluation.hypotheses import HypothesisReport, HypothesisVerdict
 from lightning_circuits.evaluation.path_patching import PathEffect
 from lightning_circuits.evaluation.stability import Stability
+from lightning_circuits.evaluation.task_check import PromptCheck, TaskCheck
 from lightning_circuits.layout import Layout
 from lightning_circuits.printable import printable
 from tests.support.made_attention import make_head
@@ -88,6 +90,9 @@ def patterns(name: str) -> Patterns:
 
 
 TABLES: dict[str, Callable[[str], RenderableType]] = {
+    "check_table": lambda name: check_table(
+        TaskCheck(8, 0.5, 1.0, 0.9, 1, 3.0, 0.1, 4, 0, 0, {name: 8}, (PromptCheck(name, name, 0.5, 1, ((name, 0.5),)),))
+    ),
     "rows_table": lambda name: tables.rows_table([make_row(name, name, 10, 0.5, name)]),
     "curve_table": lambda name: tables.curve_table(curve(name)),
     "curves_table": lambda name: tables.curves_table({name: curve(name), f"{name} b": curve(name)}),
