@@ -33,12 +33,13 @@ from lightning_circuits.callbacks.measuring import MeasuringCallback
 from lightning_circuits.callbacks.options import require_sizes
 from lightning_circuits.callbacks.requirements import require_search
 from lightning_circuits.drawing.tables import rows_table
+from lightning_circuits.evaluation.rows import CONTROLS as OF_ROWS
 from lightning_circuits.evaluation.rows import Row
 from lightning_circuits.measures import DEFAULT, AnyMeasure, by_measure, measure_name
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import CircuitSearch
 
-CONTROLS = ("", "-pruned", "-random", "-complement")
+CONTROLS = ("", *map(in_key, OF_ROWS))
 """What a circuit's name ends with in the keys of its own numbers and of its controls'."""
 
 

@@ -74,6 +74,19 @@ def losses(objective: Objective, logits: Tensor, batch: Batch, full_logits: Tens
     return loss
 
 
+def _require_weight(weight: float, of: str) -> float:
+    """A weight that KL has something added with, as it is.
+
+    Raises:
+        ValueError: it is negative, or infinite.
+        TypeError: it is no number.
+    """
+    require_numbers(weight=weight)
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"the weight of {of} must not be negative or infinite, got {weight}")
+    return weight
+
+
 class Maximise(Objective):
     """Minus a measure: what has a measure of your own trained for, and attributed.
 
@@ -145,10 +158,7 @@ class MatchLogitDifference(Objective):
     """
 
     def __init__(self, weight: float = 0.1) -> None:
-        require_numbers(weight=weight)
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"the weight of the logit difference must not be negative or infinite, got {weight}")
-        self.weight = weight
+        self.weight = _require_weight(weight, "the logit difference")
 
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
         here, full = (logit_difference(each, batch, full_logits) for each in (logits, full_logits))
@@ -174,10 +184,7 @@ class MatchDecision(Objective):
     """
 
     def __init__(self, weight: float = 1.0) -> None:
-        require_numbers(weight=weight)
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"the weight of the decision must not be negative or infinite, got {weight}")
-        self.weight = weight
+        self.weight = _require_weight(weight, "the decision")
 
     def __call__(self, logits: Tensor, batch: Batch, full_logits: Tensor) -> Tensor:
         here, full = (margin(each, batch) for each in (logits, full_logits))
