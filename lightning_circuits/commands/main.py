@@ -63,6 +63,7 @@ from lightning_circuits.commands.config_files import find_config, read_sections,
 from lightning_circuits.commands.ending import Ending
 from lightning_circuits.commands.errors import LightningParser, debugging, in_one_line
 from lightning_circuits.commands.overview import ASKED, overview, refuse_unknown_command
+from lightning_circuits.commands.run_folder import RunFolder
 from lightning_circuits.measures import AnyMeasure
 from lightning_circuits.models.loading import load_without_bars
 from lightning_circuits.namespace import LightningArgumentParser, LightningCLI, pl
@@ -137,7 +138,8 @@ def _run(words: list[str], ending: Ending, args: list[str] | None) -> None:
         seed_everything_default=0,
         # Each method has its own optimizer, which --optimizer would replace.
         auto_configure_optimizers=False,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=RunFolder,
+        save_config_kwargs={"save_to_log_dir": False},
         trainer_defaults={"callbacks": [ending]},
         args=args,
     )

@@ -182,7 +182,11 @@ def test_files_hold_the_curve_and_no_split_takes_another_s_place(
     assert rows[0]["agreement_when_wrong"] == ""  # the model is never wrong
     printed = capsys.readouterr().out
     title = " ".join(printed.split())  # a long path of the model breaks the line
-    assert "Waves on" in title and "val split, 12 prompts" in title and f"{folder / 'curve.png'}\n" in printed
+    assert (
+        "Waves on" in title
+        and "val split, 12 prompts" in title
+        and f"Curve: {folder / 'curve.png'} and 3 more\n" in printed
+    )
 
     trainer.test(search, data, verbose=False)
     assert files(folder) == {f"{stem}.{suffix}" for stem in ("curve", "curve-test") for suffix in FOUR}
@@ -319,7 +323,7 @@ def test_a_full_disk_costs_the_files_of_the_curve_and_nothing_else(
     assert last.ended and "val/curve/interchange/signed/cmd" in trainer.callback_metrics
     assert callback.curve is not None and not files(tmp_path)
     printed = capsys.readouterr().out
-    assert "50%" in printed and "Curve written" not in printed
+    assert "50%" in printed and "Curve:" not in printed
     # The curve is all that these are for.
     with pytest.raises(OSError, match="'lightning-circuits evaluate' measures it again"):
         trainer.test(Waves(), data, verbose=False)
@@ -359,7 +363,7 @@ def test_bad_input_is_said_before_training(data: IOIDataModule, tmp_path: Path) 
 def test_a_file_that_ranks_nothing_has_no_curve(data: IOIDataModule, tmp_path: Path) -> None:
     path = Waves().circuit(0.1).complement().save(tmp_path / "members.json")  # without scores
     callback = FaithfulnessCurve(sizes=[0.1, 0.5], dirpath=tmp_path / "out")
-    with pytest.raises(ValueError, match="SavedCircuit has no ranking of edges"):
+    with pytest.raises(ValueError, match="SavedCircuit has no ranking of all edges"):
         make_trainer(callback).test(SavedCircuit(MODEL, path=path), data, verbose=False)
 
 

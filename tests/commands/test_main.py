@@ -383,7 +383,7 @@ def test_quiet_prints_the_paths_and_nothing_else(tmp_path: Path) -> None:
         [sys.executable, "-m", "lightning_circuits.commands.main", *words.split(), *small],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    first, *paths = done.stdout.splitlines()
-    assert first == "Circuits written:" and paths
-    assert all((tmp_path / path.strip()).is_file() for path in paths)
+    said = dict(line.split(": ") for line in done.stdout.splitlines())
+    assert list(said) == ["Circuits", "Config"]
+    assert all((tmp_path / path.removesuffix(" and 11 more")).is_file() for path in said.values())
     assert not [word for word in ("Seed set", "Epoch", "Loading", "Warning") if word in done.stderr]
