@@ -240,8 +240,10 @@ class TensorBoardLike(pl.loggers.logger.Logger):
         self.metrics: dict[str, float] = {}
         self.seen: list[tuple[str, Any]] = []
         self.experiment = SimpleNamespace(
-            add_figure=lambda key, figure, global_step: self.seen.append((key, (figure, global_step)))
+            add_figure=lambda key, figure, global_step: self.seen.append((key, (figure, global_step))),
+            add_text=lambda key, text, global_step: self.texts.append((key, text)),
         )
+        self.texts: list[tuple[str, str]] = []
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.metrics |= metrics
@@ -261,10 +263,12 @@ def test_loggers_get_numbers_table_picture_and_files(data: IOIDataModule, tmp_pa
     trainer.fit(Waves(), data)
     curve = callback.curve
     assert curve is not None
-    for logger in (wandb, board):
-        for point, name in zip(curve.points("interchange", "signed"), ("10%", "50%"), strict=True):
-            for key in ("faithfulness", "kl", "accuracy"):
-                assert logger.metrics[f"val/curve/interchange/{name}/{key}"] == getattr(point, key)
+    for point, name in zip(curve.points("interchange", "signed"), ("10%", "50%"), strict=True):
+        for key in ("faithfulness", "kl", "accuracy"):
+            found = trainer.callback_metrics[f"val/curve/interchange/{name}/{key}"]
+            assert found == pytest.approx(getattr(point, key))
+    for logger in (wandb, board):  # what is in their table is no curve of theirs
+        assert not [key for key in logger.metrics if key.startswith("val/curve/interchange/10%")]
         for key in ("cpr", "cmd", "log_area"):
             value = getattr(curve.areas("interchange", "signed"), key)
             assert logger.metrics[f"val/curve/interchange/signed/{key}"] == value
@@ -273,6 +277,10 @@ def test_loggers_get_numbers_table_picture_and_files(data: IOIDataModule, tmp_pa
     assert (table, picture) == ("val/curve_table", "val/curve") and images == [str(tmp_path / "curve.png")]
     assert [dict(zip(columns, line, strict=True)) for line in content] == curve.to_dict()["rows"]
     assert wandb.saved == [(str(path), str(tmp_path)) for path in callback.paths]
+    [(key, text)] = board.texts
+    header, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines())
+    assert key == "val/curve_table" and header == columns and len(lines) == len(content)
+    assert [line[0] for line in lines] == [row[0] for row in content]
     [(key, (figure, step))] = board.seen
     assert key == "val/curve" and step == 2 and len(figure.axes) == 3
     [logged] = trainer.test(Waves(), data, verbose=False)
