@@ -39,6 +39,7 @@ from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import DType
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import AnyObjective
+from lightning_circuits.progress import length_of, tracked
 from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.record import count_faults
 from lightning_circuits.search.splits import Share, share_of
@@ -120,8 +121,12 @@ class Attribution(WithoutTraining):
         """
         self._forget()
         self.ablation.fit(self.circuit_model, batches())
-        mine = batches() if trainer is None else islice(batches(), trainer.global_rank, None, trainer.world_size)
-        for index, batch in enumerate(mine):
+        every = batches()
+        total, shares = length_of(every), 1 if trainer is None else trainer.world_size
+        mine = every if trainer is None else islice(every, trainer.global_rank, None, shares)
+        for index, batch in enumerate(
+            tracked(mine, type(self).__name__, None if total is None else -(-total // shares))
+        ):
             for sums, more in zip(self._sums(), self._contribution(batch, index), strict=True):
                 sums.data += more
         if trainer is not None:

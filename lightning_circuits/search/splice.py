@@ -25,6 +25,7 @@ from lightning_circuits.batch import Batch, with_prompts
 from lightning_circuits.evaluation.exact import ExactAblation
 from lightning_circuits.measures import kl
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.progress import tracked
 from lightning_circuits.selection import top_n
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -82,7 +83,7 @@ def where_learning_pays(
             if (of := (n, min(n, candidate))) not in circuits:
                 circuits[of] = top_n(ranking, n, model.layout)
     total = dict.fromkeys(circuits, 0.0)
-    for batch in with_prompts(batches, PROMPTS):
+    for batch in tracked(with_prompts(batches, PROMPTS), "Seeing how far training pays"):
         batch = model.receive(batch)
         full_logits, corrupt = model.run_pair(batch)
         exact = ExactAblation(model, batch, full_logits, ablation, corrupt)
