@@ -154,10 +154,10 @@ def shown(yes: bool) -> Iterator[None]:
         _shown.reset(before)
 
 
-def length_of(items: Iterable[object]) -> int | None:
-    """How many there are, None if they do not say."""
+def length_of(items: Iterable[object], shares: int = 1) -> int | None:
+    """How many there are, or are in the largest of so many shares of them; None if they do not say."""
     try:
-        return len(items)  # type: ignore[arg-type]
+        return -(-len(items) // shares)  # type: ignore[arg-type]
     except TypeError:
         return None
 

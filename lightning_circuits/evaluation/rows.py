@@ -206,8 +206,8 @@ def evaluate(
     faithfulness = {run: CircuitFaithfulness(measure, **sync).to(model.device) for run in runs}
     token_edges = {run: TokenEdges(**sync).to(model.device) for run in runs}
     there_are_any, captured = False, captured_runs(model)
-    n_batches = length_of(batches)
-    total = None if n_batches is None else -(-n_batches // world_size) * len(runs)
+    n_batches = length_of(batches, world_size)
+    total = None if n_batches is None else n_batches * len(runs)
     with progress(f"Judging circuits ({split})", total) as bar:
         for batch, counts in shared_out(batches, rank, world_size):
             there_are_any = True

@@ -122,11 +122,9 @@ class Attribution(WithoutTraining):
         self._forget()
         self.ablation.fit(self.circuit_model, batches())
         every = batches()
-        total, shares = length_of(every), 1 if trainer is None else trainer.world_size
-        mine = every if trainer is None else islice(every, trainer.global_rank, None, shares)
-        for index, batch in enumerate(
-            tracked(mine, type(self).__name__, None if total is None else -(-total // shares))
-        ):
+        rank, shares = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        mine = tracked(islice(every, rank, None, shares), type(self).__name__, length_of(every, shares))
+        for index, batch in enumerate(mine):
             for sums, more in zip(self._sums(), self._contribution(batch, index), strict=True):
                 sums.data += more
         if trainer is not None:
