@@ -44,14 +44,12 @@ training has begun is always shown in full. Ctrl-C ends with code 130, SIGTERM w
 
 from __future__ import annotations
 
-import argparse
 import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jsonargparse import ActionConfigFile, DefaultHelpFormatter
+from jsonargparse import ActionConfigFile
 
 # Imported for their classes: a bare name in a config can mean only what has been imported.
 from lightning_circuits import ablation, callbacks, datamodules, gates, objectives, search  # noqa: F401
@@ -59,7 +57,8 @@ from lightning_circuits.callbacks import FaithfulnessCurve, StepProgressBar, Tas
 from lightning_circuits.commands import compare, transfer, view
 from lightning_circuits.commands.config_files import find_config, read_sections, tokenizer_of, tokenizer_of_text
 from lightning_circuits.commands.ending import Ending
-from lightning_circuits.commands.errors import LightningParser, debugging, in_one_line
+from lightning_circuits.commands.errors import debugging, in_one_line
+from lightning_circuits.commands.help import CommandParser, ShowEverything
 from lightning_circuits.commands.others_output import leave_out_what_is_not_ours, say_nothing
 from lightning_circuits.commands.overview import ASKED, overview, refuse_unknown_command
 from lightning_circuits.commands.run_folder import RunFolder
@@ -130,7 +129,7 @@ def _run(words: list[str], ending: Ending, args: list[str] | None) -> None:
         subclass_mode_model=True,
         subclass_mode_data=True,
         trainer_class=CircuitTrainer,
-        parser_class=_Parser,
+        parser_class=CommandParser,
         seed_everything_default=0,
         # Each method has its own optimizer, which --optimizer would replace.
         auto_configure_optimizers=False,
@@ -230,6 +229,7 @@ class CircuitCLI(LightningCLI):
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--trainer.help", action=ShowEverything)
         parser.add_argument("--quiet", action="store_true", help="Print errors and the paths of files, nothing else.")
         # A link takes its target out of the user's hands, hence an option beside it.
         parser.add_argument("--tokenizer", type=str | None, default=None, help="Default: that of the model.")
@@ -290,19 +290,6 @@ class FindConfig(ActionConfigFile):
             shown = printable(repr(trainer))[:40]
             parser.error(f"the config {file} has trainer: {shown} in place of options by name")
         super().__call__(parser, namespace, str(file), option_string)
-
-
-class _BareNames(DefaultHelpFormatter):
-    """Help that calls our classes by the bare names by which configs know them and leaves out base classes."""
-
-    def _expand_help(self, action: argparse.Action) -> str:
-        bare = re.sub(r"\blightning_circuits\.[\w.]*\b([A-Z]\w*)", r"\1", super()._expand_help(action))
-        return re.sub(r"(?<=, known subclasses: )\w+, |\b(Circuit|Weight)Search, ", "", bare)
-
-
-class _Parser(LightningParser):
-    def __init__(self, *args: Any, formatter_class: type[argparse.HelpFormatter] = _BareNames, **kwargs: Any) -> None:
-        super().__init__(*args, formatter_class=formatter_class, **kwargs)
 
 
 if __name__ == "__main__":
