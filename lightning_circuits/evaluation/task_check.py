@@ -140,7 +140,7 @@ def check_task(
     differences: list[float] = []
     corrupt_differences: list[float] = []
     spaces = unspaced = 0
-    for batch in tracked(with_prompts(batches, PROMPTS), "Looking at the task"):
+    for batch in tracked(list(with_prompts(batches, PROMPTS)), "Looking at the task"):
         batch = model.receive(first_prompts(batch, min(n_prompts(batch), PROMPTS - len(ranks))))
         clean, corrupt = (
             model.logits(batch[ids], batch["attention_mask"], batch["positions"])
