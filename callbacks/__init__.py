@@ -5,6 +5,7 @@ from lightning_circuits.callbacks.export import CircuitExport
 from lightning_circuits.callbacks.faithfulness import FaithfulnessValidation
 from lightning_circuits.callbacks.probe import CircuitProbe
 from lightning_circuits.callbacks.report import CircuitReport
+from lightning_circuits.callbacks.step_progress import StepProgressBar
 from lightning_circuits.callbacks.task_check import TaskCheck
 from lightning_circuits.callbacks.weights import WeightValidation
 
@@ -14,6 +15,7 @@ __all__ = [
     "CircuitReport",
     "FaithfulnessCurve",
     "FaithfulnessValidation",
+    "StepProgressBar",
     "TaskCheck",
     "WeightValidation",
 ]

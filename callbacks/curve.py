@@ -14,9 +14,9 @@ or in `dirpath`. A curve of one split never takes the place of another split's: 
 split, that of the test split is called `curve-test.json`, and beside one by the logit difference, that by another
 measure `curve-kl.json`. `lightning-circuits compare` puts several runs in one figure.
 
-The loggers get faithfulness, KL and accuracy at each size and the areas (`val/curve/interchange/signed/cmd`, which a
-sweep may minimise; by another measure `val/curve/kl/...`); those that take tables and pictures (Weights & Biases,
-TensorBoard) get them too, and Weights & Biases the file, from which `compare` reads it.
+The loggers get the areas (`val/curve/interchange/signed/cmd`, which a sweep may minimise; by another measure
+`val/curve/kl/...`), and faithfulness, KL and accuracy at each size: those that take tables and pictures (Weights &
+Biases, TensorBoard) as such, the others as numbers. Weights & Biases gets the file too, from which `compare` reads it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from lightning_circuits.callbacks.loggers import in_key, log_files, log_picture,
 from lightning_circuits.callbacks.looked_at import size_name
 from lightning_circuits.callbacks.options import require_folder, require_several, require_sizes
 from lightning_circuits.callbacks.requirements import require_search
-from lightning_circuits.callbacks.terminal import close_progress_bar, console
+from lightning_circuits.callbacks.terminal import close_progress_bar, console, print_files
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing.curves import curve_figure
 from lightning_circuits.drawing.style import save
@@ -44,7 +44,6 @@ from lightning_circuits.drawing.tables import curve_table
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurvePlace
 from lightning_circuits.measures import DEFAULT, AnyMeasure, by_measure
 from lightning_circuits.namespace import pl
-from lightning_circuits.printable import printable
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.splits import describe_data
 from lightning_circuits.selection import size_to_count, top_n
@@ -77,8 +76,8 @@ class FaithfulnessCurve(ExactAblationCallback):
 
     Raises:
         ValueError: here, fewer than two sizes, an unknown ablation, ranking or measure. At setup, so before any
-            training: a size outside the model's; no validation (test) prompts; mean ablation without training prompts;
-            a folder that cannot be written to. In `validate` and `test`: scores that rank nothing.
+            training: a size outside the model's; scores that do not rank all edges; no validation (test) prompts; mean
+            ablation without training prompts; a folder that cannot be written to.
         OSError: in `validate` and `test`, the files cannot be written (a full disk); at the end of `fit`, a warning.
         TypeError: at setup, the model is no `CircuitSearch`, or the Trainer of the other of Lightning's two names.
     """
@@ -133,13 +132,19 @@ class FaithfulnessCurve(ExactAblationCallback):
             return
         search = require_search(self, trainer, pl_module)
         self._shares(search)
+        if search.ranked_edges() < search.layout.n_edges:
+            raise ValueError(
+                f"{type(search).__name__} has no ranking of all edges: its file has no scores, or those of its own "
+                "edges alone (as a .json of CircuitExport), so circuits of other sizes are not told apart. A curve "
+                "needs a .pt or .safetensors with all scores, or take FaithfulnessValidation instead"
+            )
         self._begin(trainer, search, "test" if stage == "test" else "val")
         self.curve, self.paths = None, []
         self._folder = writable_folder(trainer, self.dirpath, "the curve", self)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         scalars = _scalars(self._measure(trainer, require_search(self, trainer, pl_module), "val"))
-        log_scalars(trainer, scalars)
+        log_scalars(trainer, scalars, watched=_is_area)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in scalars.items()})
         if self._trouble:  # what comes after this, circuits and checkpoints, matters more
             pl.utilities.rank_zero_warn(self._trouble)
@@ -155,18 +160,12 @@ class FaithfulnessCurve(ExactAblationCallback):
         if self.curve is not None and trainer.is_global_zero:
             close_progress_bar(trainer, stage)
             console(trainer).print(curve_table(self.curve))
-            if self.paths:
-                print("Curve written:", *(f"  {printable(path)}" for path in self.paths), sep="\n")
+            print_files("Curve", sorted(self.paths, key=lambda path: path.suffix != ".png"))
 
     # ---- measuring ---------------------------------------------------------------------------------------------
 
     def _measure_now(self, trainer: pl.Trainer, search: CircuitSearch, split: str) -> None:
         """For `trainer.validate` and `trainer.test`, which return what is logged here."""
-        if search.edge_scores().unique().numel() < 3:  # members, as 0 and 1
-            raise ValueError(
-                f"{type(search).__name__} has no ranking of edges: its scores have at most two values, so circuits of "
-                "other sizes are not told apart. A curve needs a file with scores, or FaithfulnessValidation instead"
-            )
         curve = self._measure(trainer, search, split)
         search.log_dict(_scalars(curve), sync_dist=trainer.world_size > 1)
         if self._trouble:
@@ -246,6 +245,13 @@ def _stem(folder: Path, curve: Curve) -> str:
     return "-".join(["curve", *apart])
 
 
+AREAS = ("cpr", "cmd", "log_area")
+
+
+def _is_area(key: str) -> bool:
+    return key.endswith(AREAS)
+
+
 def _scalars(curve: Curve) -> dict[str, float]:
     """``val/curve/interchange/1%/kl``, ``val/curve/interchange/signed/cmd`` and so on."""
     key = by_measure(f"{curve.split}/curve", curve.measure, "/")
@@ -258,6 +264,6 @@ def _scalars(curve: Curve) -> dict[str, float]:
     areas = {
         f"{key}/{entry.ablation}/{entry.ranking}/{name}": getattr(entry, name)
         for entry in curve.summary
-        for name in ("cpr", "cmd", "log_area")
+        for name in AREAS
     }
     return at_sizes | areas

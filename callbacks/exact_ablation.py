@@ -20,6 +20,7 @@ from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.measures import DEFAULT, AnyMeasure
 from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
+from lightning_circuits.progress import shown
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.identity import drawing_nothing, undisturbed
 from lightning_circuits.search.splits import fitted_on, live_tokens, whole_split
@@ -88,14 +89,14 @@ class ExactAblationCallback(pl.Callback):
         controls: bool = True,
     ) -> list[Row]:
         # Loaders may draw random numbers just by being iterated: measuring must not change how training goes on.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), shown(trainer.progress_bar_callback is not None):
             if not self._fitted:
                 for ablation in self.ablations:
                     ablation.fit(search.circuit_model, fitted_on(trainer, ablation))
                 self._fitted = True
             return evaluate(
                 search.circuit_model,
-                held_out(trainer, split),
+                list(held_out(trainer, split)),
                 circuits,
                 self.ablations,
                 split=split,

@@ -16,6 +16,9 @@ error, the search still in memory. Other callbacks are told of what has been wri
 In the metadata of each file stands how it was made (`CircuitSearch.describe`), on which data, its step and sizes before
 and after pruning, and what was measured.
 
+A `.json` has the scores of the circuit's own edges alone: with all, that of 300 edges of SmolLM2 would be 9 MB. The
+whole ranking, by which circuits of other sizes are taken, is in `.pt` and `.safetensors`.
+
 What is written is the pruned subgraph: without the edges that are on no way from the input to the logits. Under
 interchange ablation that changes nothing that a circuit puts out. Under the other ablations it would, and a circuit
 that was searched for under one of them is written as it was measured.
@@ -36,7 +39,7 @@ from lightning_circuits.callbacks.kept import KeptCircuits
 from lightning_circuits.callbacks.looked_at import circuits_to_look_at, sizes_to_look_at
 from lightning_circuits.callbacks.options import require_folder, require_several, require_sizes
 from lightning_circuits.callbacks.requirements import require_search
-from lightning_circuits.callbacks.terminal import close_progress_bar
+from lightning_circuits.callbacks.terminal import close_progress_bar, print_files
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.drawing.circuit import save_figure
 from lightning_circuits.drawing.page import save_page
@@ -44,7 +47,6 @@ from lightning_circuits.drawing.style import SUFFIXES
 from lightning_circuits.evaluation.rows import Row
 from lightning_circuits.files import FORMATS
 from lightning_circuits.namespace import pl
-from lightning_circuits.printable import printable
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.splits import describe_data
 
@@ -59,6 +61,11 @@ MONITORS: dict[Monitor, Callable[[Row], float]] = {
 
 PICTURES: dict[str, Callable[[Circuit, Path], Any]] = {**dict.fromkeys(SUFFIXES, save_figure), ".html": save_page}
 """What draws a circuit, by suffix: figures for papers, the interactive page. All other formats are data."""
+
+
+def _with_its_own_scores(circuit: Circuit) -> Circuit:
+    """Without the scores of edges that are not in it."""
+    return circuit if circuit.scores is None else replace(circuit, scores=circuit.scores * circuit.members)
 
 
 def _holds_spans(suffix: str) -> bool:
@@ -163,7 +170,7 @@ class CircuitExport(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and self.paths and trainer.is_global_zero:
             close_progress_bar(trainer, stage)
-            print("Circuits written:", *(f"  {printable(path)}" for path in self.paths), sep="\n")
+            print_files("Circuits", self.paths)
 
     def state_dict(self) -> dict[str, Any]:
         return self._kept.state_dict()
@@ -219,7 +226,8 @@ class CircuitExport(pl.Callback):
 
     def _write(self, name: str, circuit: Circuit, measured: Sequence[Row], step: int) -> None:
         def save(path: Path) -> None:
-            PICTURES.get(path.suffix, Circuit.save)(circuit, path)
+            chosen = _with_its_own_scores(circuit) if path.suffix == ".json" else circuit
+            PICTURES.get(path.suffix, Circuit.save)(chosen, path)
 
         value = MONITORS[self.monitor](measured[0]) if measured else math.nan
         self._kept.write(name, value, step, save)

@@ -11,6 +11,9 @@ measured, and with which controls):
     validation.rows                        # the last measurement
     trainer.test(search, datamodule)       # the same on the test split
 
+The circuits' controls (a random one, the complement) are measured when training is done. Loggers that have tables
+(Weights & Biases, TensorBoard) get faithfulness, KL and accuracy as curves, and all rows in one table in the end.
+
 `trainer.validate` and `trainer.test` measure too, on their own split. The numbers are returned by them, go to all
 loggers, and can be monitored by Lightning's own callbacks (`EarlyStopping(monitor="val/interchange/1%/kl")`). Those
 look at the end of every epoch: if nothing has been measured by then, it is measured then. Other callbacks are told of
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 from rich.console import RenderableType
 
@@ -30,6 +34,7 @@ from lightning_circuits.callbacks.exact_ablation import ExactAblationCallback
 from lightning_circuits.callbacks.loggers import in_key, log_table
 from lightning_circuits.callbacks.looked_at import circuits_to_look_at, sizes_to_look_at
 from lightning_circuits.callbacks.measuring import MeasuringCallback
+from lightning_circuits.callbacks.monitors import monitored
 from lightning_circuits.callbacks.options import require_sizes
 from lightning_circuits.callbacks.requirements import require_search
 from lightning_circuits.drawing.tables import rows_table
@@ -41,6 +46,9 @@ from lightning_circuits.search.base import CircuitSearch
 
 CONTROLS = ("", *map(in_key, OF_ROWS))
 """What a circuit's name ends with in the keys of its own numbers and of its controls'."""
+
+WATCHED = ("faithfulness", "kl", "accuracy")
+"""What loggers make curves of, for the circuits that were asked for; the rest of a row stands in their table."""
 
 
 class FaithfulnessValidation(MeasuringCallback, ExactAblationCallback):
@@ -82,6 +90,7 @@ class FaithfulnessValidation(MeasuringCallback, ExactAblationCallback):
         ExactAblationCallback.__init__(self, ablations, seed, measure)
         self.sizes = None if sizes is None else require_sizes(sizes)
         self.measured: Measured | None = None
+        self._so_far: list[dict[str, Any]] = []  # rows of all measurements
 
     @property
     def rows(self) -> list[Row]:
@@ -96,7 +105,7 @@ class FaithfulnessValidation(MeasuringCallback, ExactAblationCallback):
         search = require_search(self, trainer, pl_module)
         sizes_to_look_at(search, self.sizes)
         self._begin(trainer, search, "test" if stage == "test" else "val")
-        self.measured = None
+        self.measured, self._so_far = None, []
 
     def logged_keys(self, search: CircuitSearch) -> list[str]:
         """What can be monitored: every number of the circuits, their controls, the full and the empty one."""
@@ -108,11 +117,22 @@ class FaithfulnessValidation(MeasuringCallback, ExactAblationCallback):
 
     # ---- measuring ---------------------------------------------------------------------------------------------
 
-    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str) -> Measured:
+    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str, last: bool) -> Measured:
         search = require_search(self, trainer, pl_module)
         circuits = circuits_to_look_at(search, self.sizes)
-        rows = self._evaluate(trainer, search, circuits, split)
+        # Controls take most of the time, and say in the end what they would have said on the way.
+        controls = last or any(key.split("/")[-2].endswith(CONTROLS[1:]) for key in self._monitored(trainer, search))
+        rows = self._evaluate(trainer, search, circuits, split, controls)
+        self._so_far += [{"step": trainer.global_step, **row.to_dict()} for row in rows]
         return Measured(trainer.global_step, split, circuits, rows, self._describe_ablations())
+
+    def _monitored(self, trainer: pl.Trainer, search: CircuitSearch) -> set[str]:
+        return monitored(trainer) & set(self.logged_keys(search))
+
+    def _watched(self, key: str) -> bool:
+        """Whether it is a number of `WATCHED`, of a circuit that was asked for."""
+        circuit, number = key.split("/")[-2:]
+        return number in WATCHED and circuit not in ("full", "empty") and not circuit.endswith(CONTROLS[1:])
 
     def _scalars(self) -> dict[str, float]:
         """``val/interchange/1%-random/kl`` and so on."""
@@ -130,4 +150,4 @@ class FaithfulnessValidation(MeasuringCallback, ExactAblationCallback):
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         key = by_measure(f"{self.rows[0].split}/circuits", measure_name(self.measure), "/")
-        log_table(trainer, key, [row.to_dict() for row in self.rows])
+        log_table(trainer, key, self._so_far)

@@ -2,13 +2,17 @@
 
 The files of a circuit are all written whole and then moved into their places together, and those they replace are
 removed after that. So a run killed at any moment, or a disk that is full, leaves complete files.
+
+While the last circuit is one of the best, both names are those of one file (a hard link, where the disk has them).
 """
 
 from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,7 @@ class KeptCircuits:
         self.formats, self.save_top_k = list(formats), save_top_k
         self.folder = folder or Path()
         self.best: dict[str, list[tuple[float, int]]] = {}
+        self._before: Path | None = None  # where the run that this one goes on from has left its files
 
     @property
     def paths(self) -> list[Path]:
@@ -63,21 +68,44 @@ class KeptCircuits:
         Raises:
             OSError: a full disk; what was there before is still there.
         """
+        self._bring_along(name)
         before = [entry for entry in self.best.get(name, []) if entry[1] != step]
         after = sorted(before if math.isnan(value) else [*before, (value, step)])
         if self.save_top_k >= 0:
             after = after[: self.save_top_k]
-        paths = self._files(name, None) + (self._files(name, step) if (value, step) in after else [])
+        last, best = self._files(name, None), self._files(name, step) if (value, step) in after else []
         with staging(self.folder) as folder:
-            for path in paths:
+            for path in last:
                 save(folder / path.name)
-            for path in paths:
+            for path, same in zip(best, last, strict=False):
+                _link(folder / same.name, folder / path.name)
+            for path in (*last, *best):
                 os.replace(folder / path.name, path)
         self.best[name] = after
         for entry in before:
             if entry not in after:
                 for path in self._files(name, entry[1]):
                     path.unlink(missing_ok=True)
+
+    def _bring_along(self, name: str) -> None:
+        """Have the best of a run that this one goes on from, in another folder, here; what is gone is no longer kept.
+
+        Raises:
+            OSError: a full disk.
+        """
+        if self._before is None:
+            return
+        there = []
+        for entry in self.best.get(name, []):
+            paths = self._files(name, entry[1])
+            for path in paths:
+                if not path.exists():
+                    with suppress(FileNotFoundError), staging(self.folder) as folder:
+                        shutil.copyfile(self._before / path.name, folder / path.name)
+                        os.replace(folder / path.name, path)
+            if all(path.exists() for path in paths):
+                there.append(entry)
+        self.best[name] = there
 
     def _files(self, name: str, step: int | None) -> list[Path]:
         """The files of the circuit called `name` at a step; without one, of the last."""
@@ -87,7 +115,17 @@ class KeptCircuits:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data, for checkpoints."""
-        return {"best": {name: [list(entry) for entry in entries] for name, entries in self.best.items()}}
+        best = {name: [list(entry) for entry in entries] for name, entries in self.best.items()}
+        return {"folder": str(self.folder.absolute()), "best": best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = {name: [(value, step) for value, step in entries] for name, entries in state_dict["best"].items()}
+        self._before = Path(state_dict["folder"]) if "folder" in state_dict else None
+
+
+def _link(path: Path, other: Path) -> None:
+    """Have ``other`` be ``path`` by a second name; a copy on file systems that know no such thing."""
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)

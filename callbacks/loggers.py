@@ -4,7 +4,9 @@ A logger is at the mercy of a network, a login, a disk. What it was told is told
 run was about to do next is not. So whatever is sent, is sent through `send`.
 
 Numbers go to every logger. For the rest, two kinds are told apart by what they can do, for each has two classes, one
-for either name of Lightning: that of Weights & Biases takes tables, TensorBoard's writes through a writer of figures.
+for either name of Lightning: that of Weights & Biases takes tables, TensorBoard's writes through a writer of figures
+and texts. Those two make a curve of every key, and nobody looks at three hundred: they get the few that people watch,
+and all numbers in a table.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from weakref import WeakSet
 
 from torch import Tensor
 
+from lightning_circuits.callbacks.monitors import monitored
 from lightning_circuits.namespace import pl
 
 if TYPE_CHECKING:
@@ -54,14 +57,26 @@ def in_key(circuit: str) -> str:
 # ---- for every logger ----------------------------------------------------------------------------------------------
 
 
-def log_scalars(trainer: pl.Trainer, scalars: Mapping[str, float], step: int | None = None) -> None:
+def log_scalars(
+    trainer: pl.Trainer,
+    scalars: Mapping[str, float],
+    step: int | None = None,
+    watched: Callable[[str], bool] = lambda key: True,
+) -> None:
     """Numbers, at the Trainer's step unless another one is given.
+
+    Args:
+        trainer: of the run.
+        scalars: by key.
+        step: of the numbers.
+        watched: which of them are curves for loggers that have the others in a table, beside what callbacks monitor.
 
     `LightningModule.log_dict` would lose what does not fall on a multiple of ``log_every_n_steps``, and has no word
     after the last step.
     """
     step = trainer.global_step if step is None else step
-    send(trainer, lambda to: to.log_metrics(dict(scalars), step=step))
+    few = {key: value for key, value in scalars.items() if watched(key) or key in monitored(trainer)}
+    send(trainer, lambda to: to.log_metrics(few if _takes_tables(to) else dict(scalars), step=step))
 
 
 def log_settings(trainer: pl.Trainer, settings: Mapping[str, Any]) -> None:
@@ -73,11 +88,16 @@ def log_settings(trainer: pl.Trainer, settings: Mapping[str, Any]) -> None:
 
 
 def log_table(trainer: pl.Trainer, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of the same columns: Weights & Biases."""
+    """Rows of the same columns: a table for Weights & Biases, a text for TensorBoard."""
+    columns = list(rows[0])
 
     def tell(logger: Any) -> None:
         if _is_wandb(logger):
-            logger.log_table(key, columns=list(rows[0]), data=[list(row.values()) for row in rows])
+            logger.log_table(key, columns=columns, data=[list(row.values()) for row in rows])
+        elif _takes_tables(logger):
+            cells = [columns, ["---"] * len(columns), *([_cell(row[name]) for name in columns] for row in rows)]
+            text = "\n".join(f"| {' | '.join(line)} |" for line in cells)
+            logger.experiment.add_text(key, text, global_step=trainer.global_step)
 
     send(trainer, tell)
 
@@ -148,6 +168,14 @@ def log_artifact(
             logger.experiment.log_artifact(artifact, aliases=["latest", f"step-{step}"])
 
     send(trainer, tell)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _takes_tables(logger: Any) -> bool:
+    return _is_wandb(logger) or hasattr(logger.experiment, "add_text")
 
 
 def _is_wandb(logger: Any) -> bool:

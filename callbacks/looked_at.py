@@ -20,6 +20,8 @@ def size_name(size: float) -> str:
 def sizes_to_look_at(search: CircuitSearch, sizes: Sequence[int | float] | None) -> dict[str, int | float | None]:
     """Sizes of circuits by name, None for the one that the method trains for.
 
+    Beside a circuit from a file, none of more edges than its scores put in order.
+
     Raises:
         ValueError, TypeError: a size that is none (see `selection.size_to_count`).
     """
@@ -32,7 +34,8 @@ def sizes_to_look_at(search: CircuitSearch, sizes: Sequence[int | float] | None)
         # In a very small model the smallest of them may be no edge at all.
         sizes = [size for size in DEFAULT_SIZES if size * search.layout.n_edges >= 1]
     for size in sizes or ():
-        size_to_count(size, search.layout)
+        if size_to_count(size, search.layout) > search.ranked_edges():
+            continue
         chosen.setdefault(size_name(size), size)
     return chosen
 

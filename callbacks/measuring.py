@@ -41,16 +41,21 @@ class MeasuringCallback(pl.Callback):
             raise ValueError(f"every_n_steps is {every_n_steps}: it has to be at least 1")
         self.every_n_steps = every_n_steps
         self.measured: Any = None
+        self._complete = False  # whether that was with everything that circuits are held against
 
     # ---- what a subclass says ----------------------------------------------------------------------------------
 
-    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str) -> Any:
-        """Measure the circuits as they stand."""
+    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str, last: bool) -> Any:
+        """Measure the circuits as they stand; for the last time, with everything that they are to be held against."""
         raise NotImplementedError
 
     def _scalars(self) -> dict[str, float]:
         """The numbers of the last measurement, by the keys that loggers know."""
         raise NotImplementedError
+
+    def _watched(self, key: str) -> bool:
+        """Whether people look at the curve of a number."""
+        return True
 
     def _table(self) -> RenderableType:
         """The last measurement as it is printed at the end of the run."""
@@ -86,7 +91,7 @@ class MeasuringCallback(pl.Callback):
         self._measure_what_is_monitored(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._measure_step(trainer, pl_module)
+        self._measure_step(trainer, pl_module, last=True)
         self._finish(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -109,21 +114,22 @@ class MeasuringCallback(pl.Callback):
         if self.measured is None and monitored(trainer) & set(self.logged_keys(pl_module)):
             self._measure_step(trainer, pl_module)
 
-    def _measure_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _measure_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, last: bool = False) -> None:
         """Within fit. With gradients accumulated there are several batches to a step, and the last step may be due."""
-        if self.measured is not None and self.measured.step == trainer.global_step:
+        if self.measured is not None and self.measured.step == trainer.global_step and (self._complete or not last):
             return
-        self.measured = self._measure(trainer, pl_module, "val")
+        self._complete = last or trainer.global_step >= trainer.estimated_stepping_batches
+        self.measured = self._measure(trainer, pl_module, "val", self._complete)
         self._log(trainer, self._scalars())
         self._tell(trainer, pl_module, self.measured)
 
     def _measure_now(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str) -> None:
         """For `trainer.validate` and `trainer.test`, which return what is logged here."""
-        self.measured = self._measure(trainer, pl_module, split)
+        self.measured = self._measure(trainer, pl_module, split, True)
         self._finish(trainer, pl_module)
         pl_module.log_dict(self._scalars(), sync_dist=trainer.world_size > 1)
         self._tell(trainer, pl_module, self.measured)
 
     def _log(self, trainer: pl.Trainer, scalars: dict[str, float]) -> None:
-        log_scalars(trainer, scalars)
+        log_scalars(trainer, scalars, watched=self._watched)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in scalars.items()})

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from rich.console import Console
 
 from lightning_circuits.namespace import pl
+from lightning_circuits.printable import printable
 
 
 def close_progress_bar(trainer: pl.Trainer, stage: str) -> None:
@@ -18,3 +22,14 @@ def console(trainer: pl.Trainer) -> Console:
     quiet = getattr(trainer, "quiet", False)
     found = Console(quiet=quiet)
     return found if found.is_terminal else Console(quiet=quiet, width=100)
+
+
+def print_files(what: str, paths: Sequence[Path]) -> None:
+    """Say where files are, on one line: the first of them, and how many there are beside it.
+
+    Args:
+        what: is in them: ``"Circuits"``.
+        paths: that were written, the one to look at first; nothing is said of none.
+    """
+    if paths:
+        print(f"{what}: {printable(paths[0])}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}")

@@ -42,12 +42,13 @@ from lightning_circuits.callbacks.looked_at import size_name
 from lightning_circuits.callbacks.measuring import MeasuringCallback
 from lightning_circuits.callbacks.options import require_folder
 from lightning_circuits.callbacks.requirements import require_weight_search
+from lightning_circuits.callbacks.terminal import print_files
 from lightning_circuits.drawing.tables import weights_table
 from lightning_circuits.evaluation.curve import to_csv
 from lightning_circuits.files.atomic import write_atomically
 from lightning_circuits.files.plain_json import plain_data
 from lightning_circuits.namespace import pl
-from lightning_circuits.printable import printable
+from lightning_circuits.progress import shown
 from lightning_circuits.search.splits import describe_data
 from lightning_circuits.search.weight_search import WeightSearch
 from lightning_circuits.weights.judging import WeightRow, beside, judge
@@ -172,7 +173,7 @@ class WeightValidation(MeasuringCallback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
         if self.paths and trainer.is_global_zero:
-            print("Written:", *(f"  {printable(path)}" for path in self.paths), sep="\n")
+            print_files("Circuits", self.paths)
 
     def logged_keys(self, search: WeightSearch) -> list[str]:
         """What can be monitored: the numbers of the full model and of the circuit."""
@@ -187,7 +188,7 @@ class WeightValidation(MeasuringCallback):
 
     # ---- measuring ---------------------------------------------------------------------------------------------
 
-    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str) -> MeasuredWeights:
+    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str, last: bool) -> MeasuredWeights:
         search = require_weight_search(self, trainer, pl_module)
         circuit, data = search.circuit(), {"data": describe_data(trainer), "step": trainer.global_step}
         rows = self._judge(trainer, search, split, lambda: {size_name(search.density): circuit})
@@ -205,7 +206,8 @@ class WeightValidation(MeasuringCallback):
         rows: list[WeightRow] = []
         if trainer.is_global_zero:
             # Loaders may draw random numbers just by being iterated: measuring must not change how training goes on.
-            with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+            bars = shown(trainer.progress_bar_callback is not None)
+            with torch.random.fork_rng(devices=[]), torch.inference_mode(False), bars:
                 prompts, text = list(held_out(trainer, split)), search.text.held_out(split)
                 rows = judge(search.circuit_model, circuits(), prompts, text, self.rest, split)
         return trainer.strategy.broadcast(rows)

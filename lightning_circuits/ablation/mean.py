@@ -15,6 +15,7 @@ from lightning_circuits.batch import Batch, PromptSource, n_prompts, on_device, 
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.context import position_ids
 from lightning_circuits.pages import see_page
+from lightning_circuits.progress import tracked
 
 
 @ABLATIONS.register
@@ -86,7 +87,7 @@ class MeanAblation(Ablation):
         # float64: sums over a whole data set, exact enough not to depend on the batch size
         sums = torch.zeros(model.layout.n_writers, 0, model.layout.d_model, dtype=torch.float64, device=model.device)
         counts, prompts = sums.new_zeros(0), 0
-        for batch in self._taken(batches):
+        for batch in tracked(self._taken(batches), "Taking means"):
             batch = on_device(batch, model.device)
             ids = batch["clean_ids"] if self.prompts == "clean" else batch["corrupt_ids"]
             stack = model.new_stack(ids.shape)

@@ -45,6 +45,7 @@ from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.objectives import OBJECTIVES, AnyObjective, losses
 from lightning_circuits.places import Places
+from lightning_circuits.progress import tracked
 
 
 @ABLATIONS.register
@@ -171,7 +172,7 @@ class OptimalAblation(Ablation):
         prompts = _Prompts(model, self._batches, self.holding(model.layout, values, members))
         before = prompts.mean_loss()
         adam = torch.optim.Adam([values], self.lr)
-        for step in range(self.steps):
+        for step in tracked(range(self.steps), "Fitting constants"):
             adam.param_groups[0]["lr"] = self.lr * (1 - step / self.steps)
             adam.zero_grad()
             prompts.losses(step % len(self._batches)).mean().backward()

@@ -44,29 +44,28 @@ training has begun is always shown in full. Ctrl-C ends with code 130, SIGTERM w
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
-import re
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from jsonargparse import ActionConfigFile, DefaultHelpFormatter
+from jsonargparse import ActionConfigFile
 
 # Imported for their classes: a bare name in a config can mean only what has been imported.
 from lightning_circuits import ablation, callbacks, datamodules, gates, objectives, search  # noqa: F401
-from lightning_circuits.callbacks import FaithfulnessCurve, TaskCheck, WeightValidation
+from lightning_circuits.callbacks import FaithfulnessCurve, StepProgressBar, TaskCheck, WeightValidation
 from lightning_circuits.commands import compare, transfer, view
 from lightning_circuits.commands.config_files import find_config, read_sections, tokenizer_of, tokenizer_of_text
 from lightning_circuits.commands.ending import Ending
-from lightning_circuits.commands.errors import LightningParser, debugging, in_one_line
+from lightning_circuits.commands.errors import debugging, in_one_line
+from lightning_circuits.commands.help import CommandParser, ShowEverything
+from lightning_circuits.commands.others_output import leave_out_what_is_not_ours, say_nothing
 from lightning_circuits.commands.overview import ASKED, overview, refuse_unknown_command
+from lightning_circuits.commands.run_folder import RunFolder
 from lightning_circuits.measures import AnyMeasure
-from lightning_circuits.models.loading import load_without_bars
 from lightning_circuits.namespace import LightningArgumentParser, LightningCLI, pl
 from lightning_circuits.printable import printable
+from lightning_circuits.progress import shown
 from lightning_circuits.search import WeightSearch
 from lightning_circuits.search.checkpoints import read_checkpoint
 from lightning_circuits.search.frozen_model import FrozenModelModule
@@ -98,16 +97,13 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 for a mistake in what was asked for, 0 after `--help` and `--print_config`, 130 and 143
             after Ctrl-C and SIGTERM.
     """
-    # Of Lightning against torch, and nothing that a user could mend.
-    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
+    leave_out_what_is_not_ours()
     words = sys.argv[1:] if args is None else list(args)
     ending = Ending(words)
-    if "--quiet" in words:  # what is said before there is a Trainer
-        warnings.simplefilter("ignore")
-        for name in (pl.__name__, "lightning_fabric", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        load_without_bars()
-    with ending.heeded():
+    quiet = "--quiet" in words  # also of what is said before there is a Trainer
+    if quiet:
+        say_nothing()
+    with ending.heeded(), shown(not quiet):
         try:
             _run(words, ending, None if args is None else words)
         except Exception as error:
@@ -133,11 +129,12 @@ def _run(words: list[str], ending: Ending, args: list[str] | None) -> None:
         subclass_mode_model=True,
         subclass_mode_data=True,
         trainer_class=CircuitTrainer,
-        parser_class=_Parser,
+        parser_class=CommandParser,
         seed_everything_default=0,
         # Each method has its own optimizer, which --optimizer would replace.
         auto_configure_optimizers=False,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=RunFolder,
+        save_config_kwargs={"save_to_log_dir": False},
         trainer_defaults={"callbacks": [ending]},
         args=args,
     )
@@ -232,6 +229,7 @@ class CircuitCLI(LightningCLI):
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--trainer.help", action=ShowEverything)
         parser.add_argument("--quiet", action="store_true", help="Print errors and the paths of files, nothing else.")
         # A link takes its target out of the user's hands, hence an option beside it.
         parser.add_argument("--tokenizer", type=str | None, default=None, help="Default: that of the model.")
@@ -253,12 +251,15 @@ class CircuitCLI(LightningCLI):
             if (given := self._get(self.config_init, f"trainer.{name}")) is not None and not given >= least:
                 raise ValueError(f"trainer.{name} is {given}: it has to be at least {least}")
         quiet = self._get(self.config, "quiet", default=False)
+        trainer_config = self._get(self.config_init, "trainer")
+        given = trainer_config["callbacks"] or []
+        several = given if isinstance(given, list) else [given]
+        bars = [one for one in several if isinstance(one, pl.callbacks.ProgressBar)]
         if quiet:
-            trainer_config = self._get(self.config_init, "trainer")
-            given = trainer_config["callbacks"] or []
-            several = given if isinstance(given, list) else [given]
-            trainer_config["callbacks"] = [one for one in several if not isinstance(one, pl.callbacks.ProgressBar)]
+            trainer_config["callbacks"] = [one for one in several if one not in bars]
             options |= {"enable_progress_bar": False, "enable_model_summary": False}
+        elif not bars and trainer_config["enable_progress_bar"] is not False and not trainer_config["barebones"]:
+            trainer_config["callbacks"] = [StepProgressBar(), *several]
         trainer: Any = super().instantiate_trainer(**options)
         trainer.quiet = quiet
         cores = max(os.cpu_count() or 1, 8)  # as tests of several processes take for granted
@@ -289,19 +290,6 @@ class FindConfig(ActionConfigFile):
             shown = printable(repr(trainer))[:40]
             parser.error(f"the config {file} has trainer: {shown} in place of options by name")
         super().__call__(parser, namespace, str(file), option_string)
-
-
-class _BareNames(DefaultHelpFormatter):
-    """Help that calls our classes by the bare names by which configs know them and leaves out base classes."""
-
-    def _expand_help(self, action: argparse.Action) -> str:
-        bare = re.sub(r"\blightning_circuits\.[\w.]*\b([A-Z]\w*)", r"\1", super()._expand_help(action))
-        return re.sub(r"(?<=, known subclasses: )\w+, |\b(Circuit|Weight)Search, ", "", bare)
-
-
-class _Parser(LightningParser):
-    def __init__(self, *args: Any, formatter_class: type[argparse.HelpFormatter] = _BareNames, **kwargs: Any) -> None:
-        super().__init__(*args, formatter_class=formatter_class, **kwargs)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ def rows_table(rows: Sequence[Row]) -> TextTable:
         f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}). KL from the full model in nats. Agreement with "
         "the full model where it is right / where it is wrong.",
     )
+    view.spare = ("token-edges", "median f", "agreement")
     view.add_column("ablation", no_wrap=True)
     add_numbers(view, *sizes.names, "f", "median f", "KL", "accuracy", "agreement")
     section = None
@@ -77,6 +78,7 @@ def curve_table(curve: Curve) -> TextTable:
         "random edges. KL from the full model in nats. Agreement with it where it is right / wrong.",
     )
     view.caption_justify = "left"
+    view.spare = ("token-edges", "agreement", "random f")
     view.add_column("circuit", no_wrap=True)
     add_numbers(view, *sizes.names, "f", "95 % of f", "random f", "KL", "accuracy", "agreement")
     for ablation in curve.ablations:

@@ -22,7 +22,8 @@ def check_table(found: TaskCheck) -> RenderableType:
     )
     view.add_column("clean prompt", no_wrap=True)
     view.add_column("answer", no_wrap=True, max_width=10, overflow="ellipsis")
-    add_numbers(view, "P", "rank")
+    view.add_column("P", justify="right", no_wrap=True, min_width=5)
+    add_numbers(view, "rank")
     view.add_column(" says", no_wrap=True, max_width=38, overflow="ellipsis")
     for one in found.examples:
         said = ", ".join(f"{token!r} {value:.2f}" for token, value in one.top)

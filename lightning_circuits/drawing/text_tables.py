@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -14,16 +17,44 @@ from lightning_circuits.printable import printable
 
 LONGEST = 100
 """So many characters of a cell are shown at most."""
+WIDEST = 1000
+"""Columns of a terminal in which every table has room."""
 
 
 class TextTable(Table):
-    """A table of text: no markup, no links, nothing that a terminal would obey, and no cell that fills the screen."""
+    """A table of text: no markup, no links, nothing that a terminal would obey, and no cell that fills the screen.
+
+    Where there is no room for all, columns are left out, of `spare` the first ones first, and the caption says so: a
+    number is never shown in part.
+    """
+
+    spare: Sequence[str] = ()
 
     def add_column(self, header: RenderableType = "", *args: Any, **options: Any) -> None:
         super().add_column(_text(header), *args, **options)
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
         super().add_row(*map(_text, cells), **options)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        unlimited, shown = options.update(max_width=WIDEST), self
+        for number in range(1, len(self.spare) + 1):
+            if shown.__rich_measure__(console, unlimited).maximum > options.max_width:
+                shown = self._without(self.spare[:number])
+        yield from super(TextTable, shown).__rich_console__(console, options)
+
+    def _without(self, names: Sequence[str]) -> TextTable:
+        """The same table without some columns."""
+        there = [column for column in self.columns if str(column.header) in names]
+        if not there:
+            return self
+        narrow = copy(self)
+        kept = (column for column in self.columns if column not in there)
+        narrow.columns = [replace(column, _index=index) for index, column in enumerate(kept)]
+        said = f"Not shown for width: {', '.join(str(column.header) for column in there)}."
+        caption = [self.caption] if isinstance(self.caption, Text) else []
+        narrow.caption = Text("\n").join([Text(said, style="table.caption"), *caption])
+        return narrow
 
 
 def _text(cell: Any) -> Any:

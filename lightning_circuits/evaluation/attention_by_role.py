@@ -37,6 +37,7 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.attention import attention_in, chosen_heads
 from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.progress import tracked
 
 LEAST_ATTENTION = 0.01
 """A ratio is absent where neither of the two means reaches this: one of two nothings says nothing."""
@@ -258,7 +259,7 @@ def _attention(
     """float64 ``[n_heads, n_circuits, n_roles, n_prompts]``: mean over the tokens of ``query``, sum over a role's."""
     parts: list[Tensor] = []
     n = 0
-    for batch in batches:
+    for batch in tracked(batches, "Reading attention"):
         batch = prompts_alone(model.receive(batch))
         looking, *looked_at = (_tokens_in(batch, name, n).cpu() for name in (query, *roles))
         keys = torch.stack(looked_at).double()  # [n_roles, B, T]

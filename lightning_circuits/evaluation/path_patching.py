@@ -38,6 +38,7 @@ from lightning_circuits.layout import Layout
 from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, measure_name
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.objectives import Maximise
+from lightning_circuits.progress import tracked
 from lightning_circuits.scoring.exact_patching import ExactPatching, chunks
 
 EDGES_AT_ONCE = 32
@@ -108,7 +109,7 @@ def path_patching(
     kind = _ThroughMLPs if through_mlps else ExactPatching
     parts: list[Tensor] = []
     full: list[Tensor] = []
-    for batch in batches:
+    for batch in tracked(batches, "Patching paths"):
         names = batch.get("span_names", ()) if roles else ()
         if missing := [role for role in roles if role not in names]:
             raise ValueError(f"these prompts have no span {missing[0]!r}: they have {', '.join(names) or 'none'}")

@@ -22,6 +22,7 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.exact import ExactAblation, captured_runs
 from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, values
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.progress import length_of, progress
 
 
 @torch.no_grad()
@@ -59,15 +60,17 @@ def measured(
         raise ValueError("no circuits to run")
     own = [ablation.of_circuit(model, edges) for edges in members]
     rows: list[list[Tensor]] = [[] for _ in members]
-    captured = captured_runs(model)
-    for batch in batches:
-        batch = model.receive(batch)
-        full_logits, corrupt = model.run_pair(batch)
-        run = ExactAblation(model, batch, full_logits, own[0], corrupt, captured)
-        for row, edges, its in zip(rows, members, own, strict=True):
-            if run.ablation is not its:
-                run = ExactAblation(model, batch, full_logits, its, corrupt, captured)
-            row.append(values(measure, run.logits(edges), batch, full_logits).double().cpu())
+    captured, n_batches = captured_runs(model), length_of(batches)
+    with progress("Running circuits", None if n_batches is None else n_batches * len(members)) as bar:
+        for batch in batches:
+            batch = model.receive(batch)
+            full_logits, corrupt = model.run_pair(batch)
+            run = ExactAblation(model, batch, full_logits, own[0], corrupt, captured)
+            for row, edges, its in zip(rows, members, own, strict=True):
+                if run.ablation is not its:
+                    run = ExactAblation(model, batch, full_logits, its, corrupt, captured)
+                row.append(values(measure, run.logits(edges), batch, full_logits).double().cpu())
+                bar.advance()
     if not rows[0]:
         raise ValueError("no batches to run the circuits on; a loader can be gone through again, an iterator cannot")
     return torch.stack([torch.cat(row) for row in rows])

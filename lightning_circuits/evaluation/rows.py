@@ -44,6 +44,7 @@ from lightning_circuits.evaluation.exact import ExactAblation, captured_runs
 from lightning_circuits.evaluation.metrics import CircuitFaithfulness, TokenEdges
 from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, measure_name
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.progress import length_of, progress
 
 Numbers = TypeVar("Numbers")
 
@@ -205,20 +206,24 @@ def evaluate(
     faithfulness = {run: CircuitFaithfulness(measure, **sync).to(model.device) for run in runs}
     token_edges = {run: TokenEdges(**sync).to(model.device) for run in runs}
     there_are_any, captured = False, captured_runs(model)
-    for batch, counts in shared_out(batches, rank, world_size):
-        there_are_any = True
-        batch = model.receive(batch)
-        full_logits, corrupt = model.run_pair(batch)
-        for ablation in ablations:
-            exact = empty = ExactAblation(model, batch, full_logits, own[ablation.name, "empty"], corrupt, captured)
-            live_tokens = ablation.live_tokens(exact.places, batch).cpu()
-            for name, circuit in lineups[ablation.name].items():
-                if exact.ablation is not (its := own[ablation.name, name]):
-                    exact = ExactAblation(model, batch, full_logits, its, corrupt, captured)
-                logits = exact.logits(circuit.members)
-                if counts:
-                    faithfulness[ablation.name, name].update(logits, full_logits, empty.empty_logits, batch)
-                    token_edges[ablation.name, name].update(circuit, live_tokens)
+    n_batches = length_of(batches, world_size)
+    total = None if n_batches is None else n_batches * len(runs)
+    with progress(f"Judging circuits ({split})", total) as bar:
+        for batch, counts in shared_out(batches, rank, world_size):
+            there_are_any = True
+            batch = model.receive(batch)
+            full_logits, corrupt = model.run_pair(batch)
+            for ablation in ablations:
+                exact = empty = ExactAblation(model, batch, full_logits, own[ablation.name, "empty"], corrupt, captured)
+                live_tokens = ablation.live_tokens(exact.places, batch).cpu()
+                for name, circuit in lineups[ablation.name].items():
+                    if exact.ablation is not (its := own[ablation.name, name]):
+                        exact = ExactAblation(model, batch, full_logits, its, corrupt, captured)
+                    logits = exact.logits(circuit.members)
+                    if counts:
+                        faithfulness[ablation.name, name].update(logits, full_logits, empty.empty_logits, batch)
+                        token_edges[ablation.name, name].update(circuit, live_tokens)
+                    bar.advance()
     if not there_are_any:
         raise ValueError(f"no batches in the {split} split to evaluate circuits on")
 

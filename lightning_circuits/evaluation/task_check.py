@@ -25,6 +25,7 @@ from lightning_circuits.batch import NO_TOKEN, Batch, first_prompts, n_prompts, 
 from lightning_circuits.measures import correct, log_softmax, logit_difference, negative_log_likelihood
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
+from lightning_circuits.progress import tracked
 
 PROMPTS = 64
 """So many pairs are run at most."""
@@ -139,7 +140,7 @@ def check_task(
     differences: list[float] = []
     corrupt_differences: list[float] = []
     spaces = unspaced = 0
-    for batch in with_prompts(batches, PROMPTS):
+    for batch in tracked(list(with_prompts(batches, PROMPTS)), "Looking at the task"):
         batch = model.receive(first_prompts(batch, min(n_prompts(batch), PROMPTS - len(ranks))))
         clean, corrupt = (
             model.logits(batch[ids], batch["attention_mask"], batch["positions"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_circuits.files.plain_json import plain_data
 from lightning_circuits.layout import Layout
 
-RESERVED = ("n_kv_readers", "scored")
+RESERVED = ("n_kv_readers", "scored", "edges_left_out")
 """Keys that `.json` and `.pt` keep beside the metadata of the circuit itself."""
 
 
@@ -43,6 +43,17 @@ class CircuitData(NamedTuple):
     scores: Tensor | None
     metadata: dict[str, Any]
     node_scores: Tensor | None = None
+
+
+def ranks_all_edges(circuit: CircuitLike) -> bool:
+    """Whether the scores of a circuit tell apart edges that are not in it, so that other sizes can be taken by them.
+
+    Those of a `.json` of `CircuitExport` do not: it has the scores of the circuit's own edges alone.
+    """
+    if circuit.scores is None:
+        return False
+    others = circuit.scores[~circuit.members]
+    return len(others) < 2 or bool((others != others[0]).any())
 
 
 class Format:

@@ -3,6 +3,10 @@
 What these formats have no place for (where the circuit comes from, how its keys and values are counted) stands in one
 more key, ``metadata``, which their loaders pass over.
 
+A `.json` leaves out edges that are neither in the circuit nor have a score, as those are when nothing is said of them
+by their loaders too, and says in its metadata how many. So that of 300 edges, exported without the scores of others,
+has 300 lines and not a million.
+
 A circuit in spans is none of theirs. In `.json` its ``cfg`` has one more key, ``spans``, and every edge is named with
 its span, ``a0.h1->m2@END``: their loaders know no edge of that name, and refuse the file.
 """
@@ -13,8 +17,8 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,6 +40,14 @@ from lightning_circuits.nodes import node_members
 CFG = ("n_layers", "n_heads", "d_model")
 """What the ``cfg`` of a file has to say."""
 
+LEFT_OUT = "edges_left_out"
+"""Under which key of the metadata a `.json` says how many edges it leaves out."""
+
+_OfEdges: TypeAlias = Callable[[Tensor], Tensor]
+
+MOST_EDGES = 10**8
+"""Of a `.json` that leaves some out: more than those of any model that has been read, and room for their names."""
+
 
 class EAPIGJson(Format):
     name = ".json"
@@ -44,12 +56,15 @@ class EAPIGJson(Format):
         layout, order = data.layout, _file_order(data.layout)
         names = [*layout.writer_names, "logits"]
         in_graph = [*node_members(layout, data.members)[:-1].tolist(), True]  # EAP-IG counts the logits in, always
-        edges = zip(layout.edge_names(order), _scores(data)[order].tolist(), data.members[order].tolist(), strict=True)
+        scores = _scores(data)
+        order = order[data.members[order] | (scores[order] != 0)]
+        left_out = layout.n_edges - len(order)
+        edges = zip(layout.edge_names(order), scores[order].tolist(), data.members[order].tolist(), strict=True)
         content = {
             "cfg": _cfg(layout) | ({"spans": list(layout.spans)} if layout.spans else {}),
             "nodes": {name: {"in_graph": flag} for name, flag in zip(names, in_graph, strict=True)},
             "edges": {name: {"score": score, "in_graph": member} for name, score, member in edges},
-            "metadata": _file_metadata(data),
+            "metadata": _file_metadata(data) | ({LEFT_OUT: left_out} if left_out else {}),
         }
         if data.node_scores is not None:
             for name, score in zip(layout.writer_names, data.node_scores.tolist(), strict=True):
@@ -64,28 +79,22 @@ class EAPIGJson(Format):
         edges, nodes = _entries(file["edges"], "edges"), _entries(file.get("nodes", {}), "nodes")
         _refuse_neurons({key for node in nodes.values() for key in node})
         spans = require_names(file["cfg"].get("spans", []), "spans")
-        found = {name.partition("@")[2] for name in edges} or {""}
-        if odd := sorted(found ^ set(spans or [""])):
-            raise ValueError(f"its edges are not in the spans of its cfg, {spans[:9]}: {', '.join(map(repr, odd[:3]))}")
-        # The input is read by every reader, in every span, so its edges name them all.
-        at = f"@{spans[0]}" if spans else ""
-        read = [name.removesuffix(at)[7:] for name in edges if name.startswith("input->") and name.endswith(at)]
-        layout = _layout(file["cfg"], read).in_spans(spans)
-        if layout.n_edges > 2 * len(edges):  # so many names are not made, whatever the cfg says
-            raise ValueError(f"it has {len(edges):,} edges, and {layout} has {layout.n_edges:,}")
-        names = layout.edge_names(torch.arange(layout.n_edges))
-        if odd := sorted(set(names) ^ set(edges)):
-            raise ValueError(f"its edges are not those of {layout}: {', '.join(odd[:3])}, and {len(odd):,} such in all")
+        metadata = file.get("metadata", {})
+        in_part = isinstance(metadata, dict) and LEFT_OUT in metadata
+        if in_part:
+            layout, names, of_edges = _some_edges(file["cfg"], spans, edges, metadata)
+        else:
+            layout, names, of_edges = _all_edges(file["cfg"], spans, edges)
         if odd := sorted(set(nodes) - {*layout.writer_names, "logits"}):
             raise ValueError(f"its nodes are not those of {layout}: {', '.join(odd[:3])}, and {len(odd):,} such in all")
         # MIB's nine circuits of a submission may come without scores, and nodes mostly have none.
-        scored = any("score" in edge for edge in edges.values())
+        scored = any("score" in edge for edge in edges.values()) or (in_part and metadata.get("scored") is True)
         worth = {name: {"score": math.nan} | nodes.get(name, {}) for name in layout.writer_names}
         return _from_file(
             layout,
-            _column(edges, names, "in_graph", (bool, int, float)),
-            _column(edges, names, "score", (int, float)) if scored else None,
-            file.get("metadata", {}),
+            of_edges(_column(edges, names, "in_graph", (bool, int, float))),
+            of_edges(_column(edges, names, "score", (int, float))) if scored else None,
+            metadata,
             _column(worth, layout.writer_names, "score", (int, float)),
         )
 
@@ -175,16 +184,20 @@ def _file_order(layout: Layout) -> Tensor:
 # ---- from the file ---------------------------------------------------------------------------------------------------
 
 
-def _layout(cfg: Any, readers: Any) -> Layout:
-    """The layout of a file from its ``cfg`` and the names of its readers, which tell K/V per head from per group."""
+def _checked(cfg: Any, n_kv_readers: Any) -> Layout:
+    """The layout of a ``cfg``, with so many K/V readers in a layer; None for one per head."""
     parallel = cfg.get("parallel_attn_mlp", False)
     if not isinstance(parallel, bool):
         raise ValueError(f"its cfg.parallel_attn_mlp is {shortened(parallel)}: it is true or false")
+    return Layout(**{name: cfg[name] for name in CFG}, n_kv_readers=n_kv_readers, parallel=parallel)
+
+
+def _layout(cfg: Any, readers: Any) -> Layout:
+    """The layout of a file from its ``cfg`` and the names of its readers, which tell K/V per head from per group."""
     if not isinstance(readers, list) or not all(isinstance(name, str) for name in readers):
         raise ValueError("its dst_nodes are no list of names")
     n_kv_readers = sum(name.startswith("a0.") and name.endswith("<k>") for name in readers)
-    sizes = cfg["n_layers"], cfg["n_heads"], cfg["d_model"], n_kv_readers or None
-    layout = Layout(*sizes, parallel=parallel)  # type: ignore[arg-type]
+    layout = _checked(cfg, n_kv_readers or None)
     if len(readers) != layout.n_readers:  # the cfg may say anything: count before names are made
         raise ValueError(
             f"its readers are not those of its cfg, {layout}: that has {layout.n_readers:,}, the file {len(readers):,}"
@@ -192,6 +205,46 @@ def _layout(cfg: Any, readers: Any) -> Layout:
     if odd := sorted(set(readers) ^ set(layout.reader_names)):
         raise ValueError(f"its readers are not those of its cfg, {layout}: {', '.join(odd[:3])} and {len(odd)} in all")
     return layout
+
+
+def _all_edges(cfg: Any, spans: list[str], edges: Mapping[str, Any]) -> tuple[Layout, list[str], _OfEdges]:
+    """The layout of a file that names every edge, the names in the order of flat indices, and what is in this order."""
+    found = {name.partition("@")[2] for name in edges} or {""}
+    if odd := sorted(found ^ set(spans or [""])):
+        raise ValueError(f"its edges are not in the spans of its cfg, {spans[:9]}: {', '.join(map(repr, odd[:3]))}")
+    # The input is read by every reader, in every span, so its edges name them all.
+    at = f"@{spans[0]}" if spans else ""
+    read = [name.removesuffix(at)[7:] for name in edges if name.startswith("input->") and name.endswith(at)]
+    layout = _layout(cfg, read).in_spans(spans)
+    if layout.n_edges > 2 * len(edges):  # so many names are not made, whatever the cfg says
+        raise ValueError(f"it has {len(edges):,} edges, and {layout} has {layout.n_edges:,}")
+    names = layout.edge_names(torch.arange(layout.n_edges))
+    if odd := sorted(set(names) ^ set(edges)):
+        raise ValueError(f"its edges are not those of {layout}: {', '.join(odd[:3])}, and {len(odd):,} such in all")
+    return layout, names, lambda values: values
+
+
+def _some_edges(
+    cfg: Any, spans: list[str], edges: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> tuple[Layout, list[str], _OfEdges]:
+    """The layout of a file that leaves edges out, the names of those that it has, and how their values are those of
+    all: 0 for the others."""
+    layout = _checked(cfg, metadata.get("n_kv_readers")).in_spans(spans)
+    if layout.n_edges > MOST_EDGES:
+        raise ValueError(f"{layout} has {layout.n_edges:,} edges: more than {MOST_EDGES:,} are not read from a part")
+    indices = [layout.edge_index(name) for name in edges]
+    if type(metadata[LEFT_OUT]) is not int or len(set(indices)) + metadata[LEFT_OUT] != layout.n_edges:
+        raise ValueError(
+            f"it has {len(set(indices)):,} edges and leaves out {shortened(metadata[LEFT_OUT])}, of the "
+            f"{layout.n_edges:,} of {layout}"
+        )
+
+    def of_edges(values: Tensor) -> Tensor:
+        every = values.new_zeros(layout.n_edges)
+        every[indices] = values
+        return every
+
+    return layout, list(edges), of_edges
 
 
 def _entries(part: Any, what: str) -> dict[str, dict[str, Any]]:
@@ -219,7 +272,8 @@ def _column(
             )
         values.append(value)
     try:
-        return torch.tensor(values, dtype=None if bool in kinds else torch.float64)
+        found = torch.tensor(values, dtype=None if bool in kinds else torch.float64)
+        return found if values else found.to(torch.bool if bool in kinds else torch.float64)
     except (OverflowError, RuntimeError, ValueError):
         name = names[max(range(len(names)), key=lambda i: abs(values[i]))]
         raise ValueError(f"the {key!r} of {name} is a whole number of too many digits") from None

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lightning_circuits.files import load, save
-from lightning_circuits.files.base import CircuitData, CircuitLike
+from lightning_circuits.files.base import CircuitData, CircuitLike, ranks_all_edges
 from lightning_circuits.layout import Layout
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -94,8 +94,11 @@ def write_importances(
             "without spans, or let write_circuits have each circuit.without_spans(how='any')"
         )
     MODELS[model].require(circuit.layout, f"the circuit for MIB's {model}")
-    if circuit.scores is None:
-        raise ValueError(f"{place.name}: MIB ranks the edges by their scores, and the circuit has none")
+    if not ranks_all_edges(circuit):
+        raise ValueError(
+            f"{place.name}: MIB ranks all edges by their scores, and the circuit has none, or those of its own edges "
+            "alone, as in a .json of CircuitExport: take its .pt or .safetensors"
+        )
     _require_only(place, {f"importances{suffix}"})
     place.mkdir(parents=True, exist_ok=True)
     return save(circuit, place / f"importances{suffix}")

@@ -28,6 +28,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 import transformers
 from huggingface_hub import HfApi
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -35,9 +36,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from lightning_circuits.models.registry import refuse_family
+from lightning_circuits.progress import progress
 
 __all__ = ["EMBEDDED", "DType", "load_model", "load_tokenizer"]
 
@@ -168,7 +170,7 @@ def _read(load: Callable[..., Any], source: _Source, **options: Any) -> Any:
     if source.gguf:
         options["gguf_file"] = source.gguf
     try:
-        return load(source.name, **options)
+        return _read_here(load, source.name, options)
     except ImportError:
         raise
     except Exception as error:  # of transformers, tokenizers, safetensors, gguf, json, struct: all have their own
@@ -219,7 +221,7 @@ def _about_adapter(path: Path) -> str:
 def _read_from_hub(load: Callable[..., Any], name: str, options: dict[str, Any]) -> Any:
     """From the local cache of the hub, and only if it is not (or not all) there, from the network."""
     try:
-        return load(name, local_files_only=True, **options)
+        return _read_here(load, name, {"local_files_only": True, **options})
     except (OSError, ValueError):
         pass  # Not in the cache, or only parts of it are.
     try:
@@ -245,6 +247,14 @@ def _reason(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def load_without_bars() -> None:
-    """From now on nothing is drawn in this process while weights are loaded."""
+def _read_here(load: Callable[..., Any], name: str, options: dict[str, Any]) -> Any:
+    """What lies on this machine, with one bar in place of those that transformers draws of single tensors."""
+    before, of_downloads = is_progress_bar_enabled(), not are_progress_bars_disabled()
     disable_progress_bar()
+    try:
+        with progress(f"Reading {Path(name).name}"):
+            return load(name, **options)
+    finally:
+        if before:
+            enable_progress_bar()
+        (enable_progress_bars if of_downloads else disable_progress_bars)()  # which transformers takes for its own

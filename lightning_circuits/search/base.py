@@ -99,6 +99,10 @@ class CircuitSearch(FrozenModelModule):
         """float32 ``[n_edges]``: the higher (with `absolute`, the farther from 0), the sooner an edge is kept."""
         raise NotImplementedError(f"{type(self).__name__} does not say edge_scores()")
 
+    def ranked_edges(self) -> int:
+        """How many edges, from the best on, its scores put in order: circuits of more cannot be taken by them."""
+        return self.layout.n_edges
+
     def node_scores(self) -> Tensor | None:
         """float32 ``[n_writers]``: what each writer as a whole is worth, from methods that know."""
         return None

@@ -31,6 +31,7 @@ from lightning_circuits.captured import worth_capturing
 from lightning_circuits.gates import GATES, Gate
 from lightning_circuits.memory import MemoryPlan, free_memory, out_of_memory_explained
 from lightning_circuits.namespace import pl
+from lightning_circuits.progress import shown
 from lightning_circuits.search.base import METHODS, CircuitSearch
 from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.gated_loss import CapturedLosses, gated_losses
@@ -145,8 +146,9 @@ class EdgePruning(CircuitSearch):
             self.constants.start_from(self.trainer.strategy.broadcast(self.constants.means()))
         for method in methods:
             # A loader may draw random numbers just by being iterated.
-            with torch.random.fork_rng(devices=[]):
-                scores = method.scores_over(lambda: with_prompts(whole_split(self.trainer, "train"), START_PROMPTS))
+            with torch.random.fork_rng(devices=[]), shown(self.trainer.progress_bar_callback is not None):
+                prompts = list(with_prompts(whole_split(self.trainer, "train"), START_PROMPTS))
+                scores = method.scores_over(prompts.copy)
             scores = self.trainer.strategy.broadcast(scores.abs() if method.absolute else scores)
             self._start_from(start_scores(scores, self.layout))
 
@@ -269,7 +271,7 @@ class EdgePruning(CircuitSearch):
         except ValueError:
             return round(up_to * n_edges)
         learned = self.gate.edge_scores()
-        with undisturbed(), drawing_nothing(prompts):
+        with undisturbed(), drawing_nothing(prompts), shown(self.trainer.progress_bar_callback is not None):
             found = where_learning_pays(self.circuit_model, learned, self.start, up_to, self._references(), prompts)
         return int(self.trainer.strategy.broadcast(found))
 

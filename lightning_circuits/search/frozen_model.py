@@ -95,10 +95,10 @@ class FrozenModelModule(pl.LightningModule):
 
     def _describe_run(self) -> dict[str, Any]:
         """How far it is trained, on what, and by what."""
+        record = self._record() if self._fitting() else {"trained_on": self._trained_on, "run": self._run}
         return {
             "step": self.global_step if self._fitting() else self._trained_to,
-            # In the run that it is trained in, its data say so themselves.
-            **({} if self._fitting() or not self._trained_on else {"trained_on": self._trained_on}),
+            **{name: record[name] for name in ("trained_on", "run") if record[name]},
             **({"resumed": self._resumed} if self._resumed else {}),
             "versions": package_versions(),
         }

@@ -42,6 +42,7 @@ from lightning_circuits.layout import KV, Layout
 from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, measure_name, values
 from lightning_circuits.models.loading import DType
 from lightning_circuits.nodes import reader_nodes
+from lightning_circuits.progress import tracked
 from lightning_circuits.scoring.node_ablation import NodeAblation
 from lightning_circuits.search.base import METHODS
 from lightning_circuits.search.frozen_model import LanguageModel
@@ -179,7 +180,7 @@ class NodePruning(WithoutTraining):
             run.logits(removed)
             run.settle()
         before = int(removed.sum())
-        for node in self._nodes():
+        for node in tracked(self._nodes(), f"Sweep {int(self.sweeps) + 1} over the nodes"):
             if removed[node]:
                 continue
             one_more = removed.index_fill(0, torch.tensor(node), True)

@@ -39,6 +39,7 @@ from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import DType
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import AnyObjective
+from lightning_circuits.progress import length_of, tracked
 from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.record import count_faults
 from lightning_circuits.search.splits import Share, share_of
@@ -120,7 +121,9 @@ class Attribution(WithoutTraining):
         """
         self._forget()
         self.ablation.fit(self.circuit_model, batches())
-        mine = batches() if trainer is None else islice(batches(), trainer.global_rank, None, trainer.world_size)
+        every = batches()
+        rank, shares = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        mine = tracked(islice(every, rank, None, shares), type(self).__name__, length_of(every, shares))
         for index, batch in enumerate(mine):
             for sums, more in zip(self._sums(), self._contribution(batch, index), strict=True):
                 sums.data += more

@@ -15,6 +15,7 @@ from lightning_circuits.ablation import Ablation
 from lightning_circuits.arguments import require_flags
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit, scores_are
+from lightning_circuits.files.base import ranks_all_edges
 from lightning_circuits.layout import KV
 from lightning_circuits.models.loading import DType
 from lightning_circuits.search.base import METHODS, CircuitSearch
@@ -67,6 +68,11 @@ class SavedCircuit(CircuitSearch):
 
     def edge_scores(self) -> Tensor:
         return self.saved.members.float() if self.saved.scores is None else self.saved.scores
+
+    def ranked_edges(self) -> int:
+        if ranks_all_edges(self.saved):
+            return self.layout.n_edges
+        return 0 if self.saved.scores is None else self.saved.n_edges
 
     def node_scores(self) -> Tensor | None:
         return self.saved.node_scores

@@ -25,6 +25,7 @@ from lightning_circuits.batch import Batch, with_prompts
 from lightning_circuits.evaluation.exact import ExactAblation
 from lightning_circuits.measures import kl
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.progress import progress
 from lightning_circuits.selection import top_n
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -82,13 +83,15 @@ def where_learning_pays(
             if (of := (n, min(n, candidate))) not in circuits:
                 circuits[of] = top_n(ranking, n, model.layout)
     total = dict.fromkeys(circuits, 0.0)
-    for batch in with_prompts(batches, PROMPTS):
-        batch = model.receive(batch)
-        full_logits, corrupt = model.run_pair(batch)
-        exact = ExactAblation(model, batch, full_logits, ablation, corrupt)
-        for of, members in circuits.items():
-            found = kl(exact.logits(members), batch, full_logits).sum().item()
-            total[of] += found if math.isfinite(found) else math.inf
+    taken = list(with_prompts(batches, PROMPTS))
+    with progress("Seeing how far training pays", len(taken) * len(circuits)) as bar:
+        for batch in map(model.receive, taken):
+            full_logits, corrupt = model.run_pair(batch)
+            exact = ExactAblation(model, batch, full_logits, ablation, corrupt)
+            for of, members in circuits.items():
+                found = kl(exact.logits(members), batch, full_logits).sum().item()
+                total[of] += found if math.isfinite(found) else math.inf
+                bar.advance()
 
     def far(candidate: int) -> float:
         return sum(math.log(max(total[n, min(n, candidate)], SMALLEST)) for n in counts)

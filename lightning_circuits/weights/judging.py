@@ -24,6 +24,7 @@ from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampl
 from lightning_circuits.evaluation.rows import to_json
 from lightning_circuits.measures import log_softmax, negative_log_likelihood
 from lightning_circuits.models import CircuitModel
+from lightning_circuits.progress import tracked
 from lightning_circuits.weights.space import WeightSpace
 from lightning_circuits.weights.weight_circuit import Rest, WeightCircuit
 
@@ -99,7 +100,8 @@ def judge(
     lines = line_nll(model, text)
     of = max((circuit.space.n_weights for circuit in circuits.values()), default=WeightSpace.of(model).n_weights)
     rows = []
-    for name, circuit in {"full": None, **circuits}.items():
+    judged: dict[str, WeightCircuit | None] = {"full": None, **circuits}
+    for name, circuit in tracked(judged.items(), f"Judging circuits ({split})"):
         with circuit.applied(model, rest) if circuit is not None else nullcontext():
             if circuit is None:
                 here, nll, spoken = said, answers, lines

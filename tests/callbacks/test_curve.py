@@ -6,7 +6,6 @@ import csv
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.callbacks import FaithfulnessCurve
 from lightning_circuits.callbacks.curve import MIB_SIZES
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.commands.runs import find_curves
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.evaluation.rows import evaluate
@@ -182,7 +180,11 @@ def test_files_hold_the_curve_and_no_split_takes_another_s_place(
     assert rows[0]["agreement_when_wrong"] == ""  # the model is never wrong
     printed = capsys.readouterr().out
     title = " ".join(printed.split())  # a long path of the model breaks the line
-    assert "Waves on" in title and "val split, 12 prompts" in title and f"{folder / 'curve.png'}\n" in printed
+    assert (
+        "Waves on" in title
+        and "val split, 12 prompts" in title
+        and f"Curve: {folder / 'curve.png'} and 3 more\n" in printed
+    )
 
     trainer.test(search, data, verbose=False)
     assert files(folder) == {f"{stem}.{suffix}" for stem in ("curve", "curve-test") for suffix in FOUR}
@@ -200,100 +202,6 @@ def test_without_a_folder_it_goes_where_the_logger_writes(data: IOIDataModule, t
     logger = pl.loggers.CSVLogger(tmp_path, "runs")
     make_trainer(FaithfulnessCurve(sizes=[0.1, 0.5]), logger=logger).fit(Waves(), data)
     assert {"metrics.csv", "curve.json", "curve.png"} <= files(tmp_path / "runs" / "version_0")
-
-
-class WandbLike(pl.loggers.logger.DummyLogger):
-    """A logger with the methods of W&B's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.metrics: dict[str, float] = {}
-        self.seen: list[tuple[str, Any]] = []
-        self.saved: list[tuple[str, str]] = []
-        self._own = SimpleNamespace(save=lambda path, base_path, policy: self.saved.append((path, base_path)))
-
-    @property
-    def experiment(self) -> Any:
-        return self._own
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
-        self.metrics |= metrics
-
-    def log_table(self, key: str, columns: list[str], data: list[list[Any]]) -> None:
-        self.seen.append((key, (columns, data)))
-
-    def log_image(self, key: str, images: list[str], step: int) -> None:
-        self.seen.append((key, images))
-
-
-class TensorBoardLike(pl.loggers.logger.Logger):
-    """A logger whose experiment takes figures; it has no other methods than a logger must have."""
-
-    name, version = "board", 0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.metrics: dict[str, float] = {}
-        self.seen: list[tuple[str, Any]] = []
-        self.experiment = SimpleNamespace(
-            add_figure=lambda key, figure, global_step: self.seen.append((key, (figure, global_step)))
-        )
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.metrics |= metrics
-
-    def log_hyperparams(self, *args: Any, **options: Any) -> None: ...
-
-
-class Broken(WandbLike):
-    def log_image(self, key: str, images: list[str], step: int) -> None:
-        raise ConnectionError("no network")
-
-
-def test_loggers_get_numbers_table_picture_and_files(data: IOIDataModule, tmp_path: Path) -> None:
-    wandb, board = WandbLike(), TensorBoardLike()
-    callback = FaithfulnessCurve(sizes=[0.1, 0.5], dirpath=tmp_path)
-    trainer = make_trainer(callback, logger=[wandb, board])
-    trainer.fit(Waves(), data)
-    curve = callback.curve
-    assert curve is not None
-    for logger in (wandb, board):
-        for point, name in zip(curve.points("interchange", "signed"), ("10%", "50%"), strict=True):
-            for key in ("faithfulness", "kl", "accuracy"):
-                assert logger.metrics[f"val/curve/interchange/{name}/{key}"] == getattr(point, key)
-        for key in ("cpr", "cmd", "log_area"):
-            value = getattr(curve.areas("interchange", "signed"), key)
-            assert logger.metrics[f"val/curve/interchange/signed/{key}"] == value
-            assert trainer.callback_metrics[f"val/curve/interchange/signed/{key}"] == pytest.approx(value)
-    [(table, (columns, content)), (picture, images)] = wandb.seen
-    assert (table, picture) == ("val/curve_table", "val/curve") and images == [str(tmp_path / "curve.png")]
-    assert [dict(zip(columns, line, strict=True)) for line in content] == curve.to_dict()["rows"]
-    assert wandb.saved == [(str(path), str(tmp_path)) for path in callback.paths]
-    [(key, (figure, step))] = board.seen
-    assert key == "val/curve" and step == 2 and len(figure.axes) == 3
-    [logged] = trainer.test(Waves(), data, verbose=False)
-    assert logged["test/curve/interchange/signed/cmd"] == pytest.approx(
-        callback.curve.areas("interchange", "signed").cmd  # type: ignore[union-attr]
-    )
-
-
-def test_a_logger_that_fails_loses_nothing_that_is_local(data: IOIDataModule, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="no network"):
-        make_trainer(FaithfulnessCurve(sizes=[0.1, 0.5], dirpath=tmp_path), logger=[Broken()]).fit(Waves(), data)
-    assert files(tmp_path) == {f"curve.{suffix}" for suffix in FOUR}
-
-
-@pytest.mark.slow
-def test_an_offline_run_of_weights_and_biases_is_a_run_to_compare(data: IOIDataModule, tmp_path: Path) -> None:
-    import wandb
-
-    logger = pl.loggers.WandbLogger(project="circuits", save_dir=tmp_path, offline=True)
-    callback = FaithfulnessCurve(sizes=[0.1, 0.5], dirpath=tmp_path / "elsewhere")
-    make_trainer(callback, logger=logger).fit(Waves(), data)
-    wandb.finish()
-    [offline] = (tmp_path / "wandb").glob("offline-run-*")
-    [found] = find_curves([str(offline)])
-    assert callback.curve is not None and found.curve.to_dict() == callback.curve.to_dict()
 
 
 class Last(pl.Callback):
@@ -319,7 +227,7 @@ def test_a_full_disk_costs_the_files_of_the_curve_and_nothing_else(
     assert last.ended and "val/curve/interchange/signed/cmd" in trainer.callback_metrics
     assert callback.curve is not None and not files(tmp_path)
     printed = capsys.readouterr().out
-    assert "50%" in printed and "Curve written" not in printed
+    assert "50%" in printed and "Curve:" not in printed
     # The curve is all that these are for.
     with pytest.raises(OSError, match="'lightning-circuits evaluate' measures it again"):
         trainer.test(Waves(), data, verbose=False)
@@ -359,7 +267,7 @@ def test_bad_input_is_said_before_training(data: IOIDataModule, tmp_path: Path) 
 def test_a_file_that_ranks_nothing_has_no_curve(data: IOIDataModule, tmp_path: Path) -> None:
     path = Waves().circuit(0.1).complement().save(tmp_path / "members.json")  # without scores
     callback = FaithfulnessCurve(sizes=[0.1, 0.5], dirpath=tmp_path / "out")
-    with pytest.raises(ValueError, match="SavedCircuit has no ranking of edges"):
+    with pytest.raises(ValueError, match="SavedCircuit has no ranking of all edges"):
         make_trainer(callback).test(SavedCircuit(MODEL, path=path), data, verbose=False)
 
 

@@ -173,6 +173,7 @@ def test_a_resumed_run_goes_on_with_the_best_of_its_checkpoint(data: IOIDataModu
     def content(folder: Path) -> dict[str, Any]:
         files = {path.name: json.loads(path.read_text()) for path in folder.iterdir()}
         for file in files.values():
+            file["metadata"]["run"].pop("max_steps")
             changed = file["metadata"].pop("resumed", [{"changed": {"max_steps": [3, 6]}}])
             assert [one["changed"] for one in changed] == [{"max_steps": [3, 6]}]
         return files
@@ -184,6 +185,53 @@ def test_a_resumed_run_goes_on_with_the_best_of_its_checkpoint(data: IOIDataModu
     make_trainer(*callbacks(tmp_path / "parts"), max_steps=6).fit(Repeatable(), data, ckpt_path=tmp_path / "half.ckpt")
     assert len(content(tmp_path / "whole")) == 4
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_a_run_that_goes_on_in_another_folder_brings_the_best_along(data: IOIDataModule, tmp_path: Path) -> None:
+    """Each run has a folder of its own, also one that goes on."""
+
+    class Worse(Drift):
+        def edge_scores(self) -> Tensor:
+            return -super().edge_scores() if self.global_step > 2 else super().edge_scores()
+
+    def run(folder: str, steps: int, **options: Any) -> pl.Trainer:
+        validation = FaithfulnessValidation(every_n_steps=1, sizes=[0.3])
+        export = CircuitExport(tmp_path / folder, formats=["json"], save_top_k=1)
+        trainer = make_trainer(validation, export, max_steps=steps)
+        trainer.fit(Worse(), data, **options)
+        assert all(path.is_file() for path in export.paths)
+        return trainer
+
+    run("first", 2).save_checkpoint(tmp_path / "half.ckpt")
+    [best] = (path for path in (tmp_path / "first").iterdir() if "step" in path.name)
+    run("second", 3, ckpt_path=tmp_path / "half.ckpt")
+    names = {path.name for path in (tmp_path / "second").iterdir()}
+    kept = [path for path in (tmp_path / "second").iterdir() if "step" in path.name]
+    assert len(names) == 2 and kept and (kept[0].name != best.name or kept[0].read_bytes() == best.read_bytes())
+    best.unlink()  # what is gone is no longer the best
+    run("third", 3, ckpt_path=tmp_path / "half.ckpt")
+    assert {path.name for path in (tmp_path / "third").iterdir()} == {
+        "circuit-last-30pct.json",
+        "circuit-step000003-30pct.json",
+    }
+
+
+def test_the_last_that_is_the_best_is_one_file_of_two_names(data: IOIDataModule, tmp_path: Path) -> None:
+    make_trainer(FaithfulnessValidation(sizes=[0.3]), CircuitExport(tmp_path, ["pt"]), max_steps=2).fit(Drift(), data)
+    last, best = (tmp_path / f"circuit-{name}-30pct.pt" for name in ("last", "step000002"))
+    assert last.samefile(best)
+
+
+def test_a_disk_without_links_has_two_files(
+    data: IOIDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    make_trainer(FaithfulnessValidation(sizes=[0.3]), CircuitExport(tmp_path, ["pt"]), max_steps=2).fit(Drift(), data)
+    last, best = (tmp_path / f"circuit-{name}-30pct.pt" for name in ("last", "step000002"))
+    assert not last.samefile(best) and last.read_bytes() == best.read_bytes()
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_training(data: IOIDataModule, tmp_path: Path) -> None:

@@ -107,18 +107,59 @@ def test_numbers_reach_loggers_tables_and_other_callbacks(data: IOIDataModule, t
     logged = [metrics for _, metrics in logger.metrics if "val/interchange/10%/kl" in metrics]
     assert checkpoint.best_model_score == pytest.approx(min(metrics["val/interchange/10%/kl"] for metrics in logged))
     assert {type(value) for metrics in logged for value in metrics.values()} == {float}
+    assert {key for key in logged[-1] if key.startswith("val/")} == {
+        f"val/interchange/10%/{number}" for number in ("faithfulness", "kl", "accuracy")
+    }  # the few that people watch: the rest stands in the table
     names = ["full", "empty", "10%", "10%-random", "10%-complement"]
     numbers = ["faithfulness", "faithfulness_q1", "faithfulness_median", "faithfulness_q3", "kl", "accuracy", "edges"]
     numbers += ["edges_pruned", "agreement_when_right", "agreement_when_wrong", "overshoot"]
-    assert {f"val/interchange/{name}/{number}" for name in names for number in numbers} <= set(logged[-1])
+    assert {f"val/interchange/{name}/{number}" for name in names for number in numbers} <= set(trainer.callback_metrics)
     for key in ("kl", "edges_pruned"):
         row = next(row for row in validation.rows if row.circuit == "10%-random".replace("-", " "))
-        assert logged[-1][f"val/interchange/10%-random/{key}"] == getattr(row, key)
         assert trainer.callback_metrics[f"val/interchange/10%-random/{key}"] == pytest.approx(getattr(row, key))
     [(key, columns, content)] = logger.tables
-    assert key == "val/circuits" and [dict(zip(columns, line, strict=True)) for line in content] == plain(
-        validation.rows
-    )
+    rows = [dict(zip(columns, line, strict=True)) for line in content]
+    assert key == "val/circuits" and [row.pop("step") for row in rows] == [2] * 3 + [4] * 5
+    assert [row["circuit"] for row in rows[:3]] == names[:3]  # controls when training is done
+    assert rows[3:] == plain(validation.rows)
+
+
+def test_other_loggers_get_every_number(data: IOIDataModule, tmp_path: Path) -> None:
+    """Those without tables have no other place for them."""
+    logger = pl.loggers.CSVLogger(tmp_path, "all", version="one")
+    make_trainer(FaithfulnessValidation(sizes=[0.1]), logger=logger).fit(Drift(), data)
+    assert "val/interchange/10%-complement/faithfulness_q1" in (tmp_path / "all" / "one" / "metrics.csv").read_text()
+
+
+def test_a_control_that_is_watched_is_measured_each_time(data: IOIDataModule) -> None:
+    class Steps(pl.Callback):
+        def __init__(self) -> None:
+            self.names: list[list[str]] = []
+
+        def on_circuits_measured(self, trainer: pl.Trainer, search: Any, measured: Any) -> None:
+            self.names.append([row.circuit for row in measured.rows])
+
+    def measured(*watching: pl.Callback) -> list[list[str]]:
+        steps = Steps()
+        callbacks = FaithfulnessValidation(every_n_steps=1, sizes=[0.1]), steps, *watching
+        make_trainer(*callbacks, max_steps=2).fit(Drift(), data)
+        return steps.names
+
+    with_controls = ["full", "empty", "10%", "10% random", "10% complement"]
+    assert measured() == [with_controls[:3], with_controls]
+    watching = pl.callbacks.EarlyStopping("val/interchange/10%-random/kl", patience=9)
+    assert measured(watching) == [with_controls, with_controls]
+
+
+def test_a_run_that_is_stopped_at_a_measured_step_ends_with_controls(data: IOIDataModule) -> None:
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step == 2
+
+    validation = FaithfulnessValidation(every_n_steps=2, sizes=[0.1])
+    make_trainer(validation, Stop(), max_steps=6).fit(Drift(), data)
+    assert validation.measured is not None and validation.measured.step == 2
+    assert [row.circuit for row in validation.rows][-1] == "10% complement"
 
 
 @pytest.mark.parametrize(
@@ -154,9 +195,9 @@ def test_a_run_ends_with_the_table_and_the_paths(
     make_trainer(*callbacks, enable_progress_bar=True).fit(Drift(), data)
     printed = capsys.readouterr().out
     assert "Circuits by exact ablation: val split, 12 prompts" in printed and "10% complement" in printed
-    assert f"{tmp_path / 'circuit-last-10pct.json'}\n" in printed
-    for text in ("Circuits by exact ablation", "Circuits written"):
-        assert printed.rfind("Epoch") < printed.find(text)  # the bar is done by then
+    paths = f"Circuits: {tmp_path / 'circuit-last-10pct.json'} and 1 more\n"
+    for text in ("Circuits by exact ablation", paths):
+        assert 0 <= printed.rfind("Epoch") < printed.find(text)  # the bar is done by then
 
 
 # ---- bad input, before any training --------------------------------------------------------------------------------

@@ -113,7 +113,12 @@ def test_curves_and_the_table_are_there(told: Told) -> None:
     assert len(told.run.logged("train/loss")) == 4
     [entry] = told.run.logged("val/circuits")
     table = json.loads(told.run.media(entry))
-    assert [row[0] for row in table["data"]] == [row["circuit"] for row in told.table]
+    of_last = [row for row in table["data"] if row[0] == 4]
+    assert table["columns"][:2] == ["step", "circuit"] and {row[0] for row in table["data"]} == {2, 4}
+    assert [row[1] for row in of_last] == [row["circuit"] for row in told.table]
+    watched = {key for step in told.run.history for key in step if key.startswith("val/")} - {"val/circuits"}
+    sizes, numbers = ("10%", "30-edges"), ("faithfulness", "kl", "accuracy")
+    assert watched == {f"val/interchange/{size}/{number}" for size in sizes for number in numbers}
 
 
 def test_scores_are_a_histogram_at_each_export(told: Told) -> None:

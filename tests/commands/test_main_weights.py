@@ -30,14 +30,14 @@ SMALL += DATA
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which a short search has been run."""
+    """The folder of a short search."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "lines.txt").write_text(LINES)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["lightning-circuits"])
         main(["fit", *SMALL])
-    return folder / "runs" / "weights"
+    return folder / "runs" / "weights" / "version_0"
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +55,17 @@ def rows_of(file: Path) -> list[dict]:
 
 def test_the_config_leaves_circuit_rows_numbers_and_checkpoint(trained: Path) -> None:
     names = {"circuit-last-50pct.safetensors", "circuit-step000002-50pct.safetensors", "weights.json", "weights.csv"}
-    assert {path.name for path in trained.iterdir()} == {*names, "version_0"}
+    assert {path.name for path in trained.iterdir()} == {
+        *names,
+        "checkpoints",
+        "config.yaml",
+        "hparams.yaml",
+        "metrics.csv",
+    }
     circuit = WeightCircuit.load(trained / "circuit-last-50pct.safetensors")
     assert circuit.density == 0.5 and circuit.metadata["text"]["tokenizer"] == "tiny-ioi"  # which follows the model
-    assert (trained / "version_0" / "checkpoints" / "last.ckpt").exists()
-    with (trained / "version_0" / "metrics.csv").open() as file:
+    assert (trained / "checkpoints" / "last.ckpt").exists()
+    with (trained / "metrics.csv").open() as file:
         last = {key: float(value) for row in csv.DictReader(file) for key, value in row.items() if value}
     [row] = [row for row in rows_of(trained / "weights.json") if row["circuit"] == "50%"]
     assert last["val/zero/50%/text_nll"] == row["text_nll"] and row["prompts"] == 8
@@ -70,12 +76,14 @@ def test_it_is_judged_again_from_its_file_and_from_its_checkpoint(
 ) -> None:
     saved = ["--model=SavedWeightCircuit", f"--model.path={trained / 'circuit-last-50pct.safetensors'}"]
     main(["validate", *SMALL, *saved])
-    again, before = (rows_of(folder / "weights.json") for folder in (elsewhere / "runs" / "weights", trained))
+    again, before = (
+        rows_of(folder / "weights.json") for folder in (elsewhere / "runs" / "weights" / "version_0", trained)
+    )
     assert [(row["circuit"], row["agreement"]) for row in again] == [
         (row["circuit"], row["agreement"]) for row in before
     ]
     main(["evaluate", *SMALL, *saved, "--output=a"])
-    checkpoint = trained / "version_0" / "checkpoints" / "last.ckpt"
+    checkpoint = trained / "checkpoints" / "last.ckpt"
     main(["evaluate", *SMALL, f"--ckpt_path={checkpoint}", "--output=b"])
     a, b = (rows_of(elsewhere / name / "weights-test.json") for name in "ab")
     assert a == b and {row["prompts"] for row in a} == {12} and len(a) == 6
@@ -122,7 +130,7 @@ def test_a_mistake_is_one_line(options: str, said: str, trained: Path, capsys: p
     ("command", "said"),
     [
         (
-            "evaluate {small} --ckpt_path={run}/version_0/checkpoints/last.ckpt --sizes=[0.1,1]",
+            "evaluate {small} --ckpt_path={run}/checkpoints/last.ckpt --sizes=[0.1,1]",
             "--sizes is for circuits",
         ),
         (

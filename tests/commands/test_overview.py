@@ -7,9 +7,13 @@ import sys
 
 import pytest
 
+from lightning_circuits import datamodules, search
 from lightning_circuits.commands.config_files import CONFIGS
+from lightning_circuits.commands.help import BASES, OF_WEIGHTS, TASKS
 from lightning_circuits.commands.main import WITHOUT_TRAINER, CircuitCLI, main
 from lightning_circuits.commands.overview import COMMANDS, overview
+from lightning_circuits.datamodules import PairDataModule
+from lightning_circuits.search import METHODS
 
 LOADED = """
 import sys
@@ -67,3 +71,37 @@ def test_a_mistyped_command_is_answered_by_those_there_are(capsys: pytest.Captur
     with pytest.raises(SystemExit) as end:
         main(["xyzzy"])
     assert end.value.code == 2 and "there are check, fit, validate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "check", "evaluate"])
+def test_help_of_a_command_is_a_page_with_ours_first(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.argv", ["lightning-circuits"])
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code in (0, None)
+    said = capsys.readouterr().out
+    lines = said.splitlines()
+    assert len(lines) < 80 and max(map(len, lines)) <= 80
+    assert said.index("--model ") < said.index("--data ") < said.index("--trainer.max_steps")
+    assert "--trainer.barebones" not in said and ("--sizes" in said) == (command == "evaluate")
+    for name in [*METHODS, "WeightPruning", "IOIDataModule", "CountryCapitalDataModule"]:
+        assert name in said
+
+
+def test_all_options_are_there_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["lightning-circuits"])
+    with pytest.raises(SystemExit) as exit:
+        main(["fit", "--trainer.help"])
+    said = capsys.readouterr().out
+    assert exit.value.code in (0, None) and "--trainer.gradient_clip_val" in said and "--trainer.barebones" in said
+
+
+def test_what_help_names_there_is() -> None:
+    assert all(hasattr(search, name) for name in [*METHODS, *OF_WEIGHTS])
+    classes = {name: each for name, each in vars(datamodules).items() if isinstance(each, type)}
+    assert {name for name, each in classes.items() if issubclass(each, PairDataModule)} - BASES == set(TASKS)

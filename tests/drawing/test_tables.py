@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from lightning_circuits.drawing.tables import (
     transfer_table,
     weights_table,
 )
+from lightning_circuits.drawing.text_tables import add_numbers, begin
 from lightning_circuits.evaluation.comparison import pareto_points
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.hypotheses import CLAIMS, HypothesisReport, HypothesisVerdict
@@ -196,3 +198,24 @@ def test_where_no_circuit_is_better_than_the_empty_one_the_table_says_so() -> No
         printed(curve_table(make_curve({"signed": flat}))).split()
     )
     assert "no circuit is better" not in printed(curve_table(make_curve({"signed": F})))
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 120])
+def test_where_there_is_no_room_columns_are_left_out_and_no_number_is_cut(width: int) -> None:
+    view = begin("Title", "caption")
+    view.spare = ("seldom", "less")
+    view.add_column("name", no_wrap=True)
+    add_numbers(view, "most", "less", "seldom")
+    numbers = [str(10**14 + number) for number in range(6)]
+    view.add_row("one", *numbers[:3])
+    view.add_section()
+    view.add_row("two", *numbers[3:])
+    sent = io.StringIO()
+    Console(file=sent, width=width).print(view)
+    said = sent.getvalue()
+    assert max(map(len, said.splitlines())) <= width and "…" not in said
+    assert [name in said.split("Not shown")[0] for name in ("seldom", "less", "most")] == [
+        width >= 60, width >= 50, True,
+    ]  # fmt: skip
+    assert ("Not shown for width: seldom." in said) == (width == 50) and "caption" in said
+    assert len(view.columns) == 4  # the table itself is as it was

@@ -62,9 +62,10 @@ def test_it_runs(name: str, elsewhere: Path, capsys: pytest.CaptureFixture[str])
     if name == "weights.yaml":  # the embedded model knows no facts, and few words
         options += ["--data=IOIDataModule", f"--model.text.lines={write_lines(elsewhere)}"]
     main(["fit", "--config", name, *options])
-    run = elsewhere / "runs" / Path(name).stem
+    run = elsewhere / "runs" / Path(name).stem / "latest"
     assert all(list(run.glob(f"circuit-last-*.{suffix}")) for suffix in formats_of(name))
-    assert (run / "version_0" / "checkpoints" / "last.ckpt").exists()
+    assert (run / "checkpoints" / "last.ckpt").exists() and (run / "config.yaml").exists()
+    assert run.resolve().name == "version_0" and {path.name for path in run.parent.iterdir()} == {"version_0", "latest"}
     said = capsys.readouterr().out
     assert "complement" in said and "circuit-last-" in said  # the table, and the paths
 
@@ -84,7 +85,7 @@ def test_attribution_in_spans_is_one_word_away(elsewhere: Path) -> None:
     options = ["--model=EAPIG", "--model.model=tiny-ioi", "--trainer.accelerator=cpu", "--trainer.devices=1"]
     options += ["--data.n_train=24", "--data.n_val=8", "--data.n_test=8"]
     main(["fit", "--config=ioi_gpt2_spans.yaml", *options])
-    [file] = (elsewhere / "runs" / "ioi_gpt2_spans").glob("circuit-last-5pct.safetensors")
+    [file] = (elsewhere / "runs" / "ioi_gpt2_spans" / "version_0").glob("circuit-last-5pct.safetensors")
     circuit = Circuit.load(file)
     assert circuit.metadata["method"] == "EAPIG" and circuit.layout.spans == ("S2", "S2..END", "END")
 
@@ -93,7 +94,7 @@ def test_attribution_in_spans_is_one_word_away(elsewhere: Path) -> None:
 def test_it_says_how_it_is_run(name: str) -> None:
     head = (CONFIGS / name).read_text().split("\nmodel:")[0]
     assert f"lightning-circuits fit --config {name}" in head
-    assert f"runs/{Path(name).stem}\n" in (CONFIGS / name).read_text()  # writes under its own name
+    assert f"      name: {Path(name).stem}\n" in (CONFIGS / name).read_text()  # writes under its own name
 
 
 @pytest.mark.slow

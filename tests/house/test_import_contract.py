@@ -52,6 +52,7 @@ HOUSE = {
     "arguments": Room(1),
     "printable": Room(1),
     "pages": Room(1),
+    "progress": Room(1),
     "namespace": Room(1, {"namespace", "Lightning"}),
     "nodes": Room(1, {"layout"}),
     "places": Room(1, {"layout"}),
