@@ -1,9 +1,9 @@
 """Watch a circuit form: a probe for the training run of one's own LightningModule.
 
 The other callbacks judge a *search* in a model that stands still. This one sits in the run that trains the model. Every
-`every_n_steps` steps it scores all edges by attribution on prompts of its own, takes the best at several sizes, judges
-them by exact ablation on held-out prompts, and logs how large a circuit the behaviour takes by now and how much of it
-was there at the last probe:
+`every_n_steps` steps it scores all edges on prompts of its own, by attribution or by a short training of gates, takes
+the best at several sizes, judges them by exact ablation on held-out prompts, and logs how large a circuit the behaviour
+takes by now and how much of it was there at the last probe:
 
     data = PromptPairDataModule(tokenizer, "agreement.jsonl")
     probe = CircuitProbe(data, every_n_steps=200, sizes=[0.005, 0.01, 0.02, 0.05], faithfulness=0.85)
@@ -15,7 +15,11 @@ The training goes on as if it were not there, to the bit: it draws no random num
 and gives the model back as it was, with its train and eval modes, hooks and caches. Forward hooks of the model rest
 meanwhile, and the model is probed in the dtype of its weights, without autocast.
 
-With several processes that hold the whole model (DDP) each takes a share of the prompts, each prompt once.
+With several processes that hold the whole model (DDP) each takes a share of the prompts, each prompt once; but gates
+are trained on all prompts in every process, so that the circuit does not depend on how many there are.
+
+Gates begin anew at every probe, where their own warm start says, and not at the last circuit: what two probes have in
+common is then the model's doing, and not that the one began at the other.
 """
 
 from __future__ import annotations
@@ -30,22 +34,23 @@ from torch import Tensor
 from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.arguments import require_numbers, require_whole_numbers, shortened
 from lightning_circuits.batch import Batch, unshared
-from lightning_circuits.callbacks.at_rest import at_rest
+from lightning_circuits.callbacks.at_rest import at_rest, own_random_numbers
 from lightning_circuits.callbacks.history import NUMBERS, Probe
 from lightning_circuits.callbacks.launched import leave_room
 from lightning_circuits.callbacks.loggers import in_key, log_scalars
 from lightning_circuits.callbacks.looked_at import size_name
 from lightning_circuits.callbacks.monitors import monitored, refuse_unknown
 from lightning_circuits.callbacks.options import require_measure, require_sizes
+from lightning_circuits.callbacks.probe_method import read_method, read_training_steps, scores_of
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.layout import Layout
 from lightning_circuits.measures import DEFAULT, AnyMeasure, by_measure, measure_name
 from lightning_circuits.models import wrap
 from lightning_circuits.models.inside import find_language_model, language_models
 from lightning_circuits.namespace import pl, refuse_mixture
-from lightning_circuits.objectives import OBJECTIVES, AnyObjective
+from lightning_circuits.objectives import AnyObjective
 from lightning_circuits.pages import see_page
-from lightning_circuits.search import METHODS, Attribution
+from lightning_circuits.search import Attribution, EdgePruning
 from lightning_circuits.search.splits import require_fit
 from lightning_circuits.selection import size_to_count, top_n
 
@@ -69,13 +74,16 @@ class CircuitProbe(pl.Callback):
         sizes: of the circuits: shares of the edges, or numbers of edges, one or several. Default: `DEFAULT_SIZES`,
             without those that are no edge in a very small model.
         faithfulness: that a circuit has to reach to count as enough.
-        method: that scores the edges: the name of an attribution method, with its own defaults (edges are taken by
-            |score|), but for `objective` and `ablation`; or an object, its model left out, that says all of this
-            itself, such as ``EAPIG(steps=10, absolute=False)``, whose edges are taken by signed score. `EAP` is three
-            times as fast as `EAPIG`, and often misleading.
+        method: that scores the edges: the name of an attribution method or of `EdgePruning`, with its own defaults
+            (edges are taken by |score|, those of gates by rank), but for `objective` and `ablation`; or an object, its
+            model left out, that says all of this itself, such as ``EAPIG(steps=10, absolute=False)``, whose edges are
+            taken by signed score, or ``EdgePruning(lr=0.1)``. `EAP` is three times as fast as `EAPIG`, and often
+            misleading.
+        training_steps: of `EdgePruning` at each probe. Default: 50.
         model: where in the LightningModule the language model is, as attributes joined by points. Default: the only
             one.
-        objective: that edges are scored for, an object or a name. Default: `LogitDifference`.
+        objective: that edges are scored for, an object or a name. Default: the method's own, `LogitDifference`, and of
+            `EdgePruning` `KL`.
         ablation: what a cut edge carries when circuits are judged, an object or a name.
         measure: what faithfulness is of, by name or a function ``(logits, batch, full_logits) -> [B]`` (see
             `lightning_circuits.measures`). Keys name it, unless it is the logit difference: ``probe/kl/1%/accuracy``.
@@ -85,9 +93,11 @@ class CircuitProbe(pl.Callback):
 
     Raises:
         ValueError: here, an unknown name, no size, a step count below 1, a faithfulness that is not positive, a method
-            with a language model of its own, or with an objective beside its own. Before any training: no supported
-            language model in the module, or an adapter in it; a strategy that splits the model among processes; a size
-            of no edge; token ids that the model lacks; a key ``probe/...`` monitored that there will not be.
+            with a language model of its own, in spans, or with an objective beside its own, steps of training for one
+            that is not trained. Before any training: no supported language model in the module, or an adapter in it; a
+            strategy that splits the model among processes; a size of no edge; token ids that the model lacks; a warm
+            start of another model; a key ``probe/...`` monitored that there will not be.
+        FileNotFoundError: before any training, a warm start that is not there.
         TypeError: here, an argument of a wrong type. At setup, a Trainer of the other of Lightning's two names.
     """
 
@@ -97,11 +107,12 @@ class CircuitProbe(pl.Callback):
         every_n_steps: int = 100,
         sizes: Sequence[int | float] | int | float | None = None,
         faithfulness: float = 0.85,
-        method: str | Attribution = "EAPIG",
+        method: str | Attribution | EdgePruning = "EAPIG",
         model: str | None = None,
         objective: AnyObjective | None = None,
         ablation: str | Ablation = "interchange",
         measure: AnyMeasure = DEFAULT,
+        training_steps: int | None = None,
     ) -> None:
         if not hasattr(data, "train_dataloader"):
             raise TypeError(f"data takes a data module, got {shortened(data)}")
@@ -120,7 +131,8 @@ class CircuitProbe(pl.Callback):
         self.model = model
         self.ablation = ABLATIONS.make(ablation, "ablation")
         self.measure = require_measure(measure)
-        self.method = _method(method, objective, self.ablation)
+        self.method = read_method(method, objective, self.ablation)
+        self.training_steps = read_training_steps(training_steps, self.method)
         self.history: list[Probe] = []
         self._ready = False
         self._sizes: list[str] = []  # their names, once the model is known
@@ -198,9 +210,10 @@ class CircuitProbe(pl.Callback):
     def _look(self, pl_module: pl.LightningModule) -> None:
         """See that all is there to probe, as `setup` promises."""
         _, language_model = find_language_model(pl_module, self.model)
-        with pl.utilities.seed.isolate_rng():
+        with own_random_numbers():
             with at_rest(language_model):
                 model = wrap(language_model, freeze=False)
+                deepcopy(self.method).borrow_model(model, type(pl_module).__name__)
             self._sizes = list(self._counts(model.layout))
             self.data.prepare_data()
             self.data.setup("fit")
@@ -231,14 +244,14 @@ class CircuitProbe(pl.Callback):
         _, language_model = find_language_model(pl_module, self.model)
         device = next(language_model.parameters()).device
         with (
-            pl.utilities.seed.isolate_rng(),
+            own_random_numbers(),
             at_rest(language_model),
             torch.autocast(device.type, enabled=False),
         ):
             model = wrap(language_model, freeze=False)
             method = deepcopy(self.method)  # which keeps no sums, and no model of another run
             method.borrow_model(model, type(pl_module).__name__)
-            scores = method.scores_over(lambda: self._batches("train"), trainer).cpu()
+            scores = scores_of(method, self.training_steps, self._loader, trainer)
             members = {
                 name: top_n(scores, count, model.layout, absolute=method.absolute)
                 for name, count in self._counts(model.layout).items()
@@ -264,8 +277,11 @@ class CircuitProbe(pl.Callback):
 
     def _batches(self, split: str) -> Iterator[Batch]:
         """All of a split, on every process."""
+        return iter(self._loader(split))
+
+    def _loader(self, split: str) -> Any:
         loader = self.data.train_dataloader() if split == "train" else self.data.val_dataloader()
-        return iter(unshared(loader))  # the Trainer's own data are shared out among processes already
+        return unshared(loader)  # the Trainer's own data are shared out among processes already
 
 
 def _tensors(scalars: dict[str, float]) -> dict[str, Tensor]:
@@ -274,31 +290,3 @@ def _tensors(scalars: dict[str, float]) -> dict[str, Tensor]:
 
 LATER = ("setup", "configure_model")
 """Hooks in which a LightningModule may make its model."""
-
-
-def _method(given: str | Attribution, objective: AnyObjective | None, ablation: Ablation) -> Attribution:
-    """The method of a probe, without a model.
-
-    Raises:
-        ValueError: an unknown name; a method with a language model, or with an objective beside its own.
-        TypeError: something else.
-    """
-    if isinstance(given, Attribution):
-        if hasattr(given, "circuit_model"):
-            raise ValueError(
-                f"method: {type(given).__name__} has a language model of its own, and a probe scores the edges of the "
-                "one that is trained: leave its model out"
-            )
-        if objective is not None:
-            raise ValueError(f"objective: {type(given).__name__} says its own, give it there")
-        return given
-    names = [name for name in METHODS.names() if issubclass(METHODS[name], Attribution)]
-    if not isinstance(given, str):
-        raise TypeError(f"method takes an attribution method or its name ({', '.join(names)}), got {shortened(given)}")
-    if given not in METHODS or not issubclass(kind := METHODS[given], Attribution):
-        raise ValueError(f"unknown attribution method {shortened(given)}; choose one of {', '.join(names)}")
-    method = kind()
-    method.objective = OBJECTIVES.make("LogitDifference" if objective is None else objective, "objective")
-    method.require_takes(ablation)
-    method.ablation = ablation
-    return method
