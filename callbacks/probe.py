@@ -10,6 +10,11 @@ takes by now and how much of it was there at the last probe:
     trainer = pl.Trainer(max_steps=10_000, callbacks=[probe])
     trainer.fit(my_module, my_data)         # my_module holds a GPT-2, a Llama, ... somewhere inside
     probe.history[-1].edges_needed          # and the like; see `Probe`
+    probe.formation()                       # all of it, to be saved and drawn; see `evaluation.formation`
+
+When training is done, `formation.png` and `formation.svg` are left in the folder of the run's logger, or in `dirpath`:
+what the circuit was worth at each probe, how much of it was there, and which heads and MLPs carried it. The numbers are
+in `formation.json`. A run without a logger leaves no files unless it is told where.
 
 The training goes on as if it were not there, to the bit: it draws no random number of the run's, touches no gradient,
 and gives the model back as it was, with its train and eval modes, hooks and caches. Forward hooks of the model rest
@@ -26,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,13 +41,17 @@ from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.arguments import require_numbers, require_whole_numbers, shortened
 from lightning_circuits.batch import Batch, unshared
 from lightning_circuits.callbacks.at_rest import at_rest, own_random_numbers
+from lightning_circuits.callbacks.disk import once, writable_folder
 from lightning_circuits.callbacks.history import NUMBERS, Probe
 from lightning_circuits.callbacks.launched import leave_room
-from lightning_circuits.callbacks.loggers import in_key, log_scalars
+from lightning_circuits.callbacks.loggers import in_key, log_files, log_picture, log_scalars
 from lightning_circuits.callbacks.looked_at import size_name
 from lightning_circuits.callbacks.monitors import monitored, refuse_unknown
-from lightning_circuits.callbacks.options import require_measure, require_sizes
+from lightning_circuits.callbacks.options import require_folder, require_measure, require_sizes
 from lightning_circuits.callbacks.probe_method import read_method, read_training_steps, scores_of
+from lightning_circuits.drawing.formation import formation_figure
+from lightning_circuits.drawing.style import save
+from lightning_circuits.evaluation.formation import Formation, Moment
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.layout import Layout
 from lightning_circuits.measures import DEFAULT, AnyMeasure, by_measure, measure_name
@@ -79,7 +89,6 @@ class CircuitProbe(pl.Callback):
             model left out, that says all of this itself, such as ``EAPIG(steps=10, absolute=False)``, whose edges are
             taken by signed score, or ``EdgePruning(lr=0.1)``. `EAP` is three times as fast as `EAPIG`, and often
             misleading.
-        training_steps: of `EdgePruning` at each probe. Default: 50.
         model: where in the LightningModule the language model is, as attributes joined by points. Default: the only
             one.
         objective: that edges are scored for, an object or a name. Default: the method's own, `LogitDifference`, and of
@@ -87,16 +96,21 @@ class CircuitProbe(pl.Callback):
         ablation: what a cut edge carries when circuits are judged, an object or a name.
         measure: what faithfulness is of, by name or a function ``(logits, batch, full_logits) -> [B]`` (see
             `lightning_circuits.measures`). Keys name it, unless it is the logit difference: ``probe/kl/1%/accuracy``.
+        training_steps: of `EdgePruning` at each probe. Default: 50.
+        dirpath: the folder of the figure of the formation and its numbers; it is made if it is not there. Default:
+            where the run's logger writes, if there is one.
 
     Attributes:
         history: a `Probe` for each time, oldest first.
+        paths: the files of the run.
 
     Raises:
         ValueError: here, an unknown name, no size, a step count below 1, a faithfulness that is not positive, a method
             with a language model of its own, in spans, or with an objective beside its own, steps of training for one
             that is not trained. Before any training: no supported language model in the module, or an adapter in it; a
             strategy that splits the model among processes; a size of no edge; token ids that the model lacks; a warm
-            start of another model; a key ``probe/...`` monitored that there will not be.
+            start of another model; a key ``probe/...`` monitored that there will not be; a folder that cannot be
+            written to.
         FileNotFoundError: before any training, a warm start that is not there.
         TypeError: here, an argument of a wrong type. At setup, a Trainer of the other of Lightning's two names.
     """
@@ -113,6 +127,7 @@ class CircuitProbe(pl.Callback):
         ablation: str | Ablation = "interchange",
         measure: AnyMeasure = DEFAULT,
         training_steps: int | None = None,
+        dirpath: str | Path | None = None,
     ) -> None:
         if not hasattr(data, "train_dataloader"):
             raise TypeError(f"data takes a data module, got {shortened(data)}")
@@ -133,9 +148,14 @@ class CircuitProbe(pl.Callback):
         self.measure = require_measure(measure)
         self.method = read_method(method, objective, self.ablation)
         self.training_steps = read_training_steps(training_steps, self.method)
+        self.dirpath = require_folder(dirpath)
         self.history: list[Probe] = []
+        self.paths: list[Path] = []
         self._ready = False
         self._sizes: list[str] = []  # their names, once the model is known
+        self._layout: Layout | None = None
+        self._model_name = ""
+        self._folder: Path | None = None  # known at setup
 
     # ---- Lightning ---------------------------------------------------------------------------------------------
 
@@ -149,7 +169,9 @@ class CircuitProbe(pl.Callback):
                 f"{type(trainer.strategy).__name__} splits the model among processes, and CircuitProbe reads whole "
                 f"weights: use a strategy that keeps it whole, such as ddp {see_page('multi-gpu', 'Large models')}"
             )
-        self.history, self._ready = [], False
+        self.history, self.paths, self._ready = [], [], False
+        writes = self.dirpath is not None or (trainer.loggers and not trainer.fast_dev_run)  # type: ignore[attr-defined]
+        self._folder = writable_folder(trainer, self.dirpath, "the circuit's formation", self) if writes else None
         # A module may make its model in hooks of its own that come after this one.
         later = (getattr(type(pl_module), hook) is not getattr(pl.LightningModule, hook) for hook in LATER)
         if language_models(pl_module) or not any(later):
@@ -187,6 +209,11 @@ class CircuitProbe(pl.Callback):
             probe.iou_final.update(probe.overlap(self.history[-1]))
             scalars = {f"probe/{in_key(name)}/iou_final": value for name, value in probe.iou_final.items()}
             log_scalars(trainer, scalars, probe.step)
+        if self._folder is not None and (trouble := once(trainer, lambda: self._write(trainer))):
+            pl.utilities.rank_zero_warn(
+                f"the circuit's formation could not all be written to {self._folder} ({trouble}). It is in "
+                f"{type(self).__name__}.formation(), to be saved elsewhere"
+            )
 
     def logged_keys(self, module: pl.LightningModule) -> list[str]:
         """What can be monitored."""
@@ -205,15 +232,55 @@ class CircuitProbe(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history = [Probe.from_state_dict(state) for state in state_dict["history"]]
 
+    # ---- what it comes to --------------------------------------------------------------------------------------
+
+    def formation(self) -> Formation:
+        """The whole history, to be saved and drawn; but for what a run that this one goes on from looked at otherwise.
+
+        Raises:
+            RuntimeError: there is none yet.
+        """
+        if not self.history or self._layout is None:
+            raise RuntimeError("there is no formation of a circuit yet: train with this probe among the callbacks")
+        describe = getattr(self.data, "describe", None)
+        return Formation(
+            method=type(self.method).__name__,
+            model=self._model_name,
+            layout=self._layout,
+            faithfulness=self.faithfulness,
+            moments=[
+                Moment(probe.step, probe.rows, probe.members)
+                for probe in self.history
+                if probe.looks_at() == self.history[-1].looks_at()
+            ],
+            metadata={
+                **self.method.describe_method(),
+                **({} if self.training_steps is None else {"training_steps": self.training_steps}),
+                "judged_under": self.ablation.describe(),
+                "data": None if describe is None else describe(),
+            },
+        )
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        assert self._folder is not None
+        formation, stem = self.formation(), self._folder / "formation"
+        self.paths = [formation.save(stem.with_suffix(".json"))]
+        figure = formation_figure(formation)
+        self.paths += save(figure, stem)
+        log_picture(trainer, "probe/formation", lambda: self.paths[1], lambda: figure, trainer.global_step)
+        log_files(trainer, self.paths)
+
     # ---- probing -----------------------------------------------------------------------------------------------
 
     def _look(self, pl_module: pl.LightningModule) -> None:
         """See that all is there to probe, as `setup` promises."""
-        _, language_model = find_language_model(pl_module, self.model)
+        path, language_model = find_language_model(pl_module, self.model)
+        self._model_name = f"{type(pl_module).__name__}, {path}" if path else type(pl_module).__name__
         with own_random_numbers():
             with at_rest(language_model):
                 model = wrap(language_model, freeze=False)
-                deepcopy(self.method).borrow_model(model, type(pl_module).__name__)
+                deepcopy(self.method).borrow_model(model, self._model_name)  # refuses a warm start of another one
+            self._layout = model.layout
             self._sizes = list(self._counts(model.layout))
             self.data.prepare_data()
             self.data.setup("fit")
@@ -250,7 +317,7 @@ class CircuitProbe(pl.Callback):
         ):
             model = wrap(language_model, freeze=False)
             method = deepcopy(self.method)  # which keeps no sums, and no model of another run
-            method.borrow_model(model, type(pl_module).__name__)
+            method.borrow_model(model, self._model_name)
             scores = scores_of(method, self.training_steps, self._loader, trainer)
             members = {
                 name: top_n(scores, count, model.layout, absolute=method.absolute)

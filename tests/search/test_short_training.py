@@ -48,16 +48,20 @@ def test_no_parameter_of_the_model_gets_a_gradient() -> None:
 
 
 def test_it_learns() -> None:
-    """From gates that are all alike: its circuit is far nearer to the model, on other prompts, than that of one step."""
+    """From the ranking of EAP-IG, on other prompts: a small circuit comes nearer to the model."""
     found = []
-    for steps in (1, 40):
-        search = borrowed(warm_start=None)
-        members = {"circuit": top_n(train(search, steps), 60)}
+    for steps in (1, 50):
+        search = borrowed()
+        members = {"circuit": top_n(train(search, steps, small(n_train=24, batch_size=8).train_dataloader), 10)}
         rows = evaluate(
-            search.circuit_model, small(seed=1).val_dataloader(), members, [InterchangeAblation()], controls=False
+            search.circuit_model,
+            small(seed=1, n_val=24).val_dataloader(),
+            members,
+            [InterchangeAblation()],
+            controls=False,
         )
         found.append(rows[-1].kl)
-    assert found[1] < 0.3 * found[0]
+    assert found[1] < 0.9 * found[0]
 
 
 def test_an_objective_that_is_not_finite_ends_it() -> None:
