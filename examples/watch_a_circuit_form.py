@@ -91,7 +91,7 @@ def main(args: list[str] | None = None) -> None:
     trainer.fit(TinyIOI(model.train(), steps), data.train_dataloader())
     formation = probe.formation()
     size = formation.enough()
-    print(f"step  accuracy of the model, of {size} of its edges; faithfulness; overlap with the last; by chance")
+    print(f"step  accuracy of the model, of {size} of its edges; faithfulness; overlap with the final one; by chance")
     for step, full, row, common in zip(
         formation.steps, formation.rows("full"), formation.rows(size), formation.overlaps(size), strict=True
     ):

@@ -8,8 +8,8 @@ Panels above each other share the training steps:
   does it too;
 - faithfulness of the circuit, with the 95 % interval of the bootstrap over prompts. Before the model can do the task
   this is a ratio of small numbers, with a wide interval; what lies far outside is a triangle at the border;
-- overlap with the circuit of the last probe (edges in both over edges in either), beside that of as many edges drawn
-  at random: the expected one, and the interval of 95 % of the draws;
+- overlap with the circuit that was found last (edges in both over edges in either), beside that of as many edges
+  drawn at random: the expected one, and the interval of 95 % of the draws;
 - the heads and MLPs at which most edges of a circuit begin or end, the higher the later the layer.
 """
 
@@ -39,7 +39,7 @@ MOST = 18
 SHORT = 18
 """Characters of a name in a title."""
 
-FULL: dict[str, Any] = {"color": "#444444", "linewidth": 1.3}
+FULL: dict[str, Any] = {"color": "#b4b4b4", "linewidth": 3.2}  # seen where the circuit's line lies on it
 EMPTY: dict[str, Any] = {"color": "#444444", "linewidth": 0.9, "linestyle": (0, (1, 2))}
 CHANCE: dict[str, Any] = {"color": "#777777", "linewidth": 1.0, "linestyle": (0, (4.5, 1.5))}
 CIRCUIT: dict[str, Any] = {**line_style(0), "markersize": 3.5}
@@ -71,6 +71,7 @@ def formation_figure(formation: Formation, size: str | None = None) -> Figure:
         handles |= _draw_faithfulness(panels[1], formation, size)
         handles |= _draw_overlap(panels[2], formation, size)
         for axes in panels[:3]:
+            axes.set_axisbelow(True)
             axes.grid(color="#e4e4e4", linewidth=0.5)
         _draw_carriers(panels[3], formation, edges, names)
         figure.legend(
@@ -128,7 +129,7 @@ def _draw_overlap(axes: Axes, formation: Formation, size: str) -> dict[str, Any]
     [chance] = axes.plot(formation.steps, numbers("expected"), **CHANCE)
     axes.plot(formation.steps, numbers("iou"), **CIRCUIT)
     keep_in_view(axes, 0.0, 1.0)
-    axes.set_ylabel("overlap with\nthe last circuit")
+    axes.set_ylabel("overlap with\nthe final circuit")
     return {"as many edges at random": chance}
 
 

@@ -3,12 +3,12 @@
 A `CircuitProbe` looks at the circuits of a model in training, again and again. Here are its looks as one thing, to be
 saved, read back and drawn:
 
-| question                            | answer                                                                         |
-|-------------------------------------|--------------------------------------------------------------------------------|
-| when can the model do the task?     | `rows("full")`                                                                 |
-| when is a circuit of n edges enough?| `rows("1%")`                                                                   |
-| when is it the circuit of the end?  | `overlaps("1%")`, edges in common with the last, beside as many drawn at random|
-| which heads and MLPs carry it?      | `edges_at("1%")`, how many of its edges begin or end at each                   |
+| question                         | answer                                                                     |
+|----------------------------------|----------------------------------------------------------------------------|
+| when can the model do the task?  | `rows("full")`                                                             |
+| when is a circuit of 1 % enough? | `rows("1%")`                                                               |
+| when is it the final one?        | `overlaps("1%")`: edges in common with that, and of as many drawn          |
+| which heads and MLPs carry it?   | `edges_at("1%")`: how many of its edges begin or end at each               |
 
     >>> formation = Formation.load("runs/formation.json")                                        # doctest: +SKIP
     >>> [(row.accuracy, row.faithfulness) for row in formation.rows("1%")]                       # doctest: +SKIP
@@ -128,8 +128,8 @@ class Formation:
         return [moment.row(circuit) for moment in self.moments]
 
     def overlaps(self, size: str) -> list[Overlap | None]:
-        """What the circuit of each moment has in common with the last, beside circuits of as many edges that are drawn
-        at random; None where one of them has no edge."""
+        """What the circuit of each moment has in common with the final one, beside circuits of as many edges that are
+        drawn at random; None where one of them has no edge."""
         circuits = [Circuit(self.layout, moment.members[self.require_size(size)]) for moment in self.moments]
         last = circuits[-1]
         return [overlap(one, last) if one.n_edges and last.n_edges else None for one in circuits]
