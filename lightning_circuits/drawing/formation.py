@@ -135,17 +135,15 @@ def _draw_overlap(axes: Axes, formation: Formation, size: str) -> dict[str, Any]
 
 def _draw_carriers(axes: Axes, formation: Formation, edges: Tensor, names: list[str]) -> None:
     """A cell for each step and head or MLP: how many edges of the circuit begin or end there."""
-    from matplotlib.colors import PowerNorm
     from matplotlib.ticker import MaxNLocator
 
-    most = max(int(edges.max()), 1)
-    # By the root, or one MLP with half of the edges would leave all heads white.
     cells = axes.pcolormesh(
         _borders(formation.steps),
         range(len(names) + 1),
         edges.T.numpy(),
         cmap="Blues",
-        norm=PowerNorm(0.5, vmin=0, vmax=most),
+        vmin=0,
+        vmax=max(int(edges.max()), 1),
     )
     axes.set_yticks([number + 0.5 for number in range(len(names))], names, fontsize=6.5)
     axes.tick_params(axis="y", length=0)
