@@ -47,6 +47,10 @@ class Probe:
             found["probe/edges_needed"] = float(self.edges_needed)
         return {name: value for name, value in found.items() if not math.isnan(value)}
 
+    def looks_at(self) -> tuple[str, ...]:
+        """What was judged, and how: probes that differ in it are not one history."""
+        return (self.rows[0].ablation, self.rows[0].measure, *self.members)
+
     def overlap(self, other: Probe) -> dict[str, float]:
         """Intersection over union of the circuits of two probes, by size."""
         return {

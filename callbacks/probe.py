@@ -1,27 +1,37 @@
 """Watch a circuit form: a probe for the training run of one's own LightningModule.
 
 The other callbacks judge a *search* in a model that stands still. This one sits in the run that trains the model. Every
-`every_n_steps` steps it scores all edges by attribution on prompts of its own, takes the best at several sizes, judges
-them by exact ablation on held-out prompts, and logs how large a circuit the behaviour takes by now and how much of it
-was there at the last probe:
+`every_n_steps` steps it scores all edges on prompts of its own, by attribution or by a short training of gates, takes
+the best at several sizes, judges them by exact ablation on held-out prompts, and logs how large a circuit the behaviour
+takes by now and how much of it was there at the last probe:
 
     data = PromptPairDataModule(tokenizer, "agreement.jsonl")
     probe = CircuitProbe(data, every_n_steps=200, sizes=[0.005, 0.01, 0.02, 0.05], faithfulness=0.85)
     trainer = pl.Trainer(max_steps=10_000, callbacks=[probe])
     trainer.fit(my_module, my_data)         # my_module holds a GPT-2, a Llama, ... somewhere inside
     probe.history[-1].edges_needed          # and the like; see `Probe`
+    probe.formation()                       # all of it, to be saved and drawn; see `evaluation.formation`
+
+When training is done, `formation.png` and `formation.svg` are left in the folder of the run's logger, or in `dirpath`:
+what the circuit was worth at each probe, how much of it was there, and which heads and MLPs carried it. The numbers are
+in `formation.json`. A run without a logger leaves no files unless it is told where.
 
 The training goes on as if it were not there, to the bit: it draws no random number of the run's, touches no gradient,
 and gives the model back as it was, with its train and eval modes, hooks and caches. Forward hooks of the model rest
 meanwhile, and the model is probed in the dtype of its weights, without autocast.
 
-With several processes that hold the whole model (DDP) each takes a share of the prompts, each prompt once.
+With several processes that hold the whole model (DDP) each takes a share of the prompts, each prompt once; but gates
+are trained on all prompts in every process, so that the circuit does not depend on how many there are.
+
+Gates begin anew at every probe, where their own warm start says, and not at the last circuit: what two probes have in
+common is then the model's doing, and not that the one began at the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,22 +40,28 @@ from torch import Tensor
 from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.arguments import require_numbers, require_whole_numbers, shortened
 from lightning_circuits.batch import Batch, unshared
-from lightning_circuits.callbacks.at_rest import at_rest
+from lightning_circuits.callbacks.at_rest import at_rest, own_random_numbers
+from lightning_circuits.callbacks.disk import once, writable_folder
 from lightning_circuits.callbacks.history import NUMBERS, Probe
 from lightning_circuits.callbacks.launched import leave_room
-from lightning_circuits.callbacks.loggers import in_key, log_scalars
+from lightning_circuits.callbacks.loggers import in_key, log_files, log_picture, log_scalars
 from lightning_circuits.callbacks.looked_at import size_name
 from lightning_circuits.callbacks.monitors import monitored, refuse_unknown
-from lightning_circuits.callbacks.options import require_measure, require_sizes
+from lightning_circuits.callbacks.options import require_folder, require_measure, require_sizes
+from lightning_circuits.callbacks.probe_method import read_method, read_training_steps, scores_of
+from lightning_circuits.drawing.formation import formation_figure
+from lightning_circuits.drawing.style import save
+from lightning_circuits.evaluation.formation import Formation, Moment
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.layout import Layout
 from lightning_circuits.measures import DEFAULT, AnyMeasure, by_measure, measure_name
 from lightning_circuits.models import wrap
 from lightning_circuits.models.inside import find_language_model, language_models
 from lightning_circuits.namespace import pl, refuse_mixture
-from lightning_circuits.objectives import OBJECTIVES, AnyObjective
+from lightning_circuits.objectives import AnyObjective
 from lightning_circuits.pages import see_page
-from lightning_circuits.search import METHODS, Attribution
+from lightning_circuits.progress import shown
+from lightning_circuits.search import Attribution, EdgePruning
 from lightning_circuits.search.splits import require_fit
 from lightning_circuits.selection import size_to_count, top_n
 
@@ -69,25 +85,34 @@ class CircuitProbe(pl.Callback):
         sizes: of the circuits: shares of the edges, or numbers of edges, one or several. Default: `DEFAULT_SIZES`,
             without those that are no edge in a very small model.
         faithfulness: that a circuit has to reach to count as enough.
-        method: that scores the edges: the name of an attribution method, with its own defaults (edges are taken by
-            |score|), but for `objective` and `ablation`; or an object, its model left out, that says all of this
-            itself, such as ``EAPIG(steps=10, absolute=False)``, whose edges are taken by signed score. `EAP` is three
-            times as fast as `EAPIG`, and often misleading.
+        method: that scores the edges: the name of an attribution method or of `EdgePruning`, with its own defaults
+            (edges are taken by |score|, those of gates by rank), but for `objective` and `ablation`; or an object, its
+            model left out, that says all of this itself, such as ``EAPIG(steps=10, absolute=False)``, whose edges are
+            taken by signed score, or ``EdgePruning(lr=0.1)``. `EAP` is three times as fast as `EAPIG`, and often
+            misleading.
         model: where in the LightningModule the language model is, as attributes joined by points. Default: the only
             one.
-        objective: that edges are scored for, an object or a name. Default: `LogitDifference`.
+        objective: that edges are scored for, an object or a name. Default: the method's own, `LogitDifference`, and of
+            `EdgePruning` `KL`.
         ablation: what a cut edge carries when circuits are judged, an object or a name.
         measure: what faithfulness is of, by name or a function ``(logits, batch, full_logits) -> [B]`` (see
             `lightning_circuits.measures`). Keys name it, unless it is the logit difference: ``probe/kl/1%/accuracy``.
+        training_steps: of `EdgePruning` at each probe. Default: 50.
+        dirpath: the folder of the figure of the formation and its numbers; it is made if it is not there. Default:
+            where the run's logger writes, if there is one.
 
     Attributes:
         history: a `Probe` for each time, oldest first.
+        paths: the files of the run.
 
     Raises:
         ValueError: here, an unknown name, no size, a step count below 1, a faithfulness that is not positive, a method
-            with a language model of its own, or with an objective beside its own. Before any training: no supported
-            language model in the module, or an adapter in it; a strategy that splits the model among processes; a size
-            of no edge; token ids that the model lacks; a key ``probe/...`` monitored that there will not be.
+            with a language model of its own, in spans, or with an objective beside its own, steps of training for one
+            that is not trained. Before any training: no supported language model in the module, or an adapter in it; a
+            strategy that splits the model among processes; a size of no edge; token ids that the model lacks; a warm
+            start of another model; a key ``probe/...`` monitored that there will not be; a folder that cannot be
+            written to.
+        FileNotFoundError: before any training, a warm start that is not there.
         TypeError: here, an argument of a wrong type. At setup, a Trainer of the other of Lightning's two names.
     """
 
@@ -97,11 +122,13 @@ class CircuitProbe(pl.Callback):
         every_n_steps: int = 100,
         sizes: Sequence[int | float] | int | float | None = None,
         faithfulness: float = 0.85,
-        method: str | Attribution = "EAPIG",
+        method: str | Attribution | EdgePruning = "EAPIG",
         model: str | None = None,
         objective: AnyObjective | None = None,
         ablation: str | Ablation = "interchange",
         measure: AnyMeasure = DEFAULT,
+        training_steps: int | None = None,
+        dirpath: str | Path | None = None,
     ) -> None:
         if not hasattr(data, "train_dataloader"):
             raise TypeError(f"data takes a data module, got {shortened(data)}")
@@ -120,10 +147,16 @@ class CircuitProbe(pl.Callback):
         self.model = model
         self.ablation = ABLATIONS.make(ablation, "ablation")
         self.measure = require_measure(measure)
-        self.method = _method(method, objective, self.ablation)
+        self.method = read_method(method, objective, self.ablation)
+        self.training_steps = read_training_steps(training_steps, self.method)
+        self.dirpath = require_folder(dirpath)
         self.history: list[Probe] = []
+        self.paths: list[Path] = []
         self._ready = False
         self._sizes: list[str] = []  # their names, once the model is known
+        self._layout: Layout | None = None
+        self._model_name = ""
+        self._folder: Path | None = None  # known at setup
 
     # ---- Lightning ---------------------------------------------------------------------------------------------
 
@@ -137,7 +170,9 @@ class CircuitProbe(pl.Callback):
                 f"{type(trainer.strategy).__name__} splits the model among processes, and CircuitProbe reads whole "
                 f"weights: use a strategy that keeps it whole, such as ddp {see_page('multi-gpu', 'Large models')}"
             )
-        self.history, self._ready = [], False
+        self.history, self.paths, self._ready = [], [], False
+        writes = self.dirpath is not None or (trainer.loggers and not trainer.fast_dev_run)  # type: ignore[attr-defined]
+        self._folder = writable_folder(trainer, self.dirpath, "the circuit's formation", self) if writes else None
         # A module may make its model in hooks of its own that come after this one.
         later = (getattr(type(pl_module), hook) is not getattr(pl.LightningModule, hook) for hook in LATER)
         if language_models(pl_module) or not any(later):
@@ -175,6 +210,11 @@ class CircuitProbe(pl.Callback):
             probe.iou_final.update(probe.overlap(self.history[-1]))
             scalars = {f"probe/{in_key(name)}/iou_final": value for name, value in probe.iou_final.items()}
             log_scalars(trainer, scalars, probe.step)
+        if self._folder is not None and (trouble := once(trainer, lambda: self._write(trainer))):
+            pl.utilities.rank_zero_warn(
+                f"the circuit's formation could not all be written to {self._folder} ({trouble}). It is in "
+                f"{type(self).__name__}.formation(), to be saved elsewhere"
+            )
 
     def logged_keys(self, module: pl.LightningModule) -> list[str]:
         """What can be monitored."""
@@ -193,14 +233,55 @@ class CircuitProbe(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history = [Probe.from_state_dict(state) for state in state_dict["history"]]
 
+    # ---- what it comes to --------------------------------------------------------------------------------------
+
+    def formation(self) -> Formation:
+        """The whole history, to be saved and drawn; but for what a run that this one goes on from looked at otherwise.
+
+        Raises:
+            RuntimeError: there is none yet.
+        """
+        if not self.history or self._layout is None:
+            raise RuntimeError("there is no formation of a circuit yet: train with this probe among the callbacks")
+        describe = getattr(self.data, "describe", None)
+        return Formation(
+            method=type(self.method).__name__,
+            model=self._model_name,
+            layout=self._layout,
+            faithfulness=self.faithfulness,
+            moments=[
+                Moment(probe.step, probe.rows, probe.members)
+                for probe in self.history
+                if probe.looks_at() == self.history[-1].looks_at()
+            ],
+            metadata={
+                **self.method.describe_method(),
+                **({} if self.training_steps is None else {"training_steps": self.training_steps}),
+                "judged_under": self.ablation.describe(),
+                "data": None if describe is None else describe(),
+            },
+        )
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        assert self._folder is not None
+        formation, stem = self.formation(), self._folder / "formation"
+        self.paths = [formation.save(stem.with_suffix(".json"))]
+        figure = formation_figure(formation)
+        self.paths += save(figure, stem)
+        log_picture(trainer, "probe/formation", lambda: self.paths[1], lambda: figure, trainer.global_step)
+        log_files(trainer, self.paths)
+
     # ---- probing -----------------------------------------------------------------------------------------------
 
     def _look(self, pl_module: pl.LightningModule) -> None:
         """See that all is there to probe, as `setup` promises."""
-        _, language_model = find_language_model(pl_module, self.model)
-        with pl.utilities.seed.isolate_rng():
+        path, language_model = find_language_model(pl_module, self.model)
+        self._model_name = f"{type(pl_module).__name__}, {path}" if path else type(pl_module).__name__
+        with own_random_numbers():
             with at_rest(language_model):
                 model = wrap(language_model, freeze=False)
+                deepcopy(self.method).borrow_model(model, self._model_name)  # refuses a warm start of another one
+            self._layout = model.layout
             self._sizes = list(self._counts(model.layout))
             self.data.prepare_data()
             self.data.setup("fit")
@@ -231,14 +312,15 @@ class CircuitProbe(pl.Callback):
         _, language_model = find_language_model(pl_module, self.model)
         device = next(language_model.parameters()).device
         with (
-            pl.utilities.seed.isolate_rng(),
+            own_random_numbers(),
             at_rest(language_model),
             torch.autocast(device.type, enabled=False),
+            shown(trainer.progress_bar_callback is not None),
         ):
             model = wrap(language_model, freeze=False)
             method = deepcopy(self.method)  # which keeps no sums, and no model of another run
-            method.borrow_model(model, type(pl_module).__name__)
-            scores = method.scores_over(lambda: self._batches("train"), trainer).cpu()
+            method.borrow_model(model, self._model_name)
+            scores = scores_of(method, self.training_steps, self._loader, trainer)
             members = {
                 name: top_n(scores, count, model.layout, absolute=method.absolute)
                 for name, count in self._counts(model.layout).items()
@@ -264,8 +346,11 @@ class CircuitProbe(pl.Callback):
 
     def _batches(self, split: str) -> Iterator[Batch]:
         """All of a split, on every process."""
+        return iter(self._loader(split))
+
+    def _loader(self, split: str) -> Any:
         loader = self.data.train_dataloader() if split == "train" else self.data.val_dataloader()
-        return iter(unshared(loader))  # the Trainer's own data are shared out among processes already
+        return unshared(loader)  # the Trainer's own data are shared out among processes already
 
 
 def _tensors(scalars: dict[str, float]) -> dict[str, Tensor]:
@@ -274,31 +359,3 @@ def _tensors(scalars: dict[str, float]) -> dict[str, Tensor]:
 
 LATER = ("setup", "configure_model")
 """Hooks in which a LightningModule may make its model."""
-
-
-def _method(given: str | Attribution, objective: AnyObjective | None, ablation: Ablation) -> Attribution:
-    """The method of a probe, without a model.
-
-    Raises:
-        ValueError: an unknown name; a method with a language model, or with an objective beside its own.
-        TypeError: something else.
-    """
-    if isinstance(given, Attribution):
-        if hasattr(given, "circuit_model"):
-            raise ValueError(
-                f"method: {type(given).__name__} has a language model of its own, and a probe scores the edges of the "
-                "one that is trained: leave its model out"
-            )
-        if objective is not None:
-            raise ValueError(f"objective: {type(given).__name__} says its own, give it there")
-        return given
-    names = [name for name in METHODS.names() if issubclass(METHODS[name], Attribution)]
-    if not isinstance(given, str):
-        raise TypeError(f"method takes an attribution method or its name ({', '.join(names)}), got {shortened(given)}")
-    if given not in METHODS or not issubclass(kind := METHODS[given], Attribution):
-        raise ValueError(f"unknown attribution method {shortened(given)}; choose one of {', '.join(names)}")
-    method = kind()
-    method.objective = OBJECTIVES.make("LogitDifference" if objective is None else objective, "objective")
-    method.require_takes(ablation)
-    method.ablation = ablation
-    return method

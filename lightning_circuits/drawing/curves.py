@@ -13,8 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from lightning_circuits.drawing.in_view import keep_in_view
 from lightning_circuits.drawing.style import (
     LONGEST,
     N_COLOURS,
@@ -33,7 +32,6 @@ from lightning_circuits.printable import printable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 LABELS: dict[Shown, str] = {
     "faithfulness": "faithfulness f",
@@ -47,8 +45,6 @@ LINE = 0.17
 """Height of a line of the legend in inches."""
 SHORT = 18
 """Characters of a name of which the legend has two beside each other below a panel."""
-BORDER = 0.03
-"""How far inside the border stands the triangle of a point that lies outside, as a part of the axis."""
 
 
 def curve_figure(curves: Mapping[str, Curve], ys: Sequence[Shown] = ("faithfulness",), x: Size = "share") -> Figure:
@@ -181,7 +177,7 @@ def _finish(axes: Axes, curve: Curve, ablation: str, x: Size, y: Shown) -> dict[
     if y == "kl":
         _from_zero(axes)
     else:
-        _keep_in_view(axes, *((-0.5, 2.0) if y == "faithfulness" else (0.0, 1.0)))
+        keep_in_view(axes, *((-0.5, 2.0) if y == "faithfulness" else (0.0, 1.0)))
     references = {}
     for circuit, name, dashes in (("full", "full model", "-"), ("empty", "empty circuit", (0, (1, 2)))):
         value = getattr(curve.reference(ablation, circuit), y)
@@ -189,31 +185,6 @@ def _finish(axes: Axes, curve: Curve, ablation: str, x: Size, y: Shown) -> dict[
             style: dict[str, Any] = {"color": "#444444", "linewidth": 0.7, "linestyle": dashes}
             references[name] = axes.axhline(value, zorder=1, **style)
     return references
-
-
-def _keep_in_view(axes: Axes, low: float, high: float) -> None:
-    """Let the y axis span what is drawn, but not beyond `low` and `high`; a triangle marks what lies outside."""
-    values = [value for line in axes.get_lines() for _, value in _points(line)]
-    bottom, top = max(low, min([*values, 0.0])), min(high, max([*values, 1.0]))
-    margin = 0.06 * (top - bottom)
-    for line in list(axes.get_lines()):
-        for size, value in _points(line):
-            if not bottom <= value <= top:
-                axes.plot(
-                    size,
-                    1 - BORDER if value > top else BORDER,
-                    marker="^" if value > top else "v",
-                    color=line.get_color(),
-                    markerfacecolor="white",
-                    markersize=5,
-                    linestyle="none",
-                    transform=axes.get_xaxis_transform(),
-                )
-    axes.set_ylim(bottom - margin, top + margin)
-
-
-def _points(line: Line2D) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in np.asarray(line.get_xydata(), dtype=float).tolist()]
 
 
 def _from_zero(axes: Axes) -> None:

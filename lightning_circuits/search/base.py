@@ -26,6 +26,7 @@ from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.arguments import called, require_flags
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import KV, Layout
+from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import DType
 from lightning_circuits.objectives import OBJECTIVES, AnyObjective
 from lightning_circuits.registry import Registry
@@ -68,6 +69,24 @@ class CircuitSearch(FrozenModelModule):
         super().__init__(model, kv, dtype, attention)
         self.ablation, self.objective, self.spans = made_ablation, made_objective, spans
         self._live_tokens, self._found = dict[str, float](), dict[str, float]()
+
+    # ---- which model -------------------------------------------------------------------------------------------
+
+    def borrow_model(self, circuit_model: CircuitModel, name: str) -> None:
+        """Use a language model of somebody else's, as it is read there: another search's, or one that is trained.
+
+        Raises:
+            ValueError: this one has a model of its own, another one or read in another way.
+        """
+        mine = getattr(self, "circuit_model", None)
+        read = circuit_model.layout.plain
+        if mine is not None and (mine.model is not circuit_model.model or mine.layout.plain != read):
+            raise ValueError(
+                f"{type(self).__name__} has a language model of its own, or other K/V readers, and would score the "
+                f"edges of {name}: leave its model out"
+            )
+        self.circuit_model, self.model, self.model_name = circuit_model, circuit_model.model, name
+        self.begin()
 
     # ---- what a method says ------------------------------------------------------------------------------------
 
@@ -191,6 +210,11 @@ class CircuitSearch(FrozenModelModule):
     # ---- Lightning ---------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
+        if not hasattr(self, "circuit_model"):
+            raise ValueError(
+                f"{type(self).__name__} has no language model: it may be left out only where another is lent, as to a "
+                "warm start or in a CircuitProbe"
+            )
         super().setup(stage)
         if self.spans and (stage == "fit" or not self.layout.spans):
             self.take_spans(self.live_spans())

@@ -16,7 +16,7 @@ After "Finding Transformer Circuits with Edge Pruning" (Bhaskar et al. 2024), wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -29,7 +29,9 @@ from lightning_circuits.arguments import hash_of_numbers, require_choice, requir
 from lightning_circuits.batch import Batch, n_prompts, with_prompts
 from lightning_circuits.captured import worth_capturing
 from lightning_circuits.gates import GATES, Gate
+from lightning_circuits.layout import KV
 from lightning_circuits.memory import MemoryPlan, free_memory, out_of_memory_explained
+from lightning_circuits.models.loading import DType
 from lightning_circuits.namespace import pl
 from lightning_circuits.progress import shown
 from lightning_circuits.search.base import METHODS, CircuitSearch
@@ -58,7 +60,7 @@ class EdgePruning(CircuitSearch):
     is then made on training prompts; or all alike, from None.
 
     Args:
-        model: id, folder, file, or a model.
+        model: id, folder, file, or a model. Left out only for a `CircuitProbe`, which lends the one that is trained.
         gate: a `Gate` or its name.
         lr: learning rate of Adam.
         warm_start: where gates begin.
@@ -73,7 +75,7 @@ class EdgePruning(CircuitSearch):
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: LanguageModel | None = None,
         *,
         gate: Gate | str = "TopK",
         lr: float = 0.2,
@@ -88,7 +90,7 @@ class EdgePruning(CircuitSearch):
         if not 0 < lr < float("inf"):
             raise ValueError(f"the learning rate lr must be positive and finite, got {lr}")
         made, start = GATES.make(gate, "gate"), read_warm_start(warm_start)
-        super().__init__(model, **options)
+        super().__init__(model, **options)  # type: ignore[arg-type]  # no model is one's own affair
         self.lr, self.seed, self.gate, self.capture = lr, seed, made, capture
         self._share = Share()
         self._prompts, self._prompts_before = 1, 0  # of a batch in all processes; of those before it in the same step
@@ -96,13 +98,18 @@ class EdgePruning(CircuitSearch):
         self._free: int | None = None  # bytes, before the first step
         self._starts = [] if start is None else [start]  # in a list a method is no submodule, to be trained and saved
         self.warm_start, self._start_hash = describe_start(start), ""
-        self.begin()
+        if model is not None:
+            self.begin()
 
     takes_constants_of_circuits = True
     start: Tensor
     """float32 ``[n_edges]``: where the gates began, the best the highest; 0 if all alike."""
     learned_edges: Tensor
     """int64 scalar: how many edges are ranked as learned, before those in the order of the start (`splice`)."""
+
+    def read_model(self, model: LanguageModel | None, kv: KV, dtype: DType, attention: str | None) -> None:
+        if model is not None:
+            super().read_model(model, kv, dtype, attention)
 
     def begin(self) -> None:
         self.gate.start(self.layout.n_edges, self._generator(0))
@@ -137,20 +144,41 @@ class EdgePruning(CircuitSearch):
         super().on_fit_start()
         if self.trainer.ckpt_path is not None:  # a resumed run has its gates
             return
-        methods = [start for start in self._starts if isinstance(start, Attribution)]
-        if self._trained_before and not methods:
+        if self._trained_before and not self._methods():
             self._resumed = [
                 {"step": 0, "changed": {"gates": ["untrained", f"of {self._trained_before} steps before"]}}
             ]
         if self.constants is not None and not self._trained_before:
             self.constants.start_from(self.trainer.strategy.broadcast(self.constants.means()))
-        for method in methods:
+        for method in self._methods():
             # A loader may draw random numbers just by being iterated.
             with torch.random.fork_rng(devices=[]), shown(self.trainer.progress_bar_callback is not None):
-                prompts = list(with_prompts(whole_split(self.trainer, "train"), START_PROMPTS))
-                scores = method.scores_over(prompts.copy)
-            scores = self.trainer.strategy.broadcast(scores.abs() if method.absolute else scores)
-            self._start_from(start_scores(scores, self.layout))
+                scores = self._attributed(method, lambda: whole_split(self.trainer, "train"))
+            self._start_from(start_scores(self.trainer.strategy.broadcast(scores), self.layout))
+
+    def _methods(self) -> list[Attribution]:
+        """That say where gates begin: one, or none."""
+        return [start for start in self._starts if isinstance(start, Attribution)]
+
+    def _attributed(self, method: Attribution, prompts: Callable[[], Iterable[Batch]]) -> Tensor:
+        """float32 ``[n_edges]``, the best the highest: what a method finds on the first of the training prompts."""
+        scores = method.scores_over(lambda: list(with_prompts(prompts(), START_PROMPTS)))
+        return scores.abs() if method.absolute else scores
+
+    def start_within(self, train: Callable[[], Iterable[Batch]]) -> None:
+        """What `on_fit_start` does, where there is no Trainer; ``train`` begins a pass over the training prompts.
+
+        What is learned goes to the device of the language model, which stays as it is.
+        """
+        device = self.circuit_model.device
+        self.gate.to(device)
+        self.start, self.learned_edges = self.start.to(device), self.learned_edges.to(device)
+        self.ablation.fit(self.circuit_model, train() if self.ablation.needs_data else ())
+        if self.constants is not None:
+            self.constants.to(device)
+            self.constants.start_from(self.constants.means())
+        for method in self._methods():
+            self._start_from(start_scores(self._attributed(method, train), self.layout))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch, objective and penalty: a scalar."""
@@ -161,16 +189,12 @@ class EdgePruning(CircuitSearch):
         batch = self.circuit_model.receive(batch)
         self._shape = batch["clean_ids"].shape
         progress = self._progress()
-        done = self.global_step
-        # The same gates in all processes, and in all batches that gradients are accumulated over: together they make
-        # the step that one process would make with all their prompts at once.
-        gates = self.gate(self._generator(1 + done), done, progress)
+        gates = self.draw(self.global_step, progress)
         weights = self._weights(batch, batch_idx)
         if self.capture == "auto" and self.constants is None and worth_capturing(self.circuit_model, batch):
             objective, loss = self._captured(gates, batch, weights)
         else:
-            skip_closed = self.gate.closed_for_good(progress)
-            loss = gated_losses(self.circuit_model, gates, batch, self._references(), self.objective, skip_closed)
+            loss = self.losses(gates, batch, progress)
             objective = loss @ weights.to(loss.dtype)
         if not objective.isfinite():
             raise FloatingPointError(
@@ -184,6 +208,19 @@ class EdgePruning(CircuitSearch):
             report["penalty"] = penalty.detach()
         self.log_dict({f"train/{name}": value for name, value in report.items()}, prog_bar=True, batch_size=len(loss))
         return objective if penalty is None else objective + penalty
+
+    def draw(self, step: int, progress: float) -> Tensor:
+        """float32 ``[n_edges]``: the gates of a step, by its number and how far training is, from 0 to 1.
+
+        The same in all processes, and in all batches that gradients are accumulated over: together they make the step
+        that one process would make with all their prompts at once.
+        """
+        return self.gate(self._generator(1 + step), step, progress)
+
+    def losses(self, gates: Tensor, batch: Batch, progress: float) -> Tensor:
+        """``[n_prompts]``: what gates, float32 ``[n_edges]``, cost on a batch."""
+        skip_closed = self.gate.closed_for_good(progress)
+        return gated_losses(self.circuit_model, gates, batch, self._references(), self.objective, skip_closed)
 
     def _references(self) -> Ablation:
         """What cut edges carry in training."""
@@ -259,27 +296,40 @@ class EdgePruning(CircuitSearch):
         self._prompts_before = 0
         # Here: callbacks at the end of a batch may write a checkpoint.
         self.gate.after_step(progress := self._progress(1))
-        self.learned_edges.fill_(self.layout.n_edges if progress < 1 else self._where_learning_pays())
+        self.learned_edges.fill_(self.layout.n_edges if progress < 1 else self._held_out_says())
 
-    def _where_learning_pays(self) -> int:
-        """How many edges are to be ranked as learned, now that all is learned that will be."""
-        up_to, n_edges = self.gate.ranks_up_to(), self.layout.n_edges
-        if up_to is None or not self.start.any():
-            return n_edges
-        try:
-            prompts = whole_split(self.trainer, "val")
-        except ValueError:
-            return round(up_to * n_edges)
-        learned = self.gate.edge_scores()
-        with undisturbed(), drawing_nothing(prompts), shown(self.trainer.progress_bar_callback is not None):
-            found = where_learning_pays(self.circuit_model, learned, self.start, up_to, self._references(), prompts)
+    def _held_out_says(self) -> int:
+        """`worth_learning` on the validation prompts of the run, if it has some; the same in all processes."""
+        with undisturbed():
+            try:
+                prompts = whole_split(self.trainer, "val")
+            except ValueError:
+                prompts = None
+            with drawing_nothing(prompts), shown(self.trainer.progress_bar_callback is not None):
+                found = self.worth_learning(prompts)
         return int(self.trainer.strategy.broadcast(found))
 
+    def worth_learning(self, prompts: Iterable[Batch] | None) -> int:
+        """How many edges are to be ranked as learned, now that all is learned that will be.
+
+        Args:
+            prompts: of the validation split, if there is one.
+        """
+        up_to, n_edges, learned = self.gate.ranks_up_to(), self.layout.n_edges, self.gate.edge_scores()
+        if up_to is None or not self.start.any():
+            return n_edges
+        if prompts is None:
+            return round(up_to * n_edges)
+        return where_learning_pays(self.circuit_model, learned, self.start, up_to, self._references(), prompts)
+
     def configure_optimizers(self) -> Any:
-        total = self.planned_steps()
-        optimizer = torch.optim.Adam(self._parameter_groups(), lr=self.lr, weight_decay=0.0)
-        schedule = LambdaLR(optimizer, lambda step: min(1.0, max(total - step, 1) / (0.6 * total)))
+        optimizer, schedule = self.optimizer_for(self.planned_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_for(self, total: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        """Of as many steps, with the rule of its learning rate."""
+        optimizer = torch.optim.Adam(self._parameter_groups(), lr=self.lr, weight_decay=0.0)
+        return optimizer, LambdaLR(optimizer, lambda step: min(1.0, max(total - step, 1) / (0.6 * total)))
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         of_constants = [] if self.constants is None else self.constants.parameter_groups()

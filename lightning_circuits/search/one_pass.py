@@ -35,7 +35,6 @@ from torch import Tensor, nn
 from lightning_circuits.arguments import require_flags
 from lightning_circuits.batch import Batch, first_prompts, n_prompts
 from lightning_circuits.layout import KV
-from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import DType
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import AnyObjective
@@ -53,8 +52,8 @@ class Attribution(WithoutTraining):
     there is ``limit_train_batches``.
 
     Args:
-        model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model. Left out only for
-            the warm start of an `EdgePruning`, which lends its own.
+        model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model. Left out only where another one is
+            lent (`CircuitSearch.borrow_model`).
         objective: the loss that scores are about: an `Objective`, its name, or a function ``(logits, batch,
             full_logits) -> loss [B]``.
         absolute: rank edges by |score|: what works against the behaviour is part of its mechanism too.
@@ -142,22 +141,6 @@ class Attribution(WithoutTraining):
             super().read_model(model, kv, dtype, attention)
             self.begin()
 
-    def borrow_model(self, circuit_model: CircuitModel, name: str) -> None:
-        """Use a language model of somebody else's, as it is read there: another search's, or one that is trained.
-
-        Raises:
-            ValueError: this one has a model of its own, another one or read in another way.
-        """
-        mine = getattr(self, "circuit_model", None)
-        read = circuit_model.layout.plain
-        if mine is not None and (mine.model is not circuit_model.model or mine.layout.plain != read):
-            raise ValueError(
-                f"{type(self).__name__} has a language model of its own, or other K/V readers, and would attribute "
-                f"the edges of {name}: leave its model out"
-            )
-        self.circuit_model, self.model, self.model_name = circuit_model, circuit_model.model, name
-        self.begin()
-
     def begin(self) -> None:
         def zeros(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.zeros(shape, dtype=torch.float64, device=self.circuit_model.device))
@@ -213,11 +196,6 @@ class Attribution(WithoutTraining):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self._sums(), lr=1.0, maximize=True)  # sums += contribution
-
-    def setup(self, stage: str) -> None:
-        if not hasattr(self, "circuit_model"):
-            raise ValueError(f"{type(self).__name__} has no language model: only as a warm start it may be left out")
-        super().setup(stage)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -30,10 +30,15 @@ def read_warm_start(given: WarmStart | None) -> Attribution | Path | Circuit | T
         TypeError: neither scores nor anything that has some.
     """
     if isinstance(given, str):
-        if not Path(given).suffix and given not in METHODS:
-            methods = ", ".join(METHODS)
-            raise ValueError(f"warm_start is neither a method ({methods}) nor a file with its suffix: {given!r}")
-        given = Path(given) if Path(given).suffix else METHODS.make(given)  # type: ignore[assignment]
+        if Path(given).suffix:
+            given = Path(given)
+        elif given in METHODS and issubclass(METHODS[given], Attribution):
+            given = METHODS.make(given)  # type: ignore[assignment]
+        else:
+            attributions = ", ".join(name for name in METHODS if issubclass(METHODS[name], Attribution))
+            raise ValueError(
+                f"warm_start is neither an attribution method ({attributions}) nor a file with its suffix: {given!r}"
+            )
     if given is None or isinstance(given, (Attribution, Path, Circuit, Tensor)):
         return given
     raise TypeError(

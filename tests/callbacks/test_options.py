@@ -55,6 +55,9 @@ def test_a_method_s_name_scores_as_the_probe_says_and_an_object_as_it_says_itsel
     own = CircuitProbe(probed(), method=EAPIG(steps=3), ablation="zero").method
     assert (own.steps, own.absolute, own.ablation.name) == (3, True, "interchange")  # type: ignore[attr-defined]
     assert isinstance(own.objective, LogitDifference)
+    trained = CircuitProbe(probed(), method="edge-pruning", ablation="mean")
+    assert isinstance(trained.method, EdgePruning) and trained.training_steps == 50
+    assert isinstance(trained.method.objective, KL) and trained.method.ablation.name == "mean"
 
 
 @pytest.mark.parametrize(
@@ -78,9 +81,17 @@ def test_a_method_s_name_scores_as_the_probe_says_and_an_object_as_it_says_itsel
         (lambda: CircuitProbe(probed(), every_n_steps=0), "every_n_steps is 0: it has to be at least 1"),
         (lambda: CircuitProbe(probed(), sizes=[]), "no size of a circuit"),
         (lambda: CircuitProbe(probed(), faithfulness=0), "reached by the empty circuit"),
-        (lambda: CircuitProbe(probed(), method="ACDC"), "unknown attribution method 'ACDC'; choose one of"),
-        (lambda: CircuitProbe(probed(), method="EdgePruning"), "unknown attribution method 'EdgePruning'; choose one"),
+        (lambda: CircuitProbe(probed(), method="ACDC"), "not by 'ACDC'; choose one of .*EAPIG, .*EdgePruning"),
+        (
+            lambda: CircuitProbe(probed(), method="NodePruning"),
+            "by attribution or by EdgePruning, not by 'NodePruning'",
+        ),
         (lambda: CircuitProbe(probed(), method=EAPIG("tiny-ioi")), "leave its model out"),
+        (lambda: CircuitProbe(probed(), method=EdgePruning("tiny-ioi")), "leave its model out"),
+        (lambda: CircuitProbe(probed(), method=EdgePruning(spans=True)), "tells no spans of tokens apart"),
+        (lambda: CircuitProbe(probed(), method=EdgePruning(), objective="KL"), "EdgePruning says its own, give it"),
+        (lambda: CircuitProbe(probed(), training_steps=50), "training_steps: EAPIG is not trained"),
+        (lambda: CircuitProbe(probed(), method="EdgePruning", training_steps=0), "training_steps is 0"),
         (lambda: CircuitProbe(probed(), method=EAPIG(), objective="KL"), "EAPIG says its own, give it there"),
         (lambda: CircuitProbe(probed(), ablation="noise"), "unknown ablation 'noise'"),
         (lambda: CircuitProbe(probed(), objective="noise"), "unknown objective 'noise'"),
@@ -110,8 +121,12 @@ def test_values_that_make_no_sense_are_said_when_they_are_given(make: Any, said:
         (lambda: FaithfulnessCurve(random="yes"), "random takes True or False"),
         (lambda: FaithfulnessCurve(dirpath=7), "dirpath takes a folder, got 7"),
         (lambda: CircuitProbe("pairs.jsonl"), "data takes a data module, got 'pairs.jsonl'"),
-        (lambda: CircuitProbe(probed(), method=7), "method takes an attribution method or its name"),
-        (lambda: CircuitProbe(probed(), method=EdgePruning), "method takes an attribution method or its name"),
+        (lambda: CircuitProbe(probed(), method=7), "method takes an attribution, an EdgePruning, or the name of one"),
+        (
+            lambda: CircuitProbe(probed(), method=EdgePruning),
+            "method takes an attribution, an EdgePruning, or the name",
+        ),
+        (lambda: CircuitProbe(probed(), method="EdgePruning", training_steps=0.5), "training_steps takes a whole num"),
         (lambda: CircuitProbe(probed(), objective=7), "objective takes"),
         (lambda: CircuitProbe(probed(), ablation=7), "ablation takes"),
         (lambda: CircuitProbe(probed(), model=7), "model takes"),

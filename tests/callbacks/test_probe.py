@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, BloomConfig
 
-from lightning_circuits import EAP, EAPIG, ActivationPatching
+from lightning_circuits import EAP, EAPIG, ActivationPatching, EdgePruning
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.callbacks import CircuitProbe
 from lightning_circuits.callbacks.history import Probe
@@ -53,6 +53,27 @@ def test_a_probe_finds_what_a_search_finds(method: Any, search: Attribution, abs
         assert here.faithfulness == pytest.approx(there.faithfulness, abs=1e-5)
     enough = [row.edges for row in rows if row.circuit in members and row.faithfulness >= 0.5]
     assert found.edges_needed == min(enough, default=None) and enough
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, 7),  # three passes over the prompts, in another order each
+        ({"warm_start": None, "gate": "HardConcrete", "seed": 1}, 4),  # whose penalty has a multiplier of its own
+        ({"ablation": "optimal", "objective": "LogitDifference", "warm_start": "EAP"}, 3),
+    ],
+)
+def test_gates_trained_within_a_run_are_those_of_a_trainer(options: dict[str, Any], steps: int) -> None:
+    """On a model that stands still."""
+    probe = CircuitProbe(small(), every_n_steps=1, sizes=[40, 0.1], method=EdgePruning(**options), training_steps=steps)
+    fit(probe, Mine(trainable(), lr=0.0), max_steps=1)
+    search = EdgePruning("tiny-ioi", **options)
+    pl.Trainer(**QUIET, max_steps=steps).fit(search, small())
+    untrained = EdgePruning("tiny-ioi", **options)
+    for found in probe.history:  # none begins at the one before
+        for name, size in (("40 edges", 40), ("10%", 0.1)):
+            assert torch.equal(found.members[name], search.circuit(size).members)
+    assert not torch.equal(search.edge_scores().sort().indices, untrained.edge_scores().sort().indices)
 
 
 def test_what_is_logged(tmp_path: Path) -> None:
@@ -123,10 +144,10 @@ def test_a_resumed_run_has_the_history_of_the_run_before(tmp_path: Path) -> None
 
 
 def run_of_two(
-    lr: float, probed: bool = True, own: bool = False
+    lr: float, probed: bool = True, own: bool = False, **options: Any
 ) -> tuple[pl.LightningModule, CircuitProbe, pl.Trainer]:
     data = small(seed=1)
-    probe = CircuitProbe(data if own else small(), every_n_steps=2, sizes=[0.05, 0.2])
+    probe = CircuitProbe(data if own else small(), every_n_steps=2, sizes=[0.05, 0.2], **options)
     module = Mine(trainable(), lr=lr)
     trainer = pl.Trainer(**QUIET, max_steps=3, devices=2, strategy="ddp", callbacks=[probe] if probed else [])
     trainer.fit(
@@ -137,13 +158,18 @@ def run_of_two(
     return module, probe, trainer
 
 
+TRAINED: dict[str, Any] = {"method": "EdgePruning", "training_steps": 3}
+
+
 def probe_twice(folder: Path) -> None:
     _, still, trainer = run_of_two(0.0)
     _, own, _ = run_of_two(0.0, own=True)
-    moved, unprobed = run_of_two(1e-3)[0], run_of_two(1e-3, probed=False)[0]
-    assert all(torch.equal(a, b) for a, b in zip(moved.parameters(), unprobed.parameters(), strict=True))
+    trained = run_of_two(0.0, **TRAINED)[1]
+    unprobed = run_of_two(1e-3, probed=False)[0]
+    for moved in (run_of_two(1e-3)[0], run_of_two(1e-3, **TRAINED)[0]):
+        assert all(torch.equal(a, b) for a, b in zip(moved.parameters(), unprobed.parameters(), strict=True))
     assert trainer.world_size == 2
-    torch.save([still.state_dict(), own.state_dict()], folder / f"rank{trainer.global_rank}.pt")
+    torch.save([still.state_dict(), own.state_dict(), trained.state_dict()], folder / f"rank{trainer.global_rank}.pt")
 
 
 @pytest.mark.slow
@@ -151,8 +177,9 @@ def test_two_processes_share_the_prompts_and_agree(tmp_path: Path) -> None:
     """7 validation and 10 training prompts in batches of 4: neither divides by two processes."""
     processes.together(tmp_path, 2, probe_twice, tmp_path)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
-    for seed, (one, other) in zip((0, 1), zip(*ranks, strict=True), strict=True):
-        alone = CircuitProbe(small(seed=seed), every_n_steps=2, sizes=[0.05, 0.2])
+    runs: list[tuple[int, dict[str, Any]]] = [(0, {}), (1, {}), (0, TRAINED)]
+    for (seed, options), (one, other) in zip(runs, zip(*ranks, strict=True), strict=True):
+        alone = CircuitProbe(small(seed=seed), every_n_steps=2, sizes=[0.05, 0.2], **options)
         fit(alone, Mine(trainable(), lr=0.0), max_steps=3)
         assert [found["step"] for found in one["history"]] == [0, 2, 3]
         assert repr(one) == repr(other)  # in which NaN equals NaN
@@ -204,6 +231,7 @@ def with_adapter() -> nn.Module:
         (with_adapter, {}, r"an adapter .* at transformer.h.1.attn.c_attn: merge it first"),
         (trainable, {"model": "net.ml"}, "there is no 'ml' in NeverTrains.net, on the way to 'net.ml'; there is lm"),
         (trainable, {"sizes": [0.00001]}, "rounds to 0 edges"),
+        (trainable, {"method": EdgePruning(warm_start=torch.ones(7))}, r"\(7,\)"),
         (lambda: tiny_model("gpt2"), {}, r"IOIDataModule has token \d+ in its train split, and the model knows 19"),
     ],
 )

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
+from lightning_circuits.callbacks import CircuitProbe
 from lightning_circuits.callbacks.at_rest import at_rest
+from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.namespace import pl
 from tests.support import processes
-from tests.support.training import trainable
+from tests.support.training import QUIET, Mine, small, trainable
 
 RUNS = """
 import random, sys
@@ -81,7 +88,8 @@ def run(probed, **options):
     pl.seed_everything(3)
     module, after = Mine(), AfterAll()
     keys = [sorted(vars(inner)) for inner in module.lm.modules()]
-    probe = CircuitProbe(Shuffled(), every_n_steps=2, sizes=[0.05, 0.2], ablation=options.pop("ablation"))
+    probing = {name: options.pop(name) for name in ("ablation", "method", "training_steps") if name in options}
+    probe = CircuitProbe(Shuffled(), every_n_steps=2, sizes=[0.05, 0.2], **probing)
     trainer = pl.Trainer(
         max_steps=5, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[probe, after] if probed else [after], **options)
@@ -116,6 +124,8 @@ for options in (
     dict(ablation="mean", accumulate_grad_batches=3, max_epochs=9),
     dict(ablation="interchange", precision="bf16-mixed"),
     dict(ablation="interchange", precision="bf16-true"),
+    dict(method="EdgePruning", training_steps=3),
+    dict(method="EdgePruning", training_steps=3, ablation="mean", precision="bf16-mixed"),
 ):
     same(run(False, **options), run(True, **options))
 print("the same to the bit")
@@ -138,6 +148,94 @@ def test_a_run_is_the_same_to_the_bit_with_and_without_a_probe(namespace: str, t
         started = processes.program(log, [sys.executable, script, namespace], LIGHTNING_CIRCUITS_NAMESPACE=namespace)
     status, printed = started.end()
     assert status == 0 and printed.rstrip().endswith("the same to the bit"), printed[-3000:]
+
+
+class Broken(IOIDataModule):
+    """Prompts that draw random numbers, and from some moment on are all gone after the third pass."""
+
+    passes_left = 1_000
+
+    def train_dataloader(self) -> Any:
+        return self.drawing(list(super().train_dataloader()))
+
+    def drawing(self, batches: list[Any]) -> Iterator[Any]:
+        self.passes_left -= 1
+        for batch in batches:
+            random.random(), np.random.rand(), torch.rand(())
+            yield batch
+            if self.passes_left < 0:
+                raise OSError("the disk is gone")
+
+
+class Breaks(pl.Callback):
+    """After the second step."""
+
+    def __init__(self, data: Broken, passes_left: int) -> None:
+        self.data, self.passes_left = data, passes_left
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == 2:
+            self.data.passes_left = self.passes_left
+
+
+class Left(Exception):
+    """What a run is left by that has no probe, at the same place."""
+
+
+class Leaves(pl.Callback):
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == 2:
+            raise Left
+
+
+class Looks(pl.Callback):
+    """At what the run was left with, before Lightning puts it away."""
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        lm = module.net["lm"]
+        self.tensors: list[Any] = [
+            [each.detach().clone() for each in lm.parameters()],
+            [None if each.grad is None else each.grad.clone() for each in lm.parameters()],
+            trainer.optimizers[0].state_dict()["state"],
+            torch.get_rng_state(),
+        ]
+        self.rest: list[Any] = [
+            [(each.requires_grad, each._version) for each in lm.parameters()],
+            [inner.training for inner in lm.modules()],
+            [len(inner._forward_hooks) for inner in lm.modules()],
+            [sorted(vars(inner)) for inner in lm.modules()],
+            (random.getstate(), np.random.get_state()[1].tolist()),
+            (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")),
+        ]
+
+
+def left_by(error: type[Exception], *callbacks: pl.Callback) -> Looks:
+    pl.seed_everything(5)
+    module, looks = Mine(trainable(), lr=1e-2), Looks()
+    module.net["lm"].transformer.h[0].mlp.eval().requires_grad_(False)
+    module.net["lm"].transformer.h[1].register_forward_hook(lambda *_: None)
+    trainer = pl.Trainer(**QUIET, max_steps=5, callbacks=[*callbacks, looks], precision="bf16-mixed")
+    batches = list(small(seed=1).train_dataloader())
+    with pytest.raises(error):
+        trainer.fit(module, DataLoader(batches, batch_size=None, shuffle=True))
+    return looks
+
+
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ({}, 0),
+        ({"method": "EdgePruning", "training_steps": 6}, 2),
+    ],  # the warm start, an epoch, and in the next it breaks
+)
+def test_a_probe_that_raises_leaves_the_run_as_it_was(options: dict[str, Any], passes: int) -> None:
+    data = Broken("tiny-ioi", n_train=10, n_val=7, n_test=2, batch_size=4)
+    probe = CircuitProbe(data, every_n_steps=2, sizes=[0.1], **options)
+    probed = left_by(OSError, Breaks(data, passes), probe)
+    assert [found.step for found in probe.history] == [0] and data.passes_left == -1
+    unprobed = left_by(Left, Leaves())
+    torch.testing.assert_close(probed.tensors, unprobed.tensors, rtol=0, atol=0)
+    assert probed.rest == unprobed.rest
 
 
 def test_at_rest_gives_back_every_attribute() -> None:

@@ -31,6 +31,7 @@ from lightning_circuits.drawing.attention import patterns_figure
 from lightning_circuits.drawing.attention_by_role import attention_by_role_figure
 from lightning_circuits.drawing.circuit import circuit_figure
 from lightning_circuits.drawing.curves import curve_figure, pareto_figure
+from lightning_circuits.drawing.formation import formation_figure
 from lightning_circuits.drawing.page import page_html
 from lightning_circuits.drawing.path_patching import path_patching_figure
 from lightning_circuits.drawing.style import save
@@ -49,6 +50,7 @@ from lightning_circuits.layout import Layout
 from lightning_circuits.printable import printable
 from tests.support.made_attention import make_head
 from tests.support.made_curves import F, make_curve, make_row
+from tests.support.made_formation import make_formation
 from tests.support.made_transfer import make_transfer
 from tests.support.made_weights import make_weight_row
 
@@ -128,6 +130,7 @@ FIGURES: dict[str, Callable[[str], Figure]] = {
     "path_patching_figure": lambda name: path_patching_figure(
         [PathEffect("a0.h0", "logits", name, Estimate(1.0, 0.5, 1.5), 2.0, name, name, False, name, 8)]
     ),
+    "formation_figure": lambda name: formation_figure(make_formation({name: 10}, name=name, method=name, model=name)),
     "circuit_figure": lambda name: circuit_figure(in_spans(name)),
     "attention_by_role_figure": lambda name: attention_by_role_figure([head(name)]),
     "patterns_figure": lambda name: patterns_figure(patterns(name), SimpleNamespace(decode=lambda ids: name)),

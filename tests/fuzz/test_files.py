@@ -21,11 +21,13 @@ from lightning_circuits.callbacks import FaithfulnessValidation
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import read_pairs
 from lightning_circuits.evaluation.curve import Curve
+from lightning_circuits.evaluation.formation import Formation
 from lightning_circuits.layout import Layout
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.search.checkpoints import read_checkpoint
 from tests.support.made_circuits import circuit
 from tests.support.made_curves import BETTER, F, make_curve
+from tests.support.made_formation import make_formation
 from tests.support.mutations import ANYTHING, TENSORS, as_json, changed, damaged, read_or_refused
 from tests.support.training import quiet_trainer, small
 
@@ -35,6 +37,8 @@ SMALL = Layout(1, 2, 8)
 CIRCUITS = {suffix: circuit(SMALL, node_scored=True) for suffix in (".json", ".pt", ".safetensors")}
 CIRCUITS[" in spans.json"] = circuit(SMALL.in_spans(["S2", "END"]), node_scored=True)
 CURVE = make_curve({"signed": F, "absolute": BETTER}).to_dict()
+
+FORMATION = make_formation(steps=(0, 10), f=(0.1, 0.9)).to_dict()
 
 
 def lines(rows: Any) -> bytes:
@@ -114,6 +118,15 @@ def test_curves(folder: Path, content: bytes) -> None:
         again.mkdir(exist_ok=True)
         found.save(again, "curve")
         assert repr(Curve.load(again / "curve.json")) == repr(found)
+
+
+@given(content=changed(FORMATION).map(as_json) | damaged(as_json(FORMATION)))
+@fuzz
+def test_formations(folder: Path, content: bytes) -> None:
+    path = folder / "formation.json"
+    path.write_bytes(content)
+    if (found := read_or_refused(Formation.load, path)) is not None:
+        assert repr(Formation.load(found.save(folder / "again.json"))) == repr(found)
 
 
 @given(content=changed(PAIRS).map(lines))

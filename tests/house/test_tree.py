@@ -18,6 +18,7 @@ SHELLS = {
     "path_patching": {"evaluation.path_patching", "drawing.path_patching"},
     "transfer": {"evaluation.transfer", "drawing.transfer", "commands.transfer"},
     "task_check": {"evaluation.task_check", "drawing.task_check", "callbacks.task_check"},
+    "formation": {"evaluation.formation", "drawing.formation"},
     "curve": {"evaluation.curve", "callbacks.curve"},
     "faithfulness": {"evaluation.metrics.faithfulness", "callbacks.faithfulness"},
     "information_flow": {"scoring.information_flow", "search.information_flow"},

@@ -98,8 +98,8 @@ def test_a_method_of_ones_own_is_a_warm_start_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ("EAPIGG", "warm_start is neither a method .*EAPIG.* nor a file.*'EAPIGG'"),
-        ("EdgePruning", "EdgePruning needs model"),
+        ("EAPIGG", "warm_start is neither an attribution method .*EAPIG.* nor a file.*'EAPIGG'"),
+        ("EdgePruning", "warm_start is neither an attribution method .* nor a file.*'EdgePruning'"),
         (7, "warm_start takes an attribution method"),
     ],
 )
