@@ -18,7 +18,7 @@ What Hugging Face models have in common (a config with the sizes, a decoder and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import copy
 from typing import Any, ClassVar, NamedTuple
@@ -32,6 +32,7 @@ from lightning_circuits.layout import Layout
 from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
 from lightning_circuits.models.head_norms import normed_by_head
 from lightning_circuits.models.head_outputs import HeadOutputs
+from lightning_circuits.models.live_heads import LiveHeads
 from lightning_circuits.models.norms import Norm
 from lightning_circuits.models.parts import ModelParts
 from lightning_circuits.models.projections import NormedProjection
@@ -78,6 +79,9 @@ class CircuitModel(ModelParts):
 
     fused = True
     """False of a model whose attention weights are no plain softmax of scaled, masked scores."""
+
+    live_heads: Mapping[int, LiveHeads] | None = None
+    """By layer, the heads of a model that has been `stripped` to these; units are then always theirs."""
 
     def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
         if kv not in ("head", "group"):
@@ -142,6 +146,8 @@ class CircuitModel(ModelParts):
     def projection(self, layer: int, units: Tensor | None = None) -> NormedProjection:
         """What makes queries, keys, values of the streams of a layer; of some units, int64 ``[n]``, see `attention`."""
         norm = self.read_norm(self.attention_norm(layer))
+        if self.live_heads is not None:
+            return self.live_heads[layer].projection(norm)
         return NormedProjection(norm, self.projections_of(layer, units), self.readers(units))
 
     def readers(self, units: Tensor | None = None) -> tuple[int, int, int]:
@@ -292,8 +298,11 @@ class CircuitModel(ModelParts):
 
     def outputs(self, layer: int, units: Tensor | None = None) -> HeadOutputs:
         """What makes of the heads' mixed values what they write; of some units, int64 ``[n]``, see `attention`."""
-        weight, norm = self.output_weight(layer), self.norm_after_attention(layer)
+        norm = self.norm_after_attention(layer)
         after = None if isinstance(norm, nn.Identity) else self.read_norm(norm)
+        if self.live_heads is not None:
+            return HeadOutputs(self.live_heads[layer].output, after)
+        weight = self.output_weight(layer)
         return HeadOutputs(weight if units is None else weight[self.heads(units)], after)
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
