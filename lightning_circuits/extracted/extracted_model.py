@@ -119,6 +119,13 @@ class ExtractedModel(nn.Module):
         stream = masked_stream(self.members, reader, context, embedding, places, bases, reference, stack, blocks)
         return reader.unembed(places.spread(stream[None])[0])
 
+    def probe(self) -> Tensor:
+        """``[V]``, the logits after a few tokens: which a model that is loaded has in common with the one saved."""
+        limit, reach = self._reader.prompt_limit, self.streams.shape[1]
+        length = min(LENGTH, LENGTH if limit is None else limit.tokens, LENGTH if reach == 1 else reach)
+        ids = torch.arange(length, device=self.streams.device) * self._reader.vocabulary // length
+        return self(ids[None])[0, -1]
+
     def _require_prompts(self, ids: Tensor, mask: Tensor) -> None:
         if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
             raise TypeError(f"input_ids are token ids, whole numbers, got {ids.dtype}")
@@ -166,7 +173,7 @@ class ExtractedModel(nn.Module):
             "tied": also,
             "versions": {package: version(package) for package in PACKAGES},
         }
-        tensors = {**{f"model.{name}": each for name, each in weights.items()}, **self._own(), "check": self._check()}
+        tensors = {**{f"model.{name}": each for name, each in weights.items()}, **self._own(), "probe": self.probe()}
         return files.write(Path(folder), said, self.circuit, tensors)
 
     @classmethod
@@ -183,10 +190,10 @@ class ExtractedModel(nn.Module):
         folder = Path(folder)
         with files.refused(folder):
             said, circuit, tensors = files.read(folder)
-            check = tensors.pop("check")
+            probe = tensors.pop("probe")
             model = cls._of(said, circuit, tensors)
-            off = (model._check().double() - check.double()).abs().max() / check.double().abs().max().clamp(min=1e-30)
-            if not off < (1e-3 if torch.finfo(check.dtype).bits >= 32 else 2e-2):
+            off = (model.probe() - probe).abs().max() / probe.abs().max().clamp(min=1e-30)
+            if not off < (1e-3 if torch.finfo(probe.dtype).bits >= 32 else 2e-2):
                 raise ValueError(
                     f"it computes something else than where it was saved, with {said['versions']}: here are "
                     f"{ {package: version(package) for package in PACKAGES} }"
@@ -214,13 +221,6 @@ class ExtractedModel(nn.Module):
     def _own(self) -> dict[str, Tensor]:
         """What it has beside the language model, by name."""
         return {name: each for name, each in self.state_dict().items() if not name.startswith("language_model.")}
-
-    def _check(self) -> Tensor:
-        """``[V]``, the logits after some tokens."""
-        limit, reach = self._reader.prompt_limit, self.streams.shape[1]
-        length = min(LENGTH, LENGTH if limit is None else limit.tokens, LENGTH if reach == 1 else reach)
-        ids = torch.arange(length, device=self.streams.device) * self._reader.vocabulary // length
-        return self(ids[None])[0, -1]
 
 
 def _at_tokens(values: Tensor, mask: Tensor) -> Tensor:

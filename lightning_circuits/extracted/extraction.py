@@ -38,7 +38,7 @@ def extract(
 
     Raises:
         ValueError: a circuit of another model, or in spans; an ablation whose cut edges carry what is of the prompt, or
-            one that is not fitted, or fitted to another circuit or model.
+            one that is not fitted, or fitted to another circuit or model; a model of one's own that is read otherwise.
         FileNotFoundError: no such model, no such file.
     """
     if not isinstance(circuit, Circuit):
@@ -60,7 +60,15 @@ def extract(
     blocks = live_blocks(circuit, read.device)
     of_alive = constants if blocks.sources is None else constants[blocks.sources]
     own = stripped(read, parts_of(blocks))
-    return ExtractedModel(own, circuit, of_alive.to(read.dtype, copy=True), streams, cut.describe())
+    extracted = ExtractedModel(own, circuit, of_alive.to(read.dtype, copy=True), streams, cut.describe())
+    try:
+        extracted.probe()
+    except (AttributeError, TypeError) as error:  # of a weight that is None
+        raise ValueError(
+            f"{type(read.model).__name__} cannot be extracted: {type(read).__name__} reads weights of heads elsewhere "
+            f"than in its projections and in the output_weight of CircuitModel, and they are not there ({error})"
+        ) from error
+    return extracted
 
 
 def _require_constants(cut: Ablation) -> None:

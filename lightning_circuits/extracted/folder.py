@@ -92,6 +92,7 @@ def read(folder: Path) -> tuple[dict[str, Any], Circuit, dict[str, Tensor]]:
             "lightning-circuits"
         )
     require_keys(said, "model", "ablation", "tied", "versions", "sha256")
+    require_keys(said["ablation"], "name")
     for name in (WEIGHTS, CIRCUIT):
         require_keys(said["sha256"], name)
         if _hash(folder / name) != said["sha256"][name]:

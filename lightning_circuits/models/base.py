@@ -18,7 +18,7 @@ What Hugging Face models have in common (a config with the sizes, a decoder and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import copy
 from typing import Any, ClassVar, NamedTuple
@@ -32,7 +32,6 @@ from lightning_circuits.layout import Layout
 from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
 from lightning_circuits.models.head_norms import normed_by_head
 from lightning_circuits.models.head_outputs import HeadOutputs
-from lightning_circuits.models.live_heads import LiveHeads
 from lightning_circuits.models.norms import Norm
 from lightning_circuits.models.parts import ModelParts
 from lightning_circuits.models.projections import NormedProjection
@@ -79,9 +78,6 @@ class CircuitModel(ModelParts):
 
     fused = True
     """False of a model whose attention weights are no plain softmax of scaled, masked scores."""
-
-    live_heads: Mapping[int, LiveHeads] | None = None
-    """By layer, the heads of a model that has been `stripped` to these; units are then always theirs."""
 
     def __init__(self, model: Any, kv: str = "head", freeze: bool = True) -> None:
         if kv not in ("head", "group"):
@@ -298,12 +294,11 @@ class CircuitModel(ModelParts):
 
     def outputs(self, layer: int, units: Tensor | None = None) -> HeadOutputs:
         """What makes of the heads' mixed values what they write; of some units, int64 ``[n]``, see `attention`."""
-        norm = self.norm_after_attention(layer)
+        weight, norm = self.output_weight(layer), self.norm_after_attention(layer)
         after = None if isinstance(norm, nn.Identity) else self.read_norm(norm)
-        if self.live_heads is not None:
-            return HeadOutputs(self.live_heads[layer].output, after)
-        weight = self.output_weight(layer)
-        return HeadOutputs(weight if units is None else weight[self.heads(units)], after)
+        if units is not None and self.live_heads is None:
+            weight = weight[self.heads(units)]
+        return HeadOutputs(weight, after)
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """``[..., T, d]`` to ``[..., T, d]``: what the MLP of a layer writes when it sees the stream ``x``."""

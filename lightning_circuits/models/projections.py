@@ -44,7 +44,8 @@ class NormedProjection:
     def of_folded(
         cls, norm: Norm, folded: Sequence[tuple[Tensor, Tensor | None]], readers: Sequence[int]
     ) -> NormedProjection:
-        """The same of projections that have the norm's gain and constant in them already (`Norm.folded`)."""
+        """The same of weights ``[blocks, d, d_head]`` and constants ``[blocks, d_head]`` that have the norm's gain and
+        constant in them already (`Norm.folded`)."""
         made = cls(norm, (), readers)
         made.folded = list(folded)
         return made
