@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from lightning_circuits.models.context import position_ids
 from lightning_circuits.models.live_heads import LiveHeads
 from lightning_circuits.models.prompts import refuse_prompts
 from lightning_circuits.models.registry import family_of
-from lightning_circuits.models.remade import config_of, remade, tensors_of
+from lightning_circuits.models.remade import config_of, remade, tensors_of, versions
 from lightning_circuits.models.stripped import with_heads
 from lightning_circuits.places import Places
 
-PACKAGES = ("lightning-circuits", "torch", "transformers")
 LENGTH = 5
 """Tokens of the prompt by which a model that was loaded is compared with the one that was saved."""
 
@@ -107,6 +105,7 @@ class ExtractedModel(nn.Module):
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         self._require_prompts(input_ids, mask)
+        mask = mask.long()
         reader, places = self._reader, Places.everywhere(mask)
         context = reader.context(mask)
         bases = _at_tokens(self.streams, mask)
@@ -129,9 +128,10 @@ class ExtractedModel(nn.Module):
     def _require_prompts(self, ids: Tensor, mask: Tensor) -> None:
         if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
             raise TypeError(f"input_ids are token ids, whole numbers, got {ids.dtype}")
-        if ids.ndim != 2 or mask.shape != ids.shape:
+        if ids.ndim != 2 or 0 in ids.shape or mask.shape != ids.shape:
             raise ValueError(
-                f"input_ids and attention_mask are [prompts, tokens] both, got {list(ids.shape)} and {list(mask.shape)}"
+                "input_ids and attention_mask are [prompts, tokens] both, at least one of each, got "
+                f"{list(ids.shape)} and {list(mask.shape)}"
             )
         if mask.device.type == "cpu" and ((mask != 0) & (mask != 1)).any():
             raise ValueError("attention_mask has other numbers than 0 and 1")
@@ -171,7 +171,7 @@ class ExtractedModel(nn.Module):
             "source": getattr(self.language_model, "name_or_path", ""),
             "ablation": self.ablation,
             "tied": also,
-            "versions": {package: version(package) for package in PACKAGES},
+            "versions": versions(),
         }
         tensors = {**{f"model.{name}": each for name, each in weights.items()}, **self._own(), "probe": self.probe()}
         return files.write(Path(folder), said, self.circuit, tensors)
@@ -194,10 +194,11 @@ class ExtractedModel(nn.Module):
             model = cls._of(said, circuit, tensors)
             off = (model.probe() - probe).abs().max() / probe.abs().max().clamp(min=1e-30)
             if not off < (1e-3 if torch.finfo(probe.dtype).bits >= 32 else 2e-2):
-                raise ValueError(
-                    f"it computes something else than where it was saved, with {said['versions']}: here are "
-                    f"{ {package: version(package) for package in PACKAGES} }"
+                there, here = (
+                    " and ".join(f"{name} {number}" for name, number in each.items())
+                    for each in (said["versions"], versions())
                 )
+                raise ValueError(f"it computes something else than where it was saved: by {there} there, {here} here")
         return model
 
     @classmethod

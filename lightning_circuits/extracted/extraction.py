@@ -24,9 +24,9 @@ def extract(
 ) -> ExtractedModel:
     """A circuit as a model of its own: it puts out what exact ablation of all other edges does, at every token.
 
-    It has the weights of heads and MLPs from which a way leads to the logits, in tensors of its own, and constants for
-    all others. What no way from the input leads to is among them: the ``circuit.prune()`` is smaller, but under
-    these ablations another circuit, to be judged by itself.
+    It has the weights of the heads and MLPs from which a way leads to the logits, in tensors of its own, and constants
+    for all others. Those that no way from the input leads to are among them, for they write as well; the circuit is
+    without them after ``circuit.prune()``, but under these ablations another one, to be judged by itself.
 
     Args:
         model: the one that the circuit is of: a Hugging Face id, a folder, ``tiny-ioi``, or a model in memory, which is

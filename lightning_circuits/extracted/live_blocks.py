@@ -19,9 +19,9 @@ def live_blocks(circuit: Circuit, device: torch.device) -> Blocks:
         device: that it is run on.
     """
     layout, members = circuit.layout, circuit.members
-    # Products with few open edges are sparse ones on a CPU: more layers at once would only hold more streams.
-    size = block_size(layout) if device.type == "cuda" else 1
-    blocks = Blocks.of(Alive.of(layout, members), members, size, filled_to(device), device)
+    # On a CPU single layers would do, and a little faster; in blocks, sums are rounded as where circuits are evaluated.
+    size, multiple = block_size(layout), filled_to(device)
+    blocks = Blocks.of(Alive.of(layout, members), members, size, multiple, device)
     return replace(blocks, blocks=[_of_alive(block) for block in blocks.blocks])
 
 

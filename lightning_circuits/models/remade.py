@@ -37,6 +37,11 @@ def config_of(model: Any) -> dict[str, Any]:
     return said
 
 
+def versions() -> dict[str, str]:
+    """Of what computes a model."""
+    return {"torch": torch.__version__, "transformers": transformers.__version__}
+
+
 def tensors_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a model by their names, ``[...]`` each, and of those that have several names each other one with
     that by which it is among them."""

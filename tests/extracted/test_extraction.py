@@ -323,7 +323,8 @@ def test_circuits_and_ablations_of_something_else_are_refused() -> None:
 @pytest.mark.parametrize(
     ("ids", "mask", "error", "said"),
     [
-        (torch.tensor([1, 2]), None, ValueError, r"\[prompts, tokens\] both, got \[2\] and \[2\]"),
+        (torch.tensor([1, 2]), None, ValueError, r"\[prompts, tokens\] both, .* got \[2\] and \[2\]"),
+        (torch.zeros(0, 3, dtype=torch.int64), None, ValueError, r"at least one of each, got \[0, 3\] and \[0, 3\]"),
         (torch.tensor([[1.0, 2.0]]), None, TypeError, "whole numbers, got torch.float32"),
         (torch.tensor([[1, 2]]), torch.ones(1, 3), ValueError, r"got \[1, 2\] and \[1, 3\]"),
         (torch.tensor([[1, 2]]), torch.tensor([[2, 1]]), ValueError, "other numbers than 0 and 1"),
