@@ -235,6 +235,8 @@ def cut_off(name: str) -> Callable[[Path], None]:
             said(lambda it: it["model"]["config"].update(layer_norm_epsilon=0.5)),
             "it computes something else than where",
         ),
+        (said(lambda it: it["model"]["config"].update(n_embd="wide")), "cannot be read as an extracted model"),
+        (said(lambda it: it.update(model=[])), "cannot be read as an extracted model"),
         (said(lambda it: it["tied"].clear()), "cannot be read as an extracted model"),
         (said(lambda it: it.update(ablation={})), "missing 'name'"),
     ],
