@@ -114,7 +114,7 @@ def masked_stream(
     blocks: Blocks,
     tape: Tape | None = None,
 ) -> Tensor:
-    """The stream ``[B, d]`` that the logits read: the forward, without a gradient.
+    """The stream ``[R, d]`` that the logits read, where `Places` say: the forward, without a gradient.
 
     For many masks on one batch: all but ``gates``, ``stack`` and ``blocks`` is the same for each.
 
@@ -148,7 +148,7 @@ def masked_stream(
             written = run(model, part, context, places, bases[part.component.stream], x[part.readers], tape)
             torch.sub(written, reference[part.sources], out=differences[part.writers])
         del x, written  # before the next block takes as much
-    stream = bases[-1][torch.arange(len(places.positions), device=bases.device), places.positions]
+    stream = places.at_read(bases[-1])
     for m, (rows, tokens) in zip(of_logits.of(memory)[0], places.read, strict=True):
         stream[rows] += torch.mm(m[:, :1].mT, differences[:, tokens].flatten(1)).view(-1, stream.shape[-1])
     return stream
@@ -160,16 +160,16 @@ def new_stack(blocks: Blocks, like: Tensor) -> Tensor:
     return like.new_empty(blocks.most_streams + blocks.n_writers, *like.shape[-2:])
 
 
-def reference_streams(model: CircuitModel, reference: Tensor, context: Context) -> Tensor:
+def reference_streams(model: CircuitModel, reference: Tensor, context: Context | None) -> Tensor:
     """The residual streams ``[n_streams, B, T, d]`` that the references alone make, one before every component.
 
-    Which one a component reads, `Layout` says.
+    Which one a component reads, `Layout` says. Without a context, learned positions are not in them.
     """
     layout = model.layout
     streams = reference.new_empty(layout.n_streams, *reference.shape[1:])
     # Hundreds of writers are summed: in bfloat16 the small ones would be lost against the sum of those before.
     total = reference[0].to(torch.promote_types(reference.dtype, torch.float32), copy=True)
-    positions = model.position_embedding(context)
+    positions = None if context is None else model.position_embedding(context)
     if positions is not None:
         total += positions
     for stage in layout.stages:

@@ -30,16 +30,20 @@ from lightning_circuits.layout import Layout
 class Places:
     """Where the tokens of a batch of B prompts of T tokens stand among the N that are multiplied.
 
-    ``positions``: int64 ``[B]``, where the logits are read. ``slices``: those of each span. ``read``: for each span the
-    prompts whose logits are read in it, and where among the N tokens, two int64 vectors. ``order``: int64 ``[N]``,
-    which of the ``B * T`` tokens stands where; None: all of them, in order. ``shape``: ``(B, T)``.
+    ``positions``: int64 ``[R]``, where the logits are read: once of every prompt, or of the prompts ``rows``, int64
+    ``[R]``. ``slices``: those of each span. ``read``: for each span which of the R are read in it, an int64 vector, and
+    where among the N tokens, another or a slice. ``order``: int64 ``[N]``, which of the ``B * T`` tokens stands where;
+    None: all of them, in order. ``shape``: ``(B, T)``. ``only_padding``: whether those that are left out are padding,
+    to which no other token attends.
     """
 
     shape: tuple[int, int]
     positions: Tensor
     slices: Sequence[slice]
-    read: Sequence[tuple[Tensor, Tensor]]
+    read: Sequence[tuple[Tensor, Tensor | slice]]
     order: Tensor | None = None
+    rows: Tensor | None = None
+    only_padding: bool = False
 
     @classmethod
     def of(cls, layout: Layout, batch: Batch, live: Tensor | None = None) -> Places:
@@ -107,6 +111,25 @@ class Places:
         return cls(
             (len(spans), spans.shape[1]), positions, slices, [(rows, place_read[rows]) for rows in in_span], order
         )
+
+    @classmethod
+    def everywhere(cls, attention_mask: Tensor) -> Places:
+        """Of gates that hold for all tokens, logits being read at every one of them: not at padding.
+
+        Args:
+            attention_mask: ``[B, T]``.
+        """
+        real = attention_mask.bool()
+        rows, positions = real.nonzero(as_tuple=True)
+        every = slice(0, len(rows))
+        read = torch.arange(len(rows), device=rows.device), every
+        order = None if real.all() else real.flatten().nonzero()[:, 0]
+        return cls((len(real), real.shape[1]), positions, [every], [read], order, rows, only_padding=True)
+
+    def at_read(self, values: Tensor) -> Tensor:
+        """``[B, T, d]`` to ``[R, d]``: where the logits are read."""
+        rows = torch.arange(len(self.positions), device=self.positions.device) if self.rows is None else self.rows
+        return values[rows, self.positions]
 
     def tokens(self, span: int) -> Tensor:
         """bool ``[B, T]``: the tokens of a span."""

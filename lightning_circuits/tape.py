@@ -69,7 +69,8 @@ def run(
     projection = model.projection(layer, part.units)
     projected, scales = projection.forward(x)
     # Nobody asks what a token that is left out looks for, but others look at it.
-    around = [None] * 3 if places.order is None else [None, *projection.of_one(base)[1:]]
+    unseen = places.order is None or places.only_padding
+    around = [None] * 3 if unseen else [None, *projection.of_one(base)[1:]]
 
     def attend(*projected: Tensor) -> Tensor:
         q, k, v = map(places.spread, projected, around)

@@ -215,3 +215,16 @@ def test_where_no_token_is_in_a_span_every_circuit_puts_out_what_the_references_
     logits, dgates = both(model, gates, given, ABLATIONS.make("interchange"), places)
     assert_close(logits, exact_ablation(model, given, ABLATIONS.make("interchange")).empty_logits, 1e-9)
     assert not dgates.any()
+
+
+def test_places_where_logits_are_read_everywhere() -> None:
+    mask = torch.tensor([[0, 1, 1], [1, 1, 0]])
+    values = torch.arange(6.0).view(2, 3, 1)
+    places = Places.everywhere(mask)
+    assert places.at_read(values)[:, 0].tolist() == places.take(values[None])[0, :, 0].tolist() == [1, 2, 3, 4]
+    assert places.only_padding and places.spread(places.take(values[None]))[0, :, :, 0].tolist() == [
+        [0, 1, 2],
+        [3, 4, 0],
+    ]
+    whole = Places.everywhere(torch.ones_like(mask))
+    assert whole.order is None and torch.equal(whole.at_read(values), values.flatten(0, 1))

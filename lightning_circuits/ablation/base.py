@@ -49,6 +49,10 @@ class Ablation:
     learned: Tensor | None = None
     """float32 ``[n_writers, n_spans, d]``: what the references are made of, if they are learned beside the gates."""
 
+    has_constants = False
+    """Whether what stands in for a writer hangs on no prompt, or on no more than how far into it a token stands; then
+    `constants` says it."""
+
     def fit(self, model: CircuitModel, batches: Iterable[Batch]) -> None:
         """Take what the reference needs from a loader; most need nothing."""
 
@@ -103,6 +107,18 @@ class Ablation:
         """
         return Places.of(layout, batch, self.live(batch))
 
+    def constants(self, layout: Layout) -> Tensor:
+        """What stands in for every writer on any prompt, ``[n_writers, 1, d]``; or by how many real tokens stand before
+        a token, ``[n_writers, n_positions, d]``.
+
+        Args:
+            layout: of the circuit, without spans.
+
+        Raises:
+            RuntimeError: the ablation is not fitted.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say constants(layout)")
+
     def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
         """What stands in for every writer, ``[n_writers, B, T, d]``, to be consumed by the masked computation.
 
@@ -129,6 +145,10 @@ class InterchangeAblation(Ablation):
 @ABLATIONS.register
 class ZeroAblation(Ablation):
     name = "zero"
+    has_constants = True
+
+    def constants(self, layout: Layout) -> Tensor:
+        return torch.zeros(layout.n_writers, 1, layout.d_model)
 
     def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
         return torch.zeros_like(corrupt)

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_circuits.ablation.base import ABLATIONS, Ablation, Side
 from lightning_circuits.arguments import require_choice, shortened
 from lightning_circuits.batch import Batch, PromptSource, n_prompts, on_device, own_tokens
+from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.context import position_ids
 from lightning_circuits.pages import see_page
@@ -33,6 +34,7 @@ class MeanAblation(Ablation):
     """
 
     name = "mean"
+    has_constants = True
 
     def __init__(self, prompts: Side = "clean", data: PromptSource | None = None) -> None:
         require_choice("prompts", prompts, Side)
@@ -108,10 +110,17 @@ class MeanAblation(Ablation):
     def _taken(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         return batches if self.data is None else self.data.train_dataloader()
 
+    def constants(self, layout: Layout) -> Tensor:
+        return self._taken_means()
+
     def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
+        return self._taken_means()[:, self.slots(batch)]
+
+    def _taken_means(self) -> Tensor:
+        """``[n_writers, n_slots, d]``."""
         if self.means is None:
             raise RuntimeError(f"{self.name} ablation needs the means of a data set: call fit(model, loader) first")
-        return self.means[:, self.slots(batch)]
+        return self.means
 
 
 @ABLATIONS.register
@@ -148,6 +157,7 @@ class GroupMeanAblation(MeanAblation):
     """
 
     name = "mean-group"
+    has_constants = False
 
     def forget(self) -> None:
         super().forget()
@@ -209,6 +219,7 @@ class MeanSpanAblation(MeanAblation):
     """
 
     name = "mean-span"
+    has_constants = False
 
     def forget(self) -> None:
         super().forget()

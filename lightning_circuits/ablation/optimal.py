@@ -68,6 +68,7 @@ class OptimalAblation(Ablation):
     name = "optimal"
     needs_data = True
     of_each_circuit = True
+    has_constants = True
 
     def __init__(self, steps: int = 50, lr: float = 0.1, objective: AnyObjective = "KL") -> None:
         require_whole_numbers(steps=steps)
@@ -212,13 +213,20 @@ class OptimalAblation(Ablation):
                 f"and another one of {int(members.sum()):,} is to be judged: fit it, of_circuit(model, members)"
             )
 
+    def constants(self, layout: Layout) -> Tensor:
+        return self._held()[1].detach()
+
     def reference(self, batch: Batch, corrupt: Tensor) -> Tensor:
+        return self.at_tokens(self.places(self._held()[0], batch), corrupt.dtype)
+
+    def _held(self) -> tuple[Layout, Tensor]:
+        """The layout of the circuit, or of gates, and its constants ``[n_writers, n_spans, d]``."""
         if self.layout is None or self.values is None:
             raise RuntimeError(
                 f"{self.name} ablation has constants for every circuit: fit it, then give of_circuit(model, members), "
                 "the ablation as that circuit is judged under it"
             )
-        return self.at_tokens(self.places(self.layout, batch), corrupt.dtype)
+        return self.layout, self.values
 
     def at_tokens(self, places: Places, dtype: torch.dtype) -> Tensor:
         """What stands in for every writer, ``[n_writers, B, T, d]``, on prompts whose tokens have these places."""

@@ -142,6 +142,8 @@ class CircuitModel(ModelParts):
     def projection(self, layer: int, units: Tensor | None = None) -> NormedProjection:
         """What makes queries, keys, values of the streams of a layer; of some units, int64 ``[n]``, see `attention`."""
         norm = self.read_norm(self.attention_norm(layer))
+        if self.live_heads is not None:
+            return self.live_heads[layer].projection(norm)
         return NormedProjection(norm, self.projections_of(layer, units), self.readers(units))
 
     def readers(self, units: Tensor | None = None) -> tuple[int, int, int]:
@@ -294,7 +296,9 @@ class CircuitModel(ModelParts):
         """What makes of the heads' mixed values what they write; of some units, int64 ``[n]``, see `attention`."""
         weight, norm = self.output_weight(layer), self.norm_after_attention(layer)
         after = None if isinstance(norm, nn.Identity) else self.read_norm(norm)
-        return HeadOutputs(weight if units is None else weight[self.heads(units)], after)
+        if units is not None and self.live_heads is None:
+            weight = weight[self.heads(units)]
+        return HeadOutputs(weight, after)
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """``[..., T, d]`` to ``[..., T, d]``: what the MLP of a layer writes when it sees the stream ``x``."""

@@ -5,12 +5,14 @@ As they stand, methods go by `where`, and by what modules of Hugging Face are ca
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lightning_circuits.layout import Layout
+from lightning_circuits.models.live_heads import LiveHeads
 from lightning_circuits.models.norms import Norm, read_norm
 from lightning_circuits.models.stock import scaled
 from lightning_circuits.models.where import Where
@@ -30,6 +32,9 @@ class ModelParts:
 
     residual_multiplier = 1.0
     """What it multiplies what attention and MLP modules put out with, before that goes into the stream."""
+
+    live_heads: Mapping[int, LiveHeads] | None = None
+    """By layer, the heads of a model that is `stripped` to these; projections and output weights are then theirs."""
 
     backbone: Any  # Hugging Face's decoder without its head
     blocks: Any  # its layers
@@ -93,6 +98,8 @@ class ModelParts:
 
     def output_weight(self, layer: int) -> Tensor:
         """``[n_heads, d_head, d_model]``: the output projection, a block for each head; a view, if not multiplied."""
+        if self.live_heads is not None:
+            return self.live_heads[layer].output
         module = self.output_module(layer)
         weight = module.weight if isinstance(module, Conv1D) else module.weight.T
         return scaled(weight.unflatten(0, (self.layout.n_heads, -1)), self.residual_multiplier)

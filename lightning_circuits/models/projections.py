@@ -40,6 +40,16 @@ class NormedProjection:
         self.norm, self.readers = norm, list(readers)
         self.folded = [norm.folded(*each) for each in projections]
 
+    @classmethod
+    def of_folded(
+        cls, norm: Norm, folded: Sequence[tuple[Tensor, Tensor | None]], readers: Sequence[int]
+    ) -> NormedProjection:
+        """The same of weights ``[blocks, d, d_head]`` and constants ``[blocks, d_head]`` that have the norm's gain and
+        constant in them already (`Norm.folded`)."""
+        made = cls(norm, (), readers)
+        made.folded = list(folded)
+        return made
+
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Streams ``[all readers, ..., d]`` to ``[readers, ..., d_head]`` for each projection, by autograd."""
         return _ByAutograd.apply(x, self)

@@ -73,6 +73,7 @@ HOUSE = {
     "scoring": Room(4, {"layout"}),
     "evaluation": Room(4, {"layout"}),
     "weights": Room(4),
+    "extracted": Room(4),
     "search": Room(5, {"layout", "namespace"}),
     "drawing": Room(5, {"layout"}),
     "callbacks": Room(6, {"layout", "namespace", "wandb"}),

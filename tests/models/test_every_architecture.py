@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from lightning_circuits import ExtractedModel, extract
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.open_attention import mlp_gradient
@@ -22,6 +24,7 @@ from lightning_circuits.scoring.exact_patching import ExactPatching, chunks
 from lightning_circuits.scoring.gradients import gradient_scores
 from tests.support.architectures_page import LIMITS, PAGE, page, row_of
 from tests.support.every_architecture import ARCHITECTURES, build, config_of
+from tests.support.extracted import fitted, judged, random_circuit
 from tests.support.gated import assert_close, compute, gradient, random_gates, references, second_opinion
 from tests.support.oracle import ALL_OPEN, Pairs, oracle, pairs, stock_logits
 
@@ -84,6 +87,7 @@ def _is_read_exactly(model_type: str) -> None:
         assert_close(logits, expected, 1e-4)
         assert_close(dgates, dexpected, 1e-4 * max(1.0, float(dexpected.abs().max())))
     _is_scored(model, batch)
+    _is_extracted(model, vars(batch))
     _goes_by_relevance(model, batch)
     half = wrap(deepcopy(stock).bfloat16())
     rounded = compute(half, torch.ones(half.layout.n_edges), batch, references(half, batch)["interchange"])
@@ -110,6 +114,18 @@ def _is_scored(model: CircuitModel, prompts: Pairs) -> None:
         closed = torch.ones(n_edges).index_fill(0, part[:1], 0.0)
         with torch.no_grad():
             assert_close(patching.scores(part)[0].float(), (loss(closed) - loss(torch.ones(n_edges))).float(), 1e-4)
+
+
+def _is_extracted(model: CircuitModel, batch: dict[str, Any]) -> None:
+    """A circuit as a model of its own is what exact ablation makes of it, and comes out of its files as it went in."""
+    circuit, ablation = random_circuit(model.layout, 0.1, seed=1), fitted("mean-positional", model)
+    extracted = extract(model.model, circuit, ablation)
+    logits = extracted(batch["clean_ids"], batch["attention_mask"])
+    found = logits[torch.arange(len(logits)), batch["positions"]]
+    assert_close(found, judged(model, batch, circuit, ablation), 1e-4)
+    with TemporaryDirectory() as folder:
+        loaded = ExtractedModel.load(extracted.save(folder))
+    assert torch.equal(loaded(batch["clean_ids"], batch["attention_mask"]), logits)
 
 
 def _goes_by_relevance(model: CircuitModel, prompts: Pairs) -> None:
