@@ -8,7 +8,9 @@ holds. All are judged on the same test prompts by exact ablation of binary circu
 other: how many of their edges are the same?
 
 Scores are kept in the output folder, and what is there is not made again: a killed run goes on, and a method for itself
-can be run by `--methods`. `--steps` may be several, to see what longer training buys.
+can be run by `--methods`. `--steps` may be several, to see what longer training buys:
+
+    python benchmarks/ioi_smollm2.py --seeds 0 --steps 120 300 600 --output runs/ioi --write
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ def main() -> None:
     write_json(args, rows=rows)
     ioi = [line for seed in args.seeds for line in table_rows([row for row in rows if row["seed"] == seed])]
     results_page.show(ioi, f"{args.prompts} test prompts, interchange: KL (x the best attribution's), f, accuracy")
-    several = len(args.seeds) > 1
+    several, budgets = len(args.seeds) > 1, len(args.steps) > 1
+    if budgets:
+        ioi = [{**line, "CPU minutes": minutes(line, args)} for line in ioi if TRAINED in line["seed, method"]]
     stable = stability_rows(hf_model, args) if several else []
     if several:
         results_page.show(stable, "Edges in common of two seeds: Jaccard index")
@@ -64,8 +68,9 @@ def main() -> None:
         budget = f"edge pruning {' and '.join(map(str, args.steps))} steps on {args.train} pairs"
         measured_on = f"{args.prompts} test prompts, interchange ablation, edges before pruning; {budget}"
         run = f"{results_page.command()}, {results_page.machine()}"
-        results_page.write_table("ioi", ioi, f"{measured_on}, attribution on {ATTRIBUTED}. {run}.")
-        if several:
+        name = "budget" if budgets else "ioi"
+        results_page.write_table(name, ioi, f"{measured_on}, attribution on {ATTRIBUTED}. {run}.")
+        if several and not budgets:
             of = f"Seeds {', '.join(map(str, args.seeds))}, means over their pairs"
             results_page.write_table("stability", stable, f"{of}; {budget}. {run}.")
 
@@ -98,11 +103,15 @@ def rankings(hf_model: Any, seed: int, args: Any) -> dict[str, torch.Tensor]:
     budgets = {f"{TRAINED}, {steps} steps": steps for steps in args.steps}
     made = {}
     for method in [each for each in args.methods if each != TRAINED] + [*budgets] * (TRAINED in args.methods):
-        path = args.output / f"{method.replace(',', '').replace(' ', '-')}-{seed}.pt"
+        path = path_of(args, method, seed)
         if not path.exists():
             torch.save(fitted(hf_model, method, budgets.get(method, -1), seed, args), path)
         made[method] = torch.load(path, weights_only=True)["scores"]
     return made
+
+
+def path_of(args: Any, method: str, seed: int | str) -> Path:
+    return args.output / f"{method.replace(',', '').replace(' ', '-')}-{seed}.pt"
 
 
 def fitted(hf_model: Any, method: str, steps: int, seed: int, args: Any) -> dict[str, Any]:
@@ -139,6 +148,13 @@ def table_rows(rows: list[dict]) -> list[results_page.Row]:
     return list(table.values())
 
 
+def minutes(line: results_page.Row, args: Any) -> str:
+    """What a run of edge pruning took, its start and validation included."""
+    seed, _, method = line["seed, method"].partition(", ")
+    seconds = torch.load(path_of(args, method, seed), weights_only=True)["seconds"]
+    return f"{seconds / 60:.0f}"
+
+
 def stability_rows(hf_model: Any, args: Any) -> list[results_page.Row]:
     """For each method, the mean Jaccard index of the edges of two seeds."""
     of_seeds = [rankings(hf_model, seed, args) for seed in args.seeds]
@@ -150,7 +166,21 @@ def stability_rows(hf_model: Any, args: Any) -> list[results_page.Row]:
             found = pairwise_stability([top_n(scores[method], size_to_count(size, layout)) for scores in of_seeds])
             row[results_page.percent(size)] = f"{found.mean:.2f} ({found.chance:.2f} by chance)"
         table.append(row)
+    if len(of_seeds) == 3 and (trained := [name for name in of_seeds[0] if name.startswith(TRAINED)]):
+        row = {"method": f"{trained[0]}: the mean of two runs, and the third"}
+        for size in STABILITY_SIZES:
+            n = size_to_count(size, layout)
+            found = [against_the_others([scores[trained[0]] for scores in of_seeds], one, n) for one in range(3)]
+            row[results_page.percent(size)] = f"{sum(found) / 3:.2f}"
+        table.append(row)
     return table
+
+
+def against_the_others(scores: list[torch.Tensor], one: int, n: int) -> float:
+    """The Jaccard index of the best n edges of a run, and those by the mean logarithm of the ranks of the others."""
+    places = [other.argsort(descending=True).argsort() + 1.0 for i, other in enumerate(scores) if i != one]
+    mine, theirs = top_n(scores[one], n), top_n(-torch.stack(places).log().mean(0), n)
+    return float((mine & theirs).sum() / (mine | theirs).sum())
 
 
 if __name__ == "__main__":
