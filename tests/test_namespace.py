@@ -236,7 +236,7 @@ def test_everything_works_under_either_name_and_checkpoints_go_from_one_to_the_o
         ):  # fmt: skip
             assert f"the Trainer is one of {other}, but {callback} was built on {name}" in done.stdout
         assert list((folder / "circuits").glob("*.json")) and (folder / "curve" / "curve.json").is_file()
-        assert list(folder.glob("runs/quickstart/circuit-*.json"))
+        assert list(folder.glob("runs/quickstart/version_0/circuit-*.json"))
 
 
 MIXED = """

@@ -67,4 +67,4 @@ def test_only_what_is_no_news_is_left_out(caplog: pytest.LogCaptureFixture) -> N
             "Restored all states",
         ):
             logger.info(text)
-    assert [record.getMessage() for record in caplog.records] == ["TPU available: True", "Restored all"]
+    assert [record.getMessage() for record in caplog.records] == ["TPU available: True", "Restored all states"]

@@ -22,7 +22,9 @@ def test_curves_are_found_below_a_folder_each_once_and_as_they_were_written(tmp_
     media = tmp_path / "runs" / "a" / "media"
     media.mkdir()
     (media / "curve_table_3.table.json").write_text("{}")  # what W&B makes of a table
-    found = find_curves([str(tmp_path / "runs"), str(deep), str(deep / "curve.json")])
+    latest = deep.parent / "latest"  # which the glob of a shell names, too
+    latest.symlink_to(deep.name)
+    found = find_curves([str(tmp_path / "runs"), str(deep), str(latest), str(deep / "curve.json")])
     assert [one.curve for one in found] == [make_curve({"signed": F})]
 
 

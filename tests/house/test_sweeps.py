@@ -87,9 +87,9 @@ def test_its_command_runs_and_logs_its_metric(name: str, elsewhere: Path) -> Non
     run = OfflineRun.read(elsewhere / "runs")
     values = run.logged(config["metric"]["name"])
     assert values and all(math.isfinite(value) for value in values)
-    [folder] = (elsewhere / "runs" / "circuits").iterdir()  # the run's own, by its id
+    folder = (elsewhere / "runs" / "circuits" / "latest").resolve()  # the run's own, by its id
     assert (folder / "curve.json").exists() and list(folder.glob("circuit-last-*.json"))
-    given = yaml.safe_load((elsewhere / "runs" / "config.yaml").read_text())["model"]["init_args"]
+    given = yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]
     for key, setting in drawn.items():
         found: Any = given
         for part in key.split(".")[1:]:
