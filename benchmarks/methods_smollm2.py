@@ -125,12 +125,12 @@ def make(search: CircuitSearch, data: TaskDataModule, folder: Path, args: Any) -
 
 def write(task: str, rows: list[results_page.Row], judged: Curve, args: Any) -> None:
     """The table of a task; that of IOI in brief, for the README."""
-    measured_on = f"Seed {args.seed}, {judged.prompts} test prompts, {judged.ablations[0]} ablation, 95 % intervals"
+    measured_on = f"Seed {args.seed}, {judged.prompts} test prompts, {judged.ablations[0]} ablation"
     trained = f"edge pruning {args.steps} steps, attribution up to {8 * BATCHES} of {args.train} training pairs"
     run = f"{results_page.command()}, {results_page.machine()}"
-    results_page.write_table(f"methods, {task}", rows, f"{measured_on}; {trained}. {run}.")
+    results_page.write_table(f"methods, {task}", rows, f"{measured_on}, 95 % intervals; {trained}. {run}.")
     if task == "IOI":
-        results_page.write_table("methods in brief", in_brief(rows), f"{measured_on}.", results_page.README)
+        results_page.write_table("methods in brief", in_brief(rows), f"{measured_on}; {trained}.", results_page.README)
 
 
 class TrainingTime(pl.Callback):
