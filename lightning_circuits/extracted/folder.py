@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,7 @@ def write(folder: Path, said: Mapping[str, Any], circuit: Circuit, tensors: Mapp
         own = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
         safetensors.torch.save_file(own, staged / WEIGHTS)
         circuit.save(staged / CIRCUIT)
+        shutil.copymode(staged / CIRCUIT, staged / WEIGHTS)  # safetensors lets the owner alone read its files
         hashes = {name: _hash(staged / name) for name in (WEIGHTS, CIRCUIT)}
         content = json.dumps(plain_data({"format": FORMAT, **said, "sha256": hashes}), indent=1)
         (staged / SAID).write_text(content, encoding="utf-8")

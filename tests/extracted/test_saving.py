@@ -126,6 +126,12 @@ def test_the_circuit_is_a_file_like_any_other(folder: Path) -> None:
 # ---- where it is written ---------------------------------------------------------------------------------------------
 
 
+def test_its_files_are_as_readable_as_any_other(folder: Path) -> None:
+    (folder.parent / "other").write_text("made by anybody")
+    modes = {(folder / name).stat().st_mode for name in FILES}
+    assert modes == {(folder.parent / "other").stat().st_mode}
+
+
 def test_a_folder_that_holds_one_holds_the_next(folder: Path) -> None:
     (folder / ".writing-killed.tmp").mkdir()
     (folder / ".writing-killed.tmp" / "lock").touch()
