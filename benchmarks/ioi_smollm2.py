@@ -8,9 +8,10 @@ holds. All are judged on the same test prompts by exact ablation of binary circu
 other: how many of their edges are the same?
 
 Scores are kept in the output folder, and what is there is not made again: a killed run goes on, and a method for itself
-can be run by `--methods`. `--steps` may be several, to see what longer training buys:
+can be run by `--methods`. What longer training buys, and what more prompts do, is written into tables of their own:
 
     python benchmarks/ioi_smollm2.py --seeds 0 --steps 120 300 600 --output runs/ioi --write
+    python benchmarks/ioi_smollm2.py --seeds 0 --train 2000 --output runs/ioi-2000 --write
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ from lightning_circuits.selection import size_to_count, top_n
 SIZES = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
 STABILITY_SIZES = [0.01, 0.02]
 ATTRIBUTIONS = {"EAP": EAP, "EAP-IG": EAPIG, "RelP": RelP}
-ATTRIBUTED = 160
+TRAIN, ATTRIBUTED = 480, 160
 TRAINED = "edge pruning"
 QUICK = {"model": "tiny-ioi", "seeds": [0, 1], "steps": [4], "train": 16, "prompts": 8, "output": Path("runs/quick")}
 
 
 def main() -> None:
-    options = parser(__doc__, model=NAME, train=480, prompts=128, output=Path("runs/ioi"))
+    options = parser(__doc__, model=NAME, train=TRAIN, prompts=128, output=Path("runs/ioi"))
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--steps", type=int, nargs="+", default=[300])
     methods = [*ATTRIBUTIONS, TRAINED]
@@ -68,7 +69,7 @@ def main() -> None:
         budget = f"edge pruning {' and '.join(map(str, args.steps))} steps on {args.train} pairs"
         measured_on = f"{args.prompts} test prompts, interchange ablation, edges before pruning; {budget}"
         run = f"{results_page.command()}, {results_page.machine()}"
-        name = "budget" if budgets else "ioi"
+        name = "budget" if budgets else "ioi" if args.train == TRAIN else "more prompts"
         results_page.write_table(name, ioi, f"{measured_on}, attribution on {ATTRIBUTED}. {run}.")
         if several and not budgets:
             of = f"Seeds {', '.join(map(str, args.seeds))}, means over their pairs"
