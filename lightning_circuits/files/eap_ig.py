@@ -3,9 +3,9 @@
 What these formats have no place for (where the circuit comes from, how its keys and values are counted) stands in one
 more key, ``metadata``, which their loaders pass over.
 
-A `.json` leaves out edges that are neither in the circuit nor have a score, as those are when nothing is said of them
-by their loaders too, and says in its metadata how many. So that of 300 edges, exported without the scores of others,
-has 300 lines and not a million.
+A `.json` of a circuit that has the scores of its own edges alone leaves the others out, and says in its metadata how
+many: so 300 edges are 300 entries, and not 123,211. EAP-IG's loader, since its graphs are tensors (2025), takes an edge
+that is not named for one that is not in the circuit; versions before that take it for one that is.
 
 A circuit in spans is none of theirs. In `.json` its ``cfg`` has one more key, ``spans``, and every edge is named with
 its span, ``a0.h1->m2@END``: their loaders know no edge of that name, and refuse the file.
@@ -57,7 +57,8 @@ class EAPIGJson(Format):
         names = [*layout.writer_names, "logits"]
         in_graph = [*node_members(layout, data.members)[:-1].tolist(), True]  # EAP-IG counts the logits in, always
         scores = _scores(data)
-        order = order[data.members[order] | (scores[order] != 0)]
+        if data.scores is not None and not scores[~data.members].any():
+            order = order[data.members[order]]
         left_out = layout.n_edges - len(order)
         edges = zip(layout.edge_names(order), scores[order].tolist(), data.members[order].tolist(), strict=True)
         content = {

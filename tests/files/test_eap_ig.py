@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -355,3 +356,21 @@ def test_pt_never_runs_what_it_reads(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read as a circuit"):
         Circuit.load(tmp_path / "c.pt")
     assert not (tmp_path / "sprung").exists()
+
+
+def test_only_a_circuit_with_its_own_scores_alone_leaves_edges_out(tmp_path: Path) -> None:
+    """What is not named, older readers take for a part of the circuit: so all are named, but in such a file."""
+    whole = circuit(PER_HEAD)
+    assert whole.scores is not None
+    for number, (saved, listed) in enumerate(
+        [
+            (whole, PER_HEAD.n_edges),
+            (replace(whole, scores=None), PER_HEAD.n_edges),
+            (replace(whole, scores=whole.scores * whole.members), whole.n_edges),
+        ]
+    ):
+        path = saved.save(tmp_path / f"{number}.json")
+        file = json.loads(path.read_text())
+        assert len(file["edges"]) == listed
+        assert file["metadata"].get("edges_left_out", 0) == PER_HEAD.n_edges - listed
+        assert Circuit.load(path) == saved and Library(path).edges.sum() == whole.n_edges
