@@ -1,4 +1,4 @@
-"""A run in training, looked at without its noticing: its model, and its random numbers."""
+"""A model in training, looked at without its noticing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from copy import copy
 
 from torch import nn
-
-from lightning_circuits.namespace import pl
 
 
 @contextmanager
@@ -28,17 +26,3 @@ def at_rest(model: nn.Module) -> Iterator[None]:
         for module, state in before:
             vars(module).clear()
             vars(module).update(state)
-
-
-@contextmanager
-def own_random_numbers() -> Iterator[None]:
-    """While open, what is drawn of random numbers is not missed by the run, whatever is raised.
-
-    Lightning's `isolate_rng` gives nothing back after an error.
-    """
-    isolated = pl.utilities.seed.isolate_rng()
-    isolated.__enter__()
-    try:
-        yield
-    finally:
-        isolated.__exit__(None, None, None)

@@ -20,7 +20,7 @@ from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.measures import DEFAULT, AnyMeasure
 from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
-from lightning_circuits.progress import shown
+from lightning_circuits.search.bars import bars_of
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.identity import drawing_nothing, undisturbed
 from lightning_circuits.search.splits import fitted_on, live_tokens, whole_split
@@ -89,7 +89,7 @@ class ExactAblationCallback(pl.Callback):
         controls: bool = True,
     ) -> list[Row]:
         # Loaders may draw random numbers just by being iterated: measuring must not change how training goes on.
-        with torch.random.fork_rng(devices=[]), shown(trainer.progress_bar_callback is not None):
+        with torch.random.fork_rng(devices=[]), bars_of(trainer):
             if not self._fitted:
                 for ablation in self.ablations:
                     ablation.fit(search.circuit_model, fitted_on(trainer, ablation))

@@ -34,7 +34,6 @@ from lightning_circuits.callbacks.exact_ablation import ExactAblationCallback
 from lightning_circuits.callbacks.loggers import in_key, log_table
 from lightning_circuits.callbacks.looked_at import circuits_to_look_at, sizes_to_look_at
 from lightning_circuits.callbacks.measuring import MeasuringCallback
-from lightning_circuits.callbacks.monitors import monitored
 from lightning_circuits.callbacks.options import require_sizes
 from lightning_circuits.callbacks.requirements import require_search
 from lightning_circuits.drawing.tables import rows_table
@@ -125,9 +124,6 @@ class FaithfulnessValidation(MeasuringCallback, ExactAblationCallback):
         rows = self._evaluate(trainer, search, circuits, split, controls)
         self._so_far += [{"step": trainer.global_step, **row.to_dict()} for row in rows]
         return Measured(trainer.global_step, split, circuits, rows, self._describe_ablations())
-
-    def _monitored(self, trainer: pl.Trainer, search: CircuitSearch) -> set[str]:
-        return monitored(trainer) & set(self.logged_keys(search))
 
     def _watched(self, key: str) -> bool:
         """Whether it is a number of `WATCHED`, of a circuit that was asked for."""

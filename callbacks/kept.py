@@ -18,7 +18,7 @@ from typing import Any
 
 from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.callbacks.loggers import in_key
-from lightning_circuits.files.atomic import staging
+from lightning_circuits.files.atomic import staging, write_atomically
 
 
 class KeptCircuits:
@@ -100,9 +100,8 @@ class KeptCircuits:
             paths = self._files(name, entry[1])
             for path in paths:
                 if not path.exists():
-                    with suppress(FileNotFoundError), staging(self.folder) as folder:
-                        shutil.copyfile(self._before / path.name, folder / path.name)
-                        os.replace(folder / path.name, path)
+                    with suppress(FileNotFoundError):
+                        write_atomically(path, (self._before / path.name).read_bytes())
             if all(path.exists() for path in paths):
                 there.append(entry)
         self.best[name] = there

@@ -75,7 +75,8 @@ def log_scalars(
     after the last step.
     """
     step = trainer.global_step if step is None else step
-    few = {key: value for key, value in scalars.items() if watched(key) or key in monitored(trainer)}
+    by_others = monitored(trainer)
+    few = {key: value for key, value in scalars.items() if watched(key) or key in by_others}
     send(trainer, lambda to: to.log_metrics(few if _takes_tables(to) else dict(scalars), step=step))
 
 

@@ -111,8 +111,12 @@ class MeasuringCallback(pl.Callback):
 
     def _measure_what_is_monitored(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Lightning would end the run if a number were not there."""
-        if self.measured is None and monitored(trainer) & set(self.logged_keys(pl_module)):
+        if self.measured is None and self._monitored(trainer, pl_module):
             self._measure_step(trainer, pl_module)
+
+    def _monitored(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> set[str]:
+        """The keys of ours that others watch."""
+        return monitored(trainer) & set(self.logged_keys(pl_module))
 
     def _measure_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, last: bool = False) -> None:
         """Within fit. With gradients accumulated there are several batches to a step, and the last step may be due."""

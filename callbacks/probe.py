@@ -40,7 +40,7 @@ from torch import Tensor
 from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.arguments import require_numbers, require_whole_numbers, shortened
 from lightning_circuits.batch import Batch, unshared
-from lightning_circuits.callbacks.at_rest import at_rest, own_random_numbers
+from lightning_circuits.callbacks.at_rest import at_rest
 from lightning_circuits.callbacks.disk import once, writable_folder
 from lightning_circuits.callbacks.history import NUMBERS, Probe
 from lightning_circuits.callbacks.launched import leave_room
@@ -60,8 +60,9 @@ from lightning_circuits.models.inside import find_language_model, language_model
 from lightning_circuits.namespace import pl, refuse_mixture
 from lightning_circuits.objectives import AnyObjective
 from lightning_circuits.pages import see_page
-from lightning_circuits.progress import shown
 from lightning_circuits.search import Attribution, EdgePruning
+from lightning_circuits.search.bars import bars_of
+from lightning_circuits.search.identity import own_random_numbers
 from lightning_circuits.search.splits import require_fit
 from lightning_circuits.selection import size_to_count, top_n
 
@@ -315,7 +316,7 @@ class CircuitProbe(pl.Callback):
             own_random_numbers(),
             at_rest(language_model),
             torch.autocast(device.type, enabled=False),
-            shown(trainer.progress_bar_callback is not None),
+            bars_of(trainer),
         ):
             model = wrap(language_model, freeze=False)
             method = deepcopy(self.method)  # which keeps no sums, and no model of another run

@@ -26,9 +26,8 @@ class StepProgressBar(pl.callbacks.ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._enabled, self._drawn, self._bar = True, ExitStack(), None
-
-    _bar: Bar | None
+        self._enabled, self._drawn = True, ExitStack()
+        self._bar: Bar | None = None
 
     def enable(self) -> None:
         self._enabled = True
@@ -36,9 +35,6 @@ class StepProgressBar(pl.callbacks.ProgressBar):
     def disable(self) -> None:
         self._enabled = False
         self._end()
-
-    def print(self, *args: Any, **options: Any) -> None:
-        print(*args, **options)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._enabled and trainer.is_global_zero:

@@ -15,7 +15,7 @@ from lightning_circuits.evaluation.task_check import TaskCheck as Found
 from lightning_circuits.evaluation.task_check import check_task
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.namespace import pl
-from lightning_circuits.progress import shown
+from lightning_circuits.search.bars import bars_of
 
 
 class TaskCheck(pl.Callback):
@@ -48,7 +48,7 @@ class TaskCheck(pl.Callback):
         if not hasattr(data, "check_batches"):
             raise TypeError(f"TaskCheck looks at the pairs of a PairDataModule, and the data are {type(data).__name__}")
         data.require_fit(model)
-        with shown(trainer.progress_bar_callback is not None):
+        with bars_of(trainer):
             self.found = check_task(model, data.check_batches(), data.tokenizer, data.pair_counts)
         if trainer.is_global_zero:
             console(trainer).print(check_table(self.found))

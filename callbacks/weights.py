@@ -48,7 +48,7 @@ from lightning_circuits.evaluation.curve import to_csv
 from lightning_circuits.files.atomic import write_atomically
 from lightning_circuits.files.plain_json import plain_data
 from lightning_circuits.namespace import pl
-from lightning_circuits.progress import shown
+from lightning_circuits.search.bars import bars_of
 from lightning_circuits.search.splits import describe_data
 from lightning_circuits.search.weight_search import WeightSearch
 from lightning_circuits.weights.judging import WeightRow, beside, judge
@@ -206,8 +206,7 @@ class WeightValidation(MeasuringCallback):
         rows: list[WeightRow] = []
         if trainer.is_global_zero:
             # Loaders may draw random numbers just by being iterated: measuring must not change how training goes on.
-            bars = shown(trainer.progress_bar_callback is not None)
-            with torch.random.fork_rng(devices=[]), torch.inference_mode(False), bars:
+            with torch.random.fork_rng(devices=[]), torch.inference_mode(False), bars_of(trainer):
                 prompts, text = list(held_out(trainer, split)), search.text.held_out(split)
                 rows = judge(search.circuit_model, circuits(), prompts, text, self.rest, split)
         return trainer.strategy.broadcast(rows)

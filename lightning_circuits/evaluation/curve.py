@@ -36,8 +36,8 @@ from lightning_circuits.evaluation.metrics import cmd, cpr, log_area
 from lightning_circuits.evaluation.rows import Row, from_json, to_json
 from lightning_circuits.evaluation.smallest import Bound, clears
 from lightning_circuits.files.atomic import write_atomically
-from lightning_circuits.files.base import content_of, require_keys
-from lightning_circuits.files.plain_json import plain_data, read_json
+from lightning_circuits.files.base import read_as, require_keys
+from lightning_circuits.files.plain_json import plain_data
 from lightning_circuits.printable import printable
 
 Entry = TypeVar("Entry")
@@ -217,12 +217,7 @@ class Curve:
             FileNotFoundError: no such file.
             ValueError: not JSON, or not the JSON of a curve (see `from_dict`).
         """
-        content = content_of(path, "curve")
-        try:
-            return cls.from_dict(read_json(content))
-        except ValueError as error:
-            # What the file holds may be in the message.
-            raise ValueError(f"{path} cannot be read as a curve: {printable(error, longest=600)}") from error
+        return read_as("curve", path, cls.from_dict)
 
     @classmethod
     def from_dict(cls, content: Any) -> Curve:

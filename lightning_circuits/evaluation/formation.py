@@ -32,14 +32,10 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.overlap import Overlap, overlap
 from lightning_circuits.evaluation.rows import LARGEST, Row, from_json, to_json
 from lightning_circuits.files.atomic import write_atomically
-from lightning_circuits.files.base import content_of, require_keys
-from lightning_circuits.files.plain_json import plain_data, read_json
+from lightning_circuits.files.base import MOST_EDGES, read_as, require_keys
+from lightning_circuits.files.plain_json import plain_data
 from lightning_circuits.layout import Layout
 from lightning_circuits.nodes import reader_nodes
-from lightning_circuits.printable import printable
-
-MOST_EDGES = 2**26
-"""No model has more, whatever a file says."""
 
 
 @dataclass(frozen=True)
@@ -182,12 +178,7 @@ class Formation:
             FileNotFoundError: no such file.
             ValueError: not JSON, or not the JSON of a formation (see `from_dict`).
         """
-        content = content_of(Path(path), "formation")
-        try:
-            return cls.from_dict(read_json(content))
-        except ValueError as error:
-            # What the file holds may be in the message.
-            raise ValueError(f"{path} cannot be read as a formation: {printable(error, longest=600)}") from error
+        return read_as("formation", Path(path), cls.from_dict)
 
     @classmethod
     def from_dict(cls, content: Any) -> Formation:

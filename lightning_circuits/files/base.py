@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from lightning_circuits.files.plain_json import plain_data
+from lightning_circuits.files.plain_json import plain_data, read_json
 from lightning_circuits.layout import Layout
+from lightning_circuits.printable import printable
 
 RESERVED = ("n_kv_readers", "scored", "edges_left_out")
 """Keys that `.json` and `.pt` keep beside the metadata of the circuit itself."""
+
+MOST_EDGES = 2**26
+"""No model has more, whatever a file says that names a few of them."""
+
+Kind = TypeVar("Kind")
 
 
 class CircuitLike(Protocol):
@@ -94,6 +100,26 @@ def content_of(path: Path, what: str) -> bytes:
         instead = ": that is a folder" if path.is_dir() else ": that is no regular file" if path.exists() else ""
         raise FileNotFoundError(f"no {what} at {path}{instead}")
     return path.read_bytes()
+
+
+def read_as(what: str, path: Path, make: Callable[[Any], Kind]) -> Kind:
+    """What a JSON file holds.
+
+    Args:
+        what: it should be, for the message: ``"curve"``.
+        path: the file.
+        make: makes it of what the JSON says, and raises ValueError if that is none.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not JSON, or what ``make`` raises, with the path.
+    """
+    content = content_of(path, what)
+    try:
+        return make(read_json(content))
+    except ValueError as error:
+        # What the file holds may be in the message.
+        raise ValueError(f"{path} cannot be read as a {what}: {printable(error, longest=600)}") from error
 
 
 def require_keys(content: Any, *keys: str) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from lightning_circuits.arguments import shortened
 from lightning_circuits.files.base import (
+    MOST_EDGES,
     RESERVED,
     CircuitData,
     Format,
@@ -44,9 +45,6 @@ LEFT_OUT = "edges_left_out"
 """Under which key of the metadata a `.json` says how many edges it leaves out."""
 
 _OfEdges: TypeAlias = Callable[[Tensor], Tensor]
-
-MOST_EDGES = 10**8
-"""Of a `.json` that leaves some out: more than those of any model that has been read, and room for their names."""
 
 
 class EAPIGJson(Format):

@@ -33,7 +33,7 @@ from lightning_circuits.layout import KV
 from lightning_circuits.memory import MemoryPlan, free_memory, out_of_memory_explained
 from lightning_circuits.models.loading import DType
 from lightning_circuits.namespace import pl
-from lightning_circuits.progress import shown
+from lightning_circuits.search.bars import bars_of
 from lightning_circuits.search.base import METHODS, CircuitSearch
 from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.gated_loss import CapturedLosses, gated_losses
@@ -152,7 +152,7 @@ class EdgePruning(CircuitSearch):
             self.constants.start_from(self.trainer.strategy.broadcast(self.constants.means()))
         for method in self._methods():
             # A loader may draw random numbers just by being iterated.
-            with torch.random.fork_rng(devices=[]), shown(self.trainer.progress_bar_callback is not None):
+            with torch.random.fork_rng(devices=[]), bars_of(self.trainer):
                 scores = self._attributed(method, lambda: whole_split(self.trainer, "train"))
             self._start_from(start_scores(self.trainer.strategy.broadcast(scores), self.layout))
 
@@ -305,7 +305,7 @@ class EdgePruning(CircuitSearch):
                 prompts = whole_split(self.trainer, "val")
             except ValueError:
                 prompts = None
-            with drawing_nothing(prompts), shown(self.trainer.progress_bar_callback is not None):
+            with drawing_nothing(prompts), bars_of(self.trainer):
                 found = self.worth_learning(prompts)
         return int(self.trainer.strategy.broadcast(found))
 

@@ -116,9 +116,23 @@ def _prompts(batch: Batch) -> Iterator[bytes]:
 
 
 @contextmanager
+def own_random_numbers() -> Iterator[None]:
+    """While open, what is drawn of random numbers is not missed by the run, whatever is raised.
+
+    Lightning's `isolate_rng` gives nothing back after an error.
+    """
+    isolated = pl.utilities.seed.isolate_rng()
+    isolated.__enter__()
+    try:
+        yield
+    finally:
+        isolated.__exit__(None, None, None)
+
+
+@contextmanager
 def undisturbed() -> Iterator[None]:
     """While open, random numbers are not those of the run, and the same ones each time."""
-    with pl.utilities.seed.isolate_rng():
+    with own_random_numbers():
         random.seed(0)
         np.random.seed(0)
         torch.manual_seed(0)
