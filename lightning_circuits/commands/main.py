@@ -149,7 +149,7 @@ class CircuitTrainer(pl.Trainer):
     @property
     def received_sigterm(self) -> bool:
         """Whether to end after this step, as all processes know: Lightning's is of the process that was told."""
-        return super().received_sigterm if self.ending is None else self.ending.agreed
+        return super().received_sigterm if self.ending is None else bool(self.ending.agreed)
 
     def check(self, model: FrozenModelModule, datamodule: pl.LightningDataModule) -> None:
         """Print what the full model makes of the task, with warnings. Nothing is trained, and nothing written.

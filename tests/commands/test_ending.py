@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,15 +40,19 @@ trainer:
 class Tell(pl.Callback):
     """Sends this process a signal in some hook, from some step on."""
 
-    def __init__(self, hook: str = "none", signal_name: str = "SIGTERM", step: int = 0, rank: int = 0) -> None:
-        self.signal, self.step, self.rank = getattr(signal, signal_name), step, rank
+    def __init__(
+        self, hook: str = "none", signal_name: str = "SIGTERM", step: int = 0, rank: int = 0, how: str = ""
+    ) -> None:
+        self.signal, self.step, self.rank, self.how = getattr(signal, signal_name), step, rank, how
         setattr(self, hook, self.tell)
 
     def tell(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         if trainer.global_step >= self.step and trainer.global_rank == self.rank:
             # As a terminal does it, Ctrl-C goes to all processes that were started together.
-            kill = os.killpg if self.signal == signal.SIGINT and trainer.world_size > 1 else os.kill
-            kill(os.getpid() if kill is os.kill else os.getpgrp(), self.signal)
+            group = self.signal == signal.SIGINT and trainer.world_size > 1 and self.how != "alone"
+            for _ in range(2 if self.how == "twice" else 1):
+                (os.killpg if group else os.kill)(os.getpgrp() if group else os.getpid(), self.signal)
+                time.sleep(0)  # signals are heard between two instructions
 
 
 @pytest.fixture(autouse=True)
@@ -155,20 +160,27 @@ def test_a_process_that_does_not_end_by_itself_is_gone_when_the_command_ends(mon
         ("SIGTERM", "on_train_batch_start", 1, 143),
         ("SIGTERM", "on_train_end", 0, 143),
         ("SIGINT", "on_train_batch_start", 0, 130),
+        ("SIGINT alone", "on_train_batch_start", 1, 130),
+        ("SIGINT twice", "on_train_batch_start", 0, 130),
     ],
 )
 def test_all_processes_of_a_run_end(name: str, hook: str, rank: int, code: int, elsewhere: Path) -> None:
+    name, _, how = name.partition(" ")
     words = [*OPTIONS, "--config=callbacks.yaml", "--config=with/ddp.yaml", "--trainer.accelerator=cpu"]
     words += ["--trainer.devices=2", f"--trainer.callbacks.hook={hook}", f"--trainer.callbacks.signal_name={name}"]
-    words += [f"--trainer.callbacks.rank={rank}"]
+    words += [f"--trainer.callbacks.rank={rank}", f"--trainer.callbacks.how={how}"]
     command = [sys.executable, "-m", "lightning_circuits.commands.main", "fit", *words]
     root = str(Path(__file__).parents[2])
     run = processes.program(elsewhere / "log.txt", command, elsewhere, PYTHONPATH=root, OMP_NUM_THREADS="1")
     status = run.wait(200)
     left = run.left()
     run.kill()
-    assert not left
-    assert status == code, run.log.read_text()[-3000:]
+    said = run.log.read_text()
+    assert not left, said[-3000:]
+    assert status == code, said[-3000:]
+    if hook == "on_train_batch_start":  # the step under way is taken by all, but where somebody is impatient
+        assert (elsewhere / "saved/on_exception.ckpt").exists()
+        assert f"Stopped at step {0 if how == 'twice' else 1} of 6." in said
 
 
 def test_a_training_that_is_told_to_end_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
