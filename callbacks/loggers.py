@@ -96,9 +96,8 @@ def log_table(trainer: pl.Trainer, key: str, rows: Sequence[Mapping[str, Any]]) 
         if _is_wandb(logger):
             logger.log_table(key, columns=columns, data=[list(row.values()) for row in rows])
         elif _takes_tables(logger):
-            cells = [columns, ["---"] * len(columns), *([_cell(row[name]) for name in columns] for row in rows)]
-            text = "\n".join(f"| {' | '.join(line)} |" for line in cells)
-            logger.experiment.add_text(key, text, global_step=trainer.global_step)
+            lines = [columns, *([_cell(row[name]) for name in columns] for row in rows)]
+            logger.experiment.add_text(key, _as_code(lines), global_step=trainer.global_step)
 
     send(trainer, tell)
 
@@ -169,6 +168,12 @@ def log_artifact(
             logger.experiment.log_artifact(artifact, aliases=["latest", f"step-{step}"])
 
     send(trainer, tell)
+
+
+def _as_code(lines: Sequence[Sequence[str]]) -> str:
+    """Markdown of aligned columns that nothing wraps: TensorBoard squeezes a table of many into the width of a page."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("    " + "  ".join(map(str.rjust, line, widths)) for line in lines)
 
 
 def _cell(value: Any) -> str:

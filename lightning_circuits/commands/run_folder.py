@@ -2,7 +2,8 @@
 
 Lightning saves a config where its logger logs, which for Weights & Biases is the folder of all runs, each in the place
 of the one before. Here it stands where `CircuitExport` and `ModelCheckpoint` write when they are given no folder, and
-a link `latest` beside that folder leads to the last run that was fitted.
+a link `latest` beside that folder leads to the last run that was fitted; but TensorBoard, which reads every folder that
+it finds, would show that run twice.
 """
 
 from __future__ import annotations
@@ -34,17 +35,24 @@ class RunFolder(SaveConfigCallback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not before: what this run begins from, a checkpoint or scores, may have been named by that link.
         if self._config is not None and trainer.loggers:
-            _link(self._config.parent)
+            in_tensorboard = any(isinstance(logger, pl.loggers.TensorBoardLogger) for logger in trainer.loggers)
+            _link(self._config.parent, in_tensorboard)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and self._config is not None:
             print_files("Config", [self._config])
 
 
-def _link(folder: Path) -> None:
-    """Let ``latest`` beside the folder lead to it, unless something else is called so or the disk knows no links."""
+def _link(folder: Path, nowhere: bool) -> None:
+    """Let ``latest`` beside the folder lead to it, unless something else is called so or the disk knows no links.
+
+    Args:
+        folder: of the run.
+        nowhere: there is to be none, not that of a run before either.
+    """
     link = folder.parent / LATEST
     with suppress(OSError):
         if link.is_symlink():
             link.unlink()
-        link.symlink_to(folder.name, target_is_directory=True)
+        if not nowhere:
+            link.symlink_to(folder.name, target_is_directory=True)

@@ -40,36 +40,15 @@ class WandbLike(pl.loggers.logger.DummyLogger):
         self.seen.append((key, images))
 
 
-class TensorBoardLike(pl.loggers.logger.Logger):
-    """A logger whose experiment takes figures; it has no other methods than a logger must have."""
-
-    name, version = "board", 0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.metrics: dict[str, float] = {}
-        self.seen: list[tuple[str, Any]] = []
-        self.experiment = SimpleNamespace(
-            add_figure=lambda key, figure, global_step: self.seen.append((key, (figure, global_step))),
-            add_text=lambda key, text, global_step: self.texts.append((key, text)),
-        )
-        self.texts: list[tuple[str, str]] = []
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.metrics |= metrics
-
-    def log_hyperparams(self, *args: Any, **options: Any) -> None: ...
-
-
 class Broken(WandbLike):
     def log_image(self, key: str, images: list[str], step: int) -> None:
         raise ConnectionError("no network")
 
 
 def test_loggers_get_numbers_table_picture_and_files(data: IOIDataModule, tmp_path: Path) -> None:
-    wandb, board = WandbLike(), TensorBoardLike()
+    wandb = WandbLike()
     callback = FaithfulnessCurve(sizes=[0.1, 0.5], dirpath=tmp_path)
-    trainer = make_trainer(callback, logger=[wandb, board])
+    trainer = make_trainer(callback, logger=[wandb])
     trainer.fit(Waves(), data)
     curve = callback.curve
     assert curve is not None
@@ -77,22 +56,16 @@ def test_loggers_get_numbers_table_picture_and_files(data: IOIDataModule, tmp_pa
         for key in ("faithfulness", "kl", "accuracy"):
             found = trainer.callback_metrics[f"val/curve/interchange/{name}/{key}"]
             assert found == pytest.approx(getattr(point, key))
-    for logger in (wandb, board):  # what is in their table is no curve of theirs
-        assert not [key for key in logger.metrics if key.startswith("val/curve/interchange/10%")]
-        for key in ("cpr", "cmd", "log_area"):
-            value = getattr(curve.areas("interchange", "signed"), key)
-            assert logger.metrics[f"val/curve/interchange/signed/{key}"] == value
-            assert trainer.callback_metrics[f"val/curve/interchange/signed/{key}"] == pytest.approx(value)
+    # what is in its table is no curve
+    assert not [key for key in wandb.metrics if key.startswith("val/curve/interchange/10%")]
+    for key in ("cpr", "cmd", "log_area"):
+        value = getattr(curve.areas("interchange", "signed"), key)
+        assert wandb.metrics[f"val/curve/interchange/signed/{key}"] == value
+        assert trainer.callback_metrics[f"val/curve/interchange/signed/{key}"] == pytest.approx(value)
     [(table, (columns, content)), (picture, images)] = wandb.seen
     assert (table, picture) == ("val/curve_table", "val/curve") and images == [str(tmp_path / "curve.png")]
     assert [dict(zip(columns, line, strict=True)) for line in content] == curve.to_dict()["rows"]
     assert wandb.saved == [(str(path), str(tmp_path)) for path in callback.paths]
-    [(key, text)] = board.texts
-    header, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines())
-    assert key == "val/curve_table" and header == columns and len(lines) == len(content)
-    assert [line[0] for line in lines] == [row[0] for row in content]
-    [(key, (figure, step))] = board.seen
-    assert key == "val/curve" and step == 2 and len(figure.axes) == 3
     [logged] = trainer.test(Waves(), data, verbose=False)
     assert logged["test/curve/interchange/signed/cmd"] == pytest.approx(
         callback.curve.areas("interchange", "signed").cmd  # type: ignore[union-attr]
