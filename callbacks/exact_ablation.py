@@ -87,6 +87,7 @@ class ExactAblationCallback(pl.Callback):
         circuits: Mapping[str, Circuit],
         split: str,
         controls: bool = True,
+        narrow: float | None = None,
     ) -> list[Row]:
         # Loaders may draw random numbers just by being iterated: measuring must not change how training goes on.
         with torch.random.fork_rng(devices=[]), bars_of(trainer):
@@ -105,6 +106,7 @@ class ExactAblationCallback(pl.Callback):
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
                 measure=self.measure,
+                narrow=narrow,
             )
 
     def _describe_ablations(self) -> dict[str, dict[str, Any]]:

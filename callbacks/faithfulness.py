@@ -29,6 +29,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from lightning_circuits.ablation import Ablation
+from lightning_circuits.arguments import require_numbers
 from lightning_circuits.callbacks.announcing import Measured, announce
 from lightning_circuits.callbacks.exact_ablation import ExactAblationCallback
 from lightning_circuits.callbacks.loggers import in_key, log_table
@@ -63,6 +64,10 @@ class FaithfulnessValidation(MeasuringCallback, ExactAblationCallback):
         measure: what faithfulness is of, by name or a function ``(logits, batch, full_logits) -> [B]`` (see
             `lightning_circuits.measures`). Keys name it after the ablation: ``val/interchange/kl/1%/faithfulness``;
             not the logit difference.
+        narrow: a circuit is not run on the prompts that are left once the 95 % interval of its faithfulness is no wider
+            than this (see `lightning_circuits.evaluation.rows.evaluate`): 0.02 spares most of what controls cost.
+            Numbers of different circuits, or of one at different steps, are then of different numbers of prompts.
+            Default: all prompts.
 
     Attributes:
         measured: the last measurement, a `Measured`; None before the first.
@@ -84,10 +89,16 @@ class FaithfulnessValidation(MeasuringCallback, ExactAblationCallback):
         ablations: Sequence[str | Ablation] | str | Ablation = ("interchange",),
         seed: int = 0,
         measure: AnyMeasure = DEFAULT,
+        narrow: float | None = None,
     ) -> None:
         MeasuringCallback.__init__(self, every_n_steps)
         ExactAblationCallback.__init__(self, ablations, seed, measure)
         self.sizes = None if sizes is None else require_sizes(sizes)
+        if narrow is not None:
+            require_numbers(narrow=narrow)
+            if not narrow > 0:
+                raise ValueError(f"narrow is {narrow}: it has to be above 0; leave it out to see all prompts")
+        self.narrow = narrow
         self.measured: Measured | None = None
         self._so_far: list[dict[str, Any]] = []  # rows of all measurements
 
@@ -121,7 +132,7 @@ class FaithfulnessValidation(MeasuringCallback, ExactAblationCallback):
         circuits = circuits_to_look_at(search, self.sizes)
         # Controls take most of the time, and say in the end what they would have said on the way.
         controls = last or any(key.split("/")[-2].endswith(CONTROLS[1:]) for key in self._monitored(trainer, search))
-        rows = self._evaluate(trainer, search, circuits, split, controls)
+        rows = self._evaluate(trainer, search, circuits, split, controls, self.narrow)
         self._so_far += [{"step": trainer.global_step, **row.to_dict()} for row in rows]
         return Measured(trainer.global_step, split, circuits, rows, self._describe_ablations())
 

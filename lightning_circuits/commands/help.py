@@ -39,7 +39,7 @@ SECTIONS = {
         "trainer.devices": "How many, or which as a list, or auto.",
         "trainer.strategy": "How several share the work: ddp; for what does not fit one of them, see with/fsdp.yaml.",
         "trainer.precision": "Of what is trained. That of the frozen model is --model.dtype.",
-        "trainer.logger": "CSVLogger, TensorBoardLogger, WandbLogger (with/wandb.yaml, with/tensorboard.yaml), or false.",
+        "trainer.logger": "CSVLogger, TensorBoardLogger, WandbLogger (see with/wandb.yaml), or false.",
         "trainer.callbacks": "What judges, draws and writes: FaithfulnessValidation, FaithfulnessCurve, CircuitExport, "
         "CircuitReport, ModelCheckpoint. --trainer.callbacks+=NAME adds one to those of the config.",
         "trainer.help": "Show all options, and all that there is to say of them.",

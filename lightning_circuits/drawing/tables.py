@@ -35,8 +35,9 @@ from lightning_circuits.weights.judging import WeightRow
 
 def rows_table(rows: Sequence[Row]) -> TextTable:
     """Rows of one split, a section for each ablation and measure. Quartiles, plain ratio: see `Row.to_dict`."""
-    splits = dict.fromkeys(f"{row.split} split, {row.prompts:,} prompts" for row in rows)
-    sizes = _Sizes(rows)
+    sizes, prompts = _Sizes(rows), {row.split: row.prompts for row in sorted(rows, key=lambda row: row.prompts)}
+    some_fewer = any(row.prompts < prompts[row.split] for row in rows)
+    splits = [f"{split} split, {'at most ' if some_fewer else ''}{most:,} prompts" for split, most in prompts.items()]
     view = begin(
         f"Circuits by exact ablation: {'; '.join(splits)}",
         *_nothing_found(
@@ -48,7 +49,7 @@ def rows_table(rows: Sequence[Row]) -> TextTable:
     )
     view.spare = ("token-edges", "median f", "agreement")
     view.add_column("ablation", no_wrap=True)
-    add_numbers(view, *sizes.names, "f", "median f", "KL", "accuracy", "agreement")
+    add_numbers(view, *sizes.names, *["prompts"] * some_fewer, "f", "median f", "KL", "accuracy", "agreement")
     section = None
     for row in rows:
         if section != (row.split, row.ablation, row.measure):
@@ -57,6 +58,7 @@ def rows_table(rows: Sequence[Row]) -> TextTable:
         view.add_row(
             row.circuit,
             *sizes.cells(row),
+            *[f"{row.prompts:,}"] * some_fewer,
             _faithfulness(row.faithfulness, row.overshoot),
             number(row.faithfulness_median, ".2f"),
             number(row.kl, ".3f"),

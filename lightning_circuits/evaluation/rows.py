@@ -60,11 +60,18 @@ JSON_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 LARGEST = 1e15
 """No number in a file is larger: beyond, floats no longer count, and figures cannot be drawn."""
 
+REFERENCES = ("full", "empty")
+"""Rows that others are held against: on all the prompts that any of them has seen."""
+
 CONTROLS = (" pruned", " random", " complement")
 """What the names of a circuit's controls end with."""
 
 NOTHING = 0.05
 """Faithfulness below which a circuit is no better than the empty one, as far as anybody would care."""
+
+LEAST_PROMPTS = 32
+"""No circuit is judged on fewer, if there are as many, however narrow the interval of its faithfulness: of few prompts
+a bootstrap knows little of what others would say."""
 
 OVERSHOOT = 1.005
 """Faithfulness above which a row is marked as overshooting: above 1 also as it is printed."""
@@ -168,6 +175,7 @@ def evaluate(
     rank: int = 0,
     world_size: int = 1,
     measure: AnyMeasure = DEFAULT,
+    narrow: float | None = None,
 ) -> list[Row]:
     """Judge circuits by exact ablation.
 
@@ -184,6 +192,9 @@ def evaluate(
         world_size: how many processes there are.
         measure: what faithfulness is of: a name (`measures.MEASURES`), or a function ``(logits, batch, full_logits) ->
             [B]`` that has a name.
+        narrow: a circuit or control is not run on the prompts that are left once the 95 % interval of its faithfulness
+            is no wider than this. That is looked at whenever the batches seen have doubled, from `LEAST_PROMPTS` on.
+            Rows then differ in ``prompts``, so their KL and accuracy are of other prompts too. Default: all prompts.
 
     Returns:
         For each ablation: full, empty, and each circuit with its controls (see the module).
@@ -206,10 +217,11 @@ def evaluate(
     faithfulness = {run: CircuitFaithfulness(measure, **sync).to(model.device) for run in runs}
     token_edges = {run: TokenEdges(**sync).to(model.device) for run in runs}
     there_are_any, captured = False, captured_runs(model)
+    going_on = {run for run in runs if run[1] not in REFERENCES}
     n_batches = length_of(batches, world_size)
     total = None if n_batches is None else n_batches * len(runs)
     with progress(f"Judging circuits ({split})", total) as bar:
-        for batch, counts in shared_out(batches, rank, world_size):
+        for seen, (batch, counts) in enumerate(shared_out(batches, rank, world_size), 1):
             there_are_any = True
             batch = model.receive(batch)
             full_logits, corrupt = model.run_pair(batch)
@@ -217,13 +229,19 @@ def evaluate(
                 exact = empty = ExactAblation(model, batch, full_logits, own[ablation.name, "empty"], corrupt, captured)
                 live_tokens = ablation.live_tokens(exact.places, batch).cpu()
                 for name, circuit in lineups[ablation.name].items():
+                    bar.advance()
+                    if (ablation.name, name) not in going_on and name not in REFERENCES:
+                        continue
                     if exact.ablation is not (its := own[ablation.name, name]):
                         exact = ExactAblation(model, batch, full_logits, its, corrupt, captured)
                     logits = exact.logits(circuit.members)
                     if counts:
                         faithfulness[ablation.name, name].update(logits, full_logits, empty.empty_logits, batch)
                         token_edges[ablation.name, name].update(circuit, live_tokens)
-                    bar.advance()
+            if narrow is not None and seen & (seen - 1) == 0:
+                going_on = {run for run in going_on if not _narrow_enough(faithfulness[run], narrow)}
+                if circuits and not going_on:
+                    break
     if not there_are_any:
         raise ValueError(f"no batches in the {split} split to evaluate circuits on")
 
@@ -235,6 +253,13 @@ def evaluate(
         values |= {"measure": name_of_measure, "token_edges": token_edges[ablation_name, name].compute().item()}
         rows.append(Row(name, ablation_name, split, circuit.size, circuit.n_edges, circuit.prune().n_edges, **values))
     return rows
+
+
+def _narrow_enough(metric: CircuitFaithfulness, width: float) -> bool:
+    """Whether more prompts would hardly say more; the same in all processes."""
+    so_far = metric.compute()
+    enough_seen = int(so_far["prompts"]) >= LEAST_PROMPTS
+    return enough_seen and (so_far["faithfulness_high"] - so_far["faithfulness_low"]).item() <= width
 
 
 def _lineup(
