@@ -8,10 +8,12 @@ holds. All are judged on the same test prompts by exact ablation of binary circu
 other: how many of their edges are the same?
 
 Scores are kept in the output folder, and what is there is not made again: a killed run goes on, and a method for itself
-can be run by `--methods`. What longer training buys, and what more prompts do, is written into tables of their own:
+can be run by `--methods`. Where gates begin, what longer training buys, and what more prompts do, is written into
+tables of their own:
 
-    python benchmarks/ioi_smollm2.py --seeds 0 --steps 120 300 600 --output runs/ioi --write
-    python benchmarks/ioi_smollm2.py --seeds 0 --train 2000 --output runs/ioi-2000 --write
+    python benchmarks/ioi_smollm2.py --seeds 0 --starts Ensemble EAP-IG RelP --output runs/ioi --write
+    python benchmarks/ioi_smollm2.py --seeds 0 --starts EAP-IG --steps 120 300 600 1000 --output runs/ioi --write
+    python benchmarks/ioi_smollm2.py --seeds 0 --starts EAP-IG --train 2000 --output runs/ioi-2000 --write
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from measuring import quiet_trainer
 from options import parse, parser, write_json
 from smollm2 import NAME, located
 
-from lightning_circuits import EAP, EAPIG, EdgePruning, RelP
+from lightning_circuits import EAP, EAPIG, EdgePruning, Ensemble, RelP
 from lightning_circuits.ablation import InterchangeAblation
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
@@ -39,16 +41,20 @@ from lightning_circuits.selection import size_to_count, top_n
 
 SIZES = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
 STABILITY_SIZES = [0.01, 0.02]
-ATTRIBUTIONS = {"EAP": EAP, "EAP-IG": EAPIG, "RelP": RelP}
+ATTRIBUTIONS = {"EAP": EAP, "EAP-IG": EAPIG, "RelP": RelP, "Ensemble": Ensemble}
 TRAIN, ATTRIBUTED = 480, 160
 TRAINED = "edge pruning"
-QUICK = {"model": "tiny-ioi", "seeds": [0, 1], "steps": [4], "train": 16, "prompts": 8, "output": Path("runs/quick")}
+START = "Ensemble"
+"""Where gates begin by default."""
+QUICK = {"model": "tiny-ioi", "seeds": [0, 1], "steps": [4], "starts": ["Ensemble", "RelP"], "train": 16}
+QUICK |= {"prompts": 8, "output": Path("runs/quick")}
 
 
 def main() -> None:
     options = parser(__doc__, model=NAME, train=TRAIN, prompts=128, output=Path("runs/ioi"))
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--steps", type=int, nargs="+", default=[300])
+    options.add_argument("--starts", nargs="+", default=[START], choices=list(ATTRIBUTIONS), help="of edge pruning")
     methods = [*ATTRIBUTIONS, TRAINED]
     options.add_argument("--methods", nargs="+", default=methods, choices=methods)
     args = parse(options, QUICK)
@@ -59,19 +65,21 @@ def main() -> None:
     write_json(args, rows=rows)
     ioi = [line for seed in args.seeds for line in table_rows([row for row in rows if row["seed"] == seed])]
     results_page.show(ioi, f"{args.prompts} test prompts, interchange: KL (x the best attribution's), f, accuracy")
-    several, budgets = len(args.seeds) > 1, len(args.steps) > 1
-    if budgets:
+    several, variants = len(args.seeds) > 1, len(args.steps) * len(args.starts) > 1
+    if variants:
         ioi = [{**line, "CPU minutes": minutes(line, args)} for line in ioi if TRAINED in line["seed, method"]]
     stable = stability_rows(hf_model, args) if several else []
     if several:
         results_page.show(stable, "Edges in common of two seeds: Jaccard index")
     if args.write:
         budget = f"edge pruning {' and '.join(map(str, args.steps))} steps on {args.train} pairs"
+        budget += f" from the ranks of {' and '.join(args.starts)}"
         measured_on = f"{args.prompts} test prompts, interchange ablation, edges before pruning; {budget}"
         run = f"{results_page.command()}, {results_page.machine()}"
-        name = "budget" if budgets else "ioi" if args.train == TRAIN else "more prompts"
+        name = "starts" if len(args.starts) > 1 else "budget" if len(args.steps) > 1 else "ioi"
+        name = name if args.train == TRAIN else "more prompts"
         results_page.write_table(name, ioi, f"{measured_on}, attribution on {ATTRIBUTED}. {run}.")
-        if several and not budgets:
+        if several and not variants:
             of = f"Seeds {', '.join(map(str, args.seeds))}, means over their pairs"
             results_page.write_table("stability", stable, f"{of}; {budget}. {run}.")
 
@@ -101,12 +109,16 @@ def of_seed(hf_model: Any, seed: int, args: Any) -> list[dict]:
 
 def rankings(hf_model: Any, seed: int, args: Any) -> dict[str, torch.Tensor]:
     """The scores of every method, the best edge the highest, from their files or made now."""
-    budgets = {f"{TRAINED}, {steps} steps": steps for steps in args.steps}
+    trained = {
+        f"{TRAINED}, {steps} steps{'' if start == START else f' from {start}'}": (steps, start)
+        for start in args.starts
+        for steps in args.steps
+    }
     made = {}
-    for method in [each for each in args.methods if each != TRAINED] + [*budgets] * (TRAINED in args.methods):
+    for method in [each for each in args.methods if each != TRAINED] + [*trained] * (TRAINED in args.methods):
         path = path_of(args, method, seed)
         if not path.exists():
-            torch.save(fitted(hf_model, method, budgets.get(method, -1), seed, args), path)
+            torch.save(fitted(hf_model, method, *trained.get(method, (-1, "")), seed, args), path)
         made[method] = torch.load(path, weights_only=True)["scores"]
     return made
 
@@ -115,14 +127,14 @@ def path_of(args: Any, method: str, seed: int | str) -> Path:
     return args.output / f"{method.replace(',', '').replace(' ', '-')}-{seed}.pt"
 
 
-def fitted(hf_model: Any, method: str, steps: int, seed: int, args: Any) -> dict[str, Any]:
+def fitted(hf_model: Any, method: str, steps: int, begin_at: str, seed: int, args: Any) -> dict[str, Any]:
     """The scores of a method, the CPU seconds that they took, and how many edges of edge pruning are as learned."""
     start = time.process_time()
     if method in ATTRIBUTIONS:
         search = ATTRIBUTIONS[method](hf_model)
         quiet_trainer(limit_train_batches=ATTRIBUTED // 8, limit_val_batches=0).fit(search, prompts_of(args, seed))
         return {"scores": search.edge_scores().abs(), "seconds": time.process_time() - start}
-    search = EdgePruning(hf_model, objective=MatchLogitDifference(), seed=seed)
+    search = EdgePruning(hf_model, objective=MatchLogitDifference(), seed=seed, warm_start=ATTRIBUTIONS[begin_at]())
     quiet_trainer(max_steps=steps, limit_val_batches=0).fit(search, prompts_of(args, seed))
     seconds, learned = time.process_time() - start, int(search.learned_edges)
     return {"scores": search.edge_scores(), "seconds": seconds, "learned_edges": learned}

@@ -8,6 +8,7 @@ from lightning_circuits.search.eap import EAP as EAP
 from lightning_circuits.search.eap_ig import EAPIG as EAPIG
 from lightning_circuits.search.eap_ig_activations import EAPIGActivations as EAPIGActivations
 from lightning_circuits.search.edge_pruning import EdgePruning as EdgePruning
+from lightning_circuits.search.ensemble import Ensemble as Ensemble
 from lightning_circuits.search.expected_gradients import ExpectedGradients as ExpectedGradients
 from lightning_circuits.search.information_flow import InformationFlowRoutes as InformationFlowRoutes
 from lightning_circuits.search.masked_gradients import MaskedGradients as MaskedGradients

@@ -2,8 +2,8 @@
 
 A step runs the stock model on both prompts of each pair (full logits, and what cut edges carry), draws gates, runs the
 model with gated edges and asks the objective how the answer differs from the full model's. The gradient goes to the
-gates alone. The learning rate falls linearly to zero in the last 60 % of training. Gates begin at the ranks of EAP-IG,
-and in the end the best edges stand as learned, the rest as at the start (`search.splice`).
+gates alone. The learning rate falls linearly to zero in the last 60 % of training. Gates begin at the ranks of
+an ensemble of EAP and EAP-IG. In the end the best edges stand as learned, the rest as at the start (`search.splice`).
 
     >>> search = EdgePruning(model="gpt2")                                              # doctest: +SKIP
     >>> trainer = pl.Trainer(max_steps=300)                                             # doctest: +SKIP
@@ -79,7 +79,7 @@ class EdgePruning(CircuitSearch):
         *,
         gate: Gate | str = "TopK",
         lr: float = 0.2,
-        warm_start: WarmStart | None = "EAPIG",
+        warm_start: WarmStart | None = "Ensemble",
         seed: int = 0,
         capture: Capture = "auto",
         **options: Any,

@@ -171,14 +171,14 @@ class Attribution(WithoutTraining):
         # With nothing new a prompt is run for nothing: other processes may be waiting for weights (`models.sharding`).
         edges, writers = self.attribute(first_prompts(batch, max(new, 1)))
         if new:
-            more[0] += self.layout.check(edges.detach())
+            more[0] += self._checked(edges.detach())
             if writers is not None:
                 more[1] += writers.detach()
             more[2] += new
         self.rows += rows * self._share.replicas
         if self._trainer is not None:
             more = [self.trainer.strategy.reduce(each, reduce_op="sum") for each in more]
-        for values, name_of in ((more[0], self.layout.edge_names), (more[1], self._writer_names)):
+        for values, name_of in ((more[0], self._edge_names), (more[1], self._writer_names)):
             if not values.isfinite().all():
                 index = (~values.isfinite()).nonzero()[0]
                 raise FloatingPointError(
@@ -188,6 +188,13 @@ class Attribution(WithoutTraining):
                     "under zero ablation, where norms make gradients overflow: rule='midpoint' leaves that point out"
                 )
         return more
+
+    def _checked(self, edges: Tensor) -> Tensor:
+        """What was said of the edges; an error if it is not of their number."""
+        return self.layout.check(edges)
+
+    def _edge_names(self, index: Tensor) -> list[str]:
+        return self.layout.edge_names(index)
 
     def _writer_names(self, index: Tensor) -> list[str]:
         return [self.layout.writer_names[i] for i in index.tolist()]
