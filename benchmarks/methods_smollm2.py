@@ -38,6 +38,7 @@ from lightning_circuits import (
     CleanCorrupted,
     EAPIGActivations,
     EdgePruning,
+    Ensemble,
     ExpectedGradients,
     InformationFlowRoutes,
     MaskedGradients,
@@ -77,6 +78,7 @@ METHODS: dict[str, Callable[[Any, int], CircuitSearch]] = {
     "expected gradients": lambda model, seed: ExpectedGradients(model, seed=seed),
     "masked gradients": lambda model, seed: MaskedGradients(model, seed=seed),
     "RelP": lambda model, seed: RelP(model),
+    "ensemble": lambda model, seed: Ensemble(model),
     "edge pruning": lambda model, seed: EdgePruning(model, objective=MatchLogitDifference(), seed=seed),
     "edge pruning by decision": lambda model, seed: EdgePruning(model, objective=MatchDecision(), seed=seed),
 }

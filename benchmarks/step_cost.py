@@ -36,6 +36,7 @@ QUICK = {"model": "tiny", "batch": 2, "length": 8, "repeats": 1}
 
 ALL_OPEN = "all gates open"
 A_CIRCUIT = "hard gates of a circuit of 1 %"
+CONSTANTS = "all open, constants learned too"
 
 
 def at_zero(density: float) -> str:
@@ -93,6 +94,21 @@ def gate_step(
     return step
 
 
+def constants_step(stock: Any, batch: Batch) -> Callable[[], None]:
+    """A step of training under optimal ablation, which learns a constant for each writer beside the gates."""
+    search = EdgePruning(stock, ablation="optimal", warm_start=None)
+    search.start_within(lambda: [batch])
+    optimizer, _ = search.optimizer_for(1)
+
+    def step() -> None:
+        loss = search.losses(search.draw(0, 0.0), batch, 0.0).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
 def main() -> None:
     options = parser(__doc__, model="gpt2", batch=8, length=32, device="cpu", dtype="float32", repeats=9)
     options.add_argument("--density", type=float, default=0.02, help="the part of the gates that is not at 0")
@@ -105,6 +121,7 @@ def main() -> None:
     searches = {name: search_with(stock, name, args.density).to(args.device) for name in names}
     calls: dict[str, Callable[[], object]] = {"stock": lambda: stock_step(stock, batch, 1 if args.last_logits else 0)}
     calls |= {name: gate_step(search, batch) for name, search in searches.items()}
+    calls[CONSTANTS] = constants_step(stock, batch)
     costs = Clock(args.device).alternate(calls, args.repeats)
     model = next(iter(searches.values())).circuit_model
     rows = step_rows(costs, model, batch)

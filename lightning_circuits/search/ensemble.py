@@ -13,12 +13,13 @@ Ensemble Strategies for Circuit Localization Methods", arXiv:2510.06811), which 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_circuits.arguments import shortened
 from lightning_circuits.batch import Batch
 from lightning_circuits.search.base import METHODS
 from lightning_circuits.search.frozen_model import LanguageModel
@@ -112,8 +113,8 @@ def require_methods(names: Sequence[str]) -> list[str]:
         ValueError: fewer than two, one twice, an unknown one, one of several passes or of several methods.
         TypeError: no names.
     """
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"methods takes names of attributions, such as ['EAP', 'EAPIG'], got {names!r}")
+    if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"methods takes names of attributions, such as ['EAP', 'EAPIG'], got {shortened(names)}")
     possible = [name for name in METHODS if _of_one_pass(METHODS[name])]
     for name in names:
         if name not in possible:

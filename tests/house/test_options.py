@@ -27,7 +27,7 @@ OTHER: dict[str, Any] = {
     "warm_start": torch.arange(479.0), "steps": 3, "rule": "midpoint", "pooled": False, "edges_per_batch": 7,
     "sizes": SizeRange(0.01), "temperature": 0.7, "final_temperature": 0.07, "anneal_from": 0.1, "hard_from": 0.9,
     "average_from": 0.5, "sparsity": L0Penalty(), "start_at": 1.0, "target": 0.7, "warmup": 0.2, "multiplier_lr": 3.0,
-    "threshold": 0.7, "order": "random", "measure": "probability_difference", "masks": 3,
+    "threshold": 0.7, "order": "random", "measure": "probability_difference", "masks": 3, "methods": ["EAP", "RelP"],
     "weight": 0.3, "reduction": "mean", "low": 0.01, "high": 0.3, "law": "uniform",
     "prompts": "corrupt", "data": IOIDataModule(EMBEDDED, n_train=2, n_val=2, n_test=2),
 }  # fmt: skip

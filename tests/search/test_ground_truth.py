@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import binary_auroc
 
-from lightning_circuits import EAP, EAPIG, ActivationPatching, EdgePruning, ExpectedGradients, MaskedGradients, RelP
+from lightning_circuits import (
+    EAP,
+    EAPIG,
+    ActivationPatching,
+    EdgePruning,
+    Ensemble,
+    ExpectedGradients,
+    MaskedGradients,
+    RelP,
+)
 from lightning_circuits.gates import HardConcrete, SizeRange, TargetSparsity, TopK
 from lightning_circuits.models import wrap
 from lightning_circuits.objectives import KL, LogitDifference
@@ -165,7 +174,7 @@ def test_learned_masks_find_the_circuit_exactly(name: str, ablation: str, gate: 
 @pytest.mark.parametrize(("name", "ablation", "kind"), SETTINGS)
 def test_attribution_ranks_the_circuit_above_chance(name: str, ablation: str, kind: str | None) -> None:
     """Attribution owes nobody the exact circuit: how near it comes is printed (see with `pytest -rP`)."""
-    for method in (EAP, EAPIG, ExpectedGradients, MaskedGradients, RelP):
+    for method in (EAP, EAPIG, ExpectedGradients, MaskedGradients, RelP, Ensemble):
         search = method(model_of(name), ablation=ablation, objective=LogitDifference())
         fit(search, name, kind, n_batches=2)
         auroc = binary_auroc(search.edge_scores().abs(), is_true(search, name, kind)).item()

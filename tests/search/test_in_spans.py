@@ -14,6 +14,7 @@ from lightning_circuits import (
     EAPIG,
     ActivationPatching,
     EdgePruning,
+    Ensemble,
     ExpectedGradients,
     InformationFlowRoutes,
     MaskedGradients,
@@ -73,7 +74,7 @@ def test_attribution_in_spans_is_that_of_the_functions_and_is_judged_exported_an
 
 
 @pytest.mark.parametrize(
-    "method", [EAPIG, RelP, ActivationPatching, InformationFlowRoutes, ExpectedGradients, MaskedGradients]
+    "method", [EAPIG, RelP, ActivationPatching, InformationFlowRoutes, ExpectedGradients, MaskedGradients, Ensemble]
 )
 def test_every_method_has_scores_in_spans(method: Any) -> None:
     search = fitted(method(EMBEDDED, spans=True), limit_train_batches=1)

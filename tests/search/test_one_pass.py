@@ -20,6 +20,7 @@ from lightning_circuits import (
     CleanCorrupted,
     EAPIGActivations,
     EdgePruning,
+    Ensemble,
     ExpectedGradients,
     InformationFlowRoutes,
     MaskedGradients,
@@ -36,7 +37,7 @@ from tests.support import processes
 from tests.support.training import QUIET
 
 METHODS = [EAP, EAPIG, CleanCorrupted, EAPIGActivations, InformationFlowRoutes, RandomScores]
-METHODS += [ExpectedGradients, MaskedGradients, RelP]
+METHODS += [ExpectedGradients, MaskedGradients, RelP, Ensemble]
 
 
 def trainer_of(**options: Any) -> pl.Trainer:
@@ -62,12 +63,12 @@ def test_one_pass_whatever_the_batches_and_the_limits(method: type[Attribution])
     assert int(one.examples) == int(other.examples) == 10
     assert one.trainer.global_step == 3 and other.trainer.global_step == 1
     # What random circuits say of an edge differs in sign: the sum is smaller than what is rounded.
-    close(one.edge_scores(), other.edge_scores(), 3e-6 if method is MaskedGradients else 1e-6)
+    close(one.edge_sums.data, other.edge_sums.data, 3e-6 if method is MaskedGradients else 1e-6)
     assert one.circuit(size=5).n_edges == 5
     if one.node_scores() is not None:
         close(one.node_scores(), other.node_scores())
     else:
-        assert method in (InformationFlowRoutes, RandomScores, MaskedGradients)
+        assert method in (InformationFlowRoutes, RandomScores, MaskedGradients, Ensemble)
 
 
 def test_limited_batches_are_respected() -> None:

@@ -9,7 +9,7 @@ import pytest
 from torch.distributions import Categorical
 from torch.distributions import kl_divergence as kl_of
 
-from lightning_circuits import EAP, EAPIG, EdgePruning, ExpectedGradients, MaskedGradients, RelP
+from lightning_circuits import EAP, EAPIG, EdgePruning, Ensemble, ExpectedGradients, MaskedGradients, RelP
 from lightning_circuits.gates import HardConcrete, SizeRange, TargetSparsity, TopK
 from lightning_circuits.models import wrap
 from tests.support.edge_pruning import as_loader, fit
@@ -50,7 +50,7 @@ def test_a_planted_circuit_is_found_edge_by_edge(gate: Any) -> None:
     assert set(search.circuit(3).edge_names()) == set(PLANTED)
 
 
-@pytest.mark.parametrize("method", [EAP, EAPIG, ExpectedGradients, MaskedGradients, RelP])
+@pytest.mark.parametrize("method", [EAP, EAPIG, ExpectedGradients, MaskedGradients, RelP, Ensemble])
 def test_a_planted_circuit_is_what_attribution_ranks_first(method: Any) -> None:
     search = method(planted_model())
     quiet_trainer().fit(search, as_loader(planted_batches(4)))
