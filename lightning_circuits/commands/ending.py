@@ -94,7 +94,7 @@ class Ending(pl.Callback):
         """While open, signals are heeded; what comes out ends with their exit code, and no process is left behind."""
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         self._listen()
-        if before[signal.SIGINT] is signal.default_int_handler:  # not where Ctrl-C is ignored, or somebody else's
+        if _in_main_thread() and before[signal.SIGINT] is signal.default_int_handler:  # not ignored, or another's
             signal.signal(signal.SIGINT, self._on_sigint)
         try:
             yield
@@ -108,7 +108,7 @@ class Ending(pl.Callback):
                 raise SystemExit(code) from None
             raise
         finally:
-            if threading.current_thread() is threading.main_thread():
+            if _in_main_thread():
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
@@ -118,7 +118,7 @@ class Ending(pl.Callback):
             sys.stderr.write(f"\n{where_it_stopped(trainer, self.words)}\n")
 
     def _listen(self) -> None:
-        if threading.current_thread() is threading.main_thread():
+        if _in_main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
@@ -156,3 +156,8 @@ class Ending(pl.Callback):
                 process.wait(0 if self._impatient else PATIENCE)
             process.kill()
             process.wait()  # what is killed lives on for a while, and would outlive this one
+
+
+def _in_main_thread() -> bool:
+    """Whether signals can be listened to at all."""
+    return threading.current_thread() is threading.main_thread()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +151,12 @@ def test_a_process_that_does_not_end_by_itself_is_gone_when_the_command_ends(mon
     with pytest.raises(SystemExit), order.heeded():
         os.kill(os.getpid(), signal.SIGTERM)
     assert other.returncode == -signal.SIGKILL  # known, for it has been waited for
+
+
+def test_a_command_in_a_thread_hears_no_signals_and_ends_as_ever() -> None:
+    with ThreadPoolExecutor(1) as threads, pytest.raises(SystemExit) as exit:
+        threads.submit(main, ["compare", "no-such-folder"]).result()
+    assert exit.value.code == 2
 
 
 @pytest.mark.slow
