@@ -45,12 +45,14 @@ def write_row(name: str, row: Row, page: Path = RESULTS) -> None:
 
 
 def read_table(name: str, page: Path = RESULTS) -> list[Row]:
-    """The rows of a table as they stand on a page.
+    """The rows of a table as they stand on a page; none of one that is still to be measured.
 
     Raises:
         ValueError: the page has no table of that name.
     """
     lines = [line for line in _find(page, name)[0].splitlines() if line.startswith("|")]
+    if not lines:
+        return []
     headings, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     return [dict(zip(headings, cells, strict=True)) for cells in rows]
 
@@ -100,7 +102,7 @@ def _first(row: Row) -> str:
 
 def _find(page: Path, name: str) -> re.Match[str]:
     """A match with the markers around it; its group is what stands between them."""
-    pattern = rf"<!-- table: {re.escape(name)} -->\n\n(.*?)\n\n<!-- end of table -->"
+    pattern = rf"<!-- table: {re.escape(name)} -->\n\n(.*?)(?:\n\n)?<!-- end of table -->"
     found = re.search(pattern, page.read_text(), re.DOTALL)
     if not found:
         raise ValueError(f"{page} has no table {name!r}: it begins with the line <!-- table: {name} -->")
@@ -109,5 +111,5 @@ def _find(page: Path, name: str) -> re.Match[str]:
 
 def _replace(page: Path, name: str, body: str) -> None:
     found = _find(page, name)
-    start, end = found.span(1)
-    page.write_text(found.string[:start] + body + found.string[end:])
+    table = f"<!-- table: {name} -->\n\n{body}\n\n<!-- end of table -->"
+    page.write_text(found.string[: found.start()] + table + found.string[found.end() :])

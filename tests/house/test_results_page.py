@@ -64,6 +64,16 @@ def test_a_table_takes_the_place_of_the_older_one(results_page: ModuleType, page
     assert results_page.read_table("other", page) == rows
 
 
+def test_a_table_that_is_still_empty_is_filled_and_no_other(results_page: ModuleType, page: Path) -> None:
+    empty = "<!-- table: new -->\n\n<!-- end of table -->\n\n"
+    for write in (results_page.write_row, lambda name, row, page: results_page.write_table(name, [row], "", page)):
+        page.write_text(empty + PAGE)
+        assert results_page.read_table("new", page) == []
+        write("new", {"a": "1"}, page)
+        assert results_page.read_table("new", page) == [{"a": "1"}]
+        assert page.read_text().endswith(PAGE)
+
+
 def test_what_does_not_fit_is_refused(results_page: ModuleType, page: Path) -> None:
     with pytest.raises(ValueError, match="has no table 'cots'"):
         results_page.write_row("cots", {"shape": "gpt2"}, page)
