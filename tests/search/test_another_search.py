@@ -99,7 +99,7 @@ OTHERS: list[tuple[str, Callable[[], CircuitSearch], str]] = [
     ("pruning", lambda: EdgePruning(MODEL, gate=HardConcrete()), "gate 'TopK' there, 'HardConcrete' here$"),
     ("pruning", lambda: EdgePruning(MODEL, gate=TopK(temperature=0.3)), "gate.temperature 0.5 there, 0.3 here$"),
     ("pruning", lambda: EdgePruning(MODEL, gate=TopK(SizeRange(0.01))), "gate.sizes.low 0.001 there, 0.01 here$"),
-    ("pruning", lambda: EdgePruning(MODEL, warm_start="EAP"), "warm_start.method 'EAPIG' there, 'EAP' here"),
+    ("pruning", lambda: EdgePruning(MODEL, warm_start="EAP"), "warm_start.method 'Ensemble' there, 'EAP' here"),
     ("pruning", lambda: EdgePruning(MODEL, warm_start=torch.rand(479)), "warm_start 'method' there, 'scores' here"),
     ("pruning", lambda: EdgePruning(other_weights()), r"weights_hash '\w{16}' there, '\w{16}' here$"),
     ("pruning", lambda: EdgePruning("tiny-ioi", dtype="bfloat16"), "dtype 'float32' there, 'bfloat16' here$"),
