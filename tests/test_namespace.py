@@ -254,7 +254,7 @@ def test_a_lightning_imported_too_late_is_said_when_a_search_is_made(tmp_path: P
     environment = {name: value for name, value in os.environ.items() if name != "LIGHTNING_CIRCUITS_NAMESPACE"}
     page = see_page("existing-project", "Two names of Lightning")
     for asked, said in (
-        ({}, "your program imports lightning.pytorch, but EAPIG was built on pytorch_lightning, and classes of "
+        ({}, "your program imports lightning.pytorch, but EAP was built on pytorch_lightning, and classes of "
              "the two do not mix: import lightning.pytorch before lightning_circuits, or set the environment variable "
              f"LIGHTNING_CIRCUITS_NAMESPACE=lightning.pytorch {page}\n"),
         ({"LIGHTNING_CIRCUITS_NAMESPACE": "lightning.pytorch"}, ""),

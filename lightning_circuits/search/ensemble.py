@@ -1,9 +1,9 @@
 """Several attributions at once: an edge stands where it stands in the mean, by the logarithm of its rank.
 
 Methods err in different ways. Where each by itself is all but right, as in the many edges of large circuits, what they
-agree on is nearer to the truth than any of them: circuits of half the edges come out twice as near to the model
-(docs/results.md). After the parallel ensembles of Mondorf et al. (2025, "BlackboxNLP-2025 MIB Shared Task: Exploring
-Ensemble Strategies for Circuit Localization Methods", arXiv:2510.06811), which average scores; ranks need no unit.
+agree on is nearer to the truth than any of them: circuits of half the edges come out twice as near to the model. After
+the parallel ensembles of Mondorf et al. (2025, "BlackboxNLP-2025 MIB Shared Task: Exploring Ensemble Strategies for
+Circuit Localization Methods", arXiv:2510.06811), which average scores; ranks need no unit.
 
     >>> eap, eap_ig = torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([0.1, 0.3, 0.2, 0.0])
     >>> mean_of_log_ranks(torch.stack([eap, eap_ig])).exp()  # 4, the number of edges, by the mean rank

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_circuits.circuit import Circuit
 
@@ -52,10 +52,9 @@ def test_an_existing_project_before_and_after_a_few_lines(tmp_path: Path) -> Non
 
     trained, probed = weights(before), weights(after)
     assert trained.keys() == probed.keys() and all(torch.equal(trained[name], probed[name]) for name in trained)
-    [log] = after.glob("lightning_logs/*/metrics.csv")
-    rows = list(csv.DictReader(log.open()))
-    steps = [int(row["step"]) for row in rows if row.get("probe/20%/kl")]
-    assert steps == [0, 8, 16, 20]
+    [log] = after.glob("lightning_logs/*/events.out.tfevents.*")  # Lightning's own logger, where TensorBoard is
+    found = EventAccumulator(str(log)).Reload()
+    assert [event.step for event in found.Scalars("probe/20%/kl")] == [0, 8, 16, 20]
 
     call(after, sys.executable, "-c", "import search; search.main(steps=10)")
     circuit = Circuit.load(next((after / "circuits").glob("*.json")))
