@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ class Attribution(WithoutTraining):
         self._share = Share()
         self._loader_goes_on = False
 
-    scores_are = "effects"
+    scores_are: Literal["effects", "ranks"] = "effects"
     edge_sums: nn.Parameter
     writer_sums: nn.Parameter
     examples: nn.Parameter
