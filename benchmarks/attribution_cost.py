@@ -46,7 +46,7 @@ def main() -> None:
     model = searches["EAP"].circuit_model
     rows = step_rows(costs, model, batch)
     show_steps(f"{args.model}, {args.dtype}, {args.device}", rows, model, batch)
-    eap, stack = rows[1], stack_bytes(model, batch)
+    eap = rows[1]
     times = {row["step"]: row["seconds"] / eap["seconds"] for row in rows[2:]}
     if args.write:
         results_page.write_row(
@@ -54,12 +54,11 @@ def main() -> None:
             {
                 "shape, batch x length": f"{args.model}, {args.batch} x {args.length}, {args.dtype}",
                 "EAP, stock steps": f"{eap['stock_steps']:.1f}",
-                "EAP, memory": f"{eap['stacks_above_stock']:.1f} stacks ({stack / 1e6:,.0f} MB each)",
                 **{f"{name}, x EAP": f"{ratio:.1f}" for name, ratio in times.items()},
                 "machine": results_page.machine(args.device),
             },
         )
-    write_json(args, stack_bytes=stack, rows=rows)
+    write_json(args, stack_bytes=stack_bytes(model, batch), rows=rows)
 
 
 if __name__ == "__main__":
