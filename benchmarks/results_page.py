@@ -72,7 +72,9 @@ def show(rows: list[Row], title: str) -> None:
 
 def markdown(rows: list[Row]) -> str:
     """Rows as a table of Markdown."""
-    headings, *lines = (f"| {' | '.join(cells)} |" for cells in (rows[0], *(row.values() for row in rows)))
+    headings, *lines = (
+        f"| {' | '.join(cells)} |" for cells in (rows[0], *([row[name] for name in rows[0]] for row in rows))
+    )
     return "\n".join([headings, "|---" * len(rows[0]) + "|", *lines])
 
 

@@ -39,7 +39,7 @@ from lightning_circuits.callbacks.options import require_sizes
 from lightning_circuits.callbacks.requirements import require_search
 from lightning_circuits.drawing.tables import rows_table
 from lightning_circuits.evaluation.rows import CONTROLS as OF_ROWS
-from lightning_circuits.evaluation.rows import Row
+from lightning_circuits.evaluation.rows import REFERENCES, Row
 from lightning_circuits.measures import DEFAULT, AnyMeasure, by_measure, measure_name
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import CircuitSearch
@@ -121,7 +121,7 @@ class FaithfulnessValidation(MeasuringCallback, ExactAblationCallback):
         """What can be monitored: every number of the circuits, their controls, the full and the empty one."""
         numbers = [*(field.name for field in fields(Row) if field.type != "str"), "overshoot"]
         sizes = [in_key(name) for name in sizes_to_look_at(search, self.sizes)]
-        circuits = ["full", "empty", *(f"{name}{control}" for name in sizes for control in CONTROLS)]
+        circuits = [*REFERENCES, *(f"{name}{control}" for name in sizes for control in CONTROLS)]
         names = [by_measure(ablation.name, measure_name(self.measure), "/") for ablation in self.ablations]
         return [f"val/{name}/{circuit}/{number}" for name in names for circuit in circuits for number in numbers]
 
@@ -139,7 +139,7 @@ class FaithfulnessValidation(MeasuringCallback, ExactAblationCallback):
     def _watched(self, key: str) -> bool:
         """Whether it is a number of `WATCHED`, of a circuit that was asked for."""
         circuit, number = key.split("/")[-2:]
-        return number in WATCHED and circuit not in ("full", "empty") and not circuit.endswith(CONTROLS[1:])
+        return number in WATCHED and circuit not in REFERENCES and not circuit.endswith(CONTROLS[1:])
 
     def _scalars(self) -> dict[str, float]:
         """``val/interchange/1%-random/kl`` and so on."""

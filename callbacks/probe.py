@@ -52,7 +52,7 @@ from lightning_circuits.callbacks.probe_method import read_method, read_training
 from lightning_circuits.drawing.formation import formation_figure
 from lightning_circuits.drawing.style import save
 from lightning_circuits.evaluation.formation import Formation, Moment
-from lightning_circuits.evaluation.rows import evaluate
+from lightning_circuits.evaluation.rows import REFERENCES, evaluate
 from lightning_circuits.layout import Layout
 from lightning_circuits.measures import DEFAULT, AnyMeasure, by_measure, measure_name
 from lightning_circuits.models import wrap
@@ -221,7 +221,7 @@ class CircuitProbe(pl.Callback):
         """What can be monitored."""
         sizes = [in_key(size) for size in self._sizes]
         probe = by_measure("probe", measure_name(self.measure), "/")
-        judged = [f"{probe}/{name}/{number}" for name in ("full", "empty", *sizes) for number in NUMBERS]
+        judged = [f"{probe}/{name}/{number}" for name in (*REFERENCES, *sizes) for number in NUMBERS]
         return ["probe/edges_needed", *judged, *(f"probe/{size}/iou_last" for size in sizes)]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -43,7 +43,7 @@ import torch
 from lightning_circuits.circuit import Circuit, scores_are
 from lightning_circuits.drawing.columns import example_of, swapped_spans
 from lightning_circuits.evaluation.curve import Curve
-from lightning_circuits.evaluation.rows import Row, from_json, to_json
+from lightning_circuits.evaluation.rows import CONTROLS, REFERENCES, Row, from_json, to_json
 from lightning_circuits.files.atomic import require_place, write_atomically
 from lightning_circuits.measures import DEFAULT
 from lightning_circuits.pages import see_page
@@ -53,8 +53,6 @@ MAX_EDGES = 20_000
 """So many edges of a circuit are drawn at most, the strongest."""
 
 ASSETS = Path(__file__).parent / "assets" / "page"
-CONTROLS = ("full", "empty")
-CONTROL_ENDINGS = (" pruned", " random", " complement")  # rows of an evaluation that are not the circuit's own
 
 NO_BAND = {"faithfulness_low": None, "faithfulness_high": None}
 
@@ -225,7 +223,7 @@ def _points(curve: CurveSource, ranking: str) -> list[dict[str, Any]]:
         except ValueError as error:
             raise ValueError(f"{source}: row {number} says no circuit's faithfulness: {error}") from error
         name, of = str(values.get("circuit")), values.get("ranking")
-        if name in CONTROLS or name.endswith(CONTROL_ENDINGS) or math.isnan(point.faithfulness):
+        if name in REFERENCES or name.endswith(CONTROLS) or math.isnan(point.faithfulness):
             continue
         if of in (None, ranking):
             points.append(to_json(vars(point)))

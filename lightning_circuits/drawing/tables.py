@@ -23,7 +23,7 @@ from lightning_circuits.evaluation.comparison import ParetoPoint, Shown, Size, l
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurveAreas, CurveRow
 from lightning_circuits.evaluation.hypotheses import HypothesisReport
-from lightning_circuits.evaluation.rows import CONTROLS, NOTHING, OVERSHOOT, Row
+from lightning_circuits.evaluation.rows import CONTROLS, NOTHING, OVERSHOOT, REFERENCES, Row
 from lightning_circuits.evaluation.stability import Stability
 from lightning_circuits.evaluation.transfer import RANDOM as RANDOM_EDGES
 from lightning_circuits.evaluation.transfer import Transfer, match_of
@@ -40,9 +40,7 @@ def rows_table(rows: Sequence[Row]) -> TextTable:
     splits = [f"{split} split, {'at most ' if some_fewer else ''}{most:,} prompts" for split, most in prompts.items()]
     view = begin(
         f"Circuits by exact ablation: {'; '.join(splits)}",
-        *_nothing_found(
-            [row for row in rows if row.circuit not in ("full", "empty") and not row.circuit.endswith(CONTROLS)]
-        ),
+        *_nothing_found([row for row in rows if row.circuit not in REFERENCES and not row.circuit.endswith(CONTROLS)]),
         *sizes.caption,
         f"f: faithfulness (! overshoots, f > {OVERSHOOT:g}). KL from the full model in nats. Agreement with "
         "the full model where it is right / where it is wrong.",
@@ -158,7 +156,7 @@ def transfer_table(found: Transfer) -> RenderableType:
         add_numbers(view, "edges", "pruned", "f", "95 % of f", "paths f", "KL", "accuracy")
         for data in found.data:
             begin_section(view, data)
-            for name in ("full", "empty", *found.circuits, RANDOM_EDGES):
+            for name in (*REFERENCES, *found.circuits, RANDOM_EDGES):
                 row, mine = found.row(data, name, ablation), name in found.circuits
                 view.add_row(
                     f"{name} *" if name == data else name,

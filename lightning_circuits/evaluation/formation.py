@@ -30,7 +30,7 @@ from torch import Tensor
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.overlap import Overlap, overlap
-from lightning_circuits.evaluation.rows import LARGEST, Row, from_json, to_json
+from lightning_circuits.evaluation.rows import LARGEST, REFERENCES, Row, from_json, to_json
 from lightning_circuits.files.atomic import write_atomically
 from lightning_circuits.files.base import MOST_EDGES, read_as, require_keys
 from lightning_circuits.files.plain_json import plain_data
@@ -86,7 +86,7 @@ class Formation:
                 sizes = (", ".join(map(repr, one.members)) or "no size" for one in (moment, self.moments[0]))
                 raise ValueError(f"{where} has circuits of {next(sizes)}, the first one of {next(sizes)}")
             there = {row.circuit for row in moment.rows}
-            if missing := [name for name in ("full", "empty", *moment.members) if name not in there]:
+            if missing := [name for name in (*REFERENCES, *moment.members) if name not in there]:
                 raise ValueError(f"{where} has no row for {missing[0]!r}")
             for members in moment.members.values():
                 self.layout.check(members)

@@ -216,13 +216,12 @@ def evaluate(
     sync = {"sync_on_compute": world_size > 1}
     faithfulness = {run: CircuitFaithfulness(measure, **sync).to(model.device) for run in runs}
     token_edges = {run: TokenEdges(**sync).to(model.device) for run in runs}
-    there_are_any, captured = False, captured_runs(model)
-    going_on = {run for run in runs if run[1] not in REFERENCES}
+    captured, seen = captured_runs(model), 0
+    judged, done = {run for run in runs if run[1] not in REFERENCES}, set[tuple[str, str]]()
     n_batches = length_of(batches, world_size)
     total = None if n_batches is None else n_batches * len(runs)
     with progress(f"Judging circuits ({split})", total) as bar:
         for seen, (batch, counts) in enumerate(shared_out(batches, rank, world_size), 1):
-            there_are_any = True
             batch = model.receive(batch)
             full_logits, corrupt = model.run_pair(batch)
             for ablation in ablations:
@@ -230,7 +229,7 @@ def evaluate(
                 live_tokens = ablation.live_tokens(exact.places, batch).cpu()
                 for name, circuit in lineups[ablation.name].items():
                     bar.advance()
-                    if (ablation.name, name) not in going_on and name not in REFERENCES:
+                    if (ablation.name, name) in done:
                         continue
                     if exact.ablation is not (its := own[ablation.name, name]):
                         exact = ExactAblation(model, batch, full_logits, its, corrupt, captured)
@@ -239,10 +238,10 @@ def evaluate(
                         faithfulness[ablation.name, name].update(logits, full_logits, empty.empty_logits, batch)
                         token_edges[ablation.name, name].update(circuit, live_tokens)
             if narrow is not None and seen & (seen - 1) == 0:
-                going_on = {run for run in going_on if not _narrow_enough(faithfulness[run], narrow)}
-                if circuits and not going_on:
+                done |= {run for run in judged - done if _narrow_enough(faithfulness[run], narrow)}
+                if judged and done == judged:
                     break
-    if not there_are_any:
+    if not seen:
         raise ValueError(f"no batches in the {split} split to evaluate circuits on")
 
     rows = []

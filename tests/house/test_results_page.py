@@ -64,6 +64,11 @@ def test_a_table_takes_the_place_of_the_older_one(results_page: ModuleType, page
     assert results_page.read_table("other", page) == rows
 
 
+def test_cells_stand_under_their_headings_in_whatever_order_they_are_given(results_page: ModuleType) -> None:
+    rows = [{"shape": "gpt2", "EAP": "1", "RelP": "2"}, {"shape": "llama", "RelP": "4", "EAP": "3"}]
+    assert results_page.markdown(rows).splitlines()[2:] == ["| gpt2 | 1 | 2 |", "| llama | 3 | 4 |"]
+
+
 def test_a_table_that_is_still_empty_is_filled_and_no_other(results_page: ModuleType, page: Path) -> None:
     empty = "<!-- table: new -->\n\n<!-- end of table -->\n\n"
     for write in (results_page.write_row, lambda name, row, page: results_page.write_table(name, [row], "", page)):
