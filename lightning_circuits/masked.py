@@ -135,7 +135,7 @@ def masked_stream(
     if blocks.has_input:
         torch.sub(places.take(embedding[None]), reference[:1], out=differences[:1])
     *layers, of_logits = blocks.blocks
-    for block in layers:
+    for number, block in enumerate(layers):
         whole, m = block.of(memory)
         n_before = block.n_before
         x = mix(
@@ -147,6 +147,8 @@ def masked_stream(
                 add_mix(x[part.layer], m[:, new, part.layer], differences[new], places)
             written = run(model, part, context, places, bases[part.component.stream], x[part.readers], tape)
             torch.sub(written, reference[part.sources], out=differences[part.writers])
+        if tape is not None:
+            tape.keep(number, x)
         del x, written  # before the next block takes as much
     stream = places.at_read(bases[-1])
     for m, (rows, tokens) in zip(of_logits.of(memory)[0], places.read, strict=True):
@@ -200,7 +202,7 @@ class _MaskedStream(torch.autograd.Function):
         skip: Tensor | None,
     ) -> Tensor:
         stack = new_stack(blocks, reference)
-        tape = Tape.of(stack, reference) if any(ctx.needs_input_grad[:2]) else None
+        tape = Tape.of(stack, reference, blocks) if any(ctx.needs_input_grad[:2]) else None
         stream = masked_stream(gates, model, context, embedding, places, bases, reference, stack, blocks, tape)
         ctx.save_for_backward(gates)
         ctx.run = model, places, bases, reference[: blocks.n_writers], stack, blocks, skip, tape
@@ -227,10 +229,12 @@ class _MaskedStream(torch.autograd.Function):
             if dx_sums is not None:
                 dx_sums[span, -1] = dread.sum(0, dtype=dx_sums.dtype)
             del read, dread  # a stack of one token
-        for block in reversed(layers):
+        for number, block in reversed([*enumerate(layers)]):
             whole, m = block.of(memory)
             n, end = block.n_before, block.n_writers
-            x = mix(whole, _with_bases(stack, bases, block, end, blocks, places), places)
+            x = tape.streams.pop(number, None)  # what comes to stand there is their gradient
+            if x is None:
+                x = mix(whole, _with_bases(stack, bases, block, end, blocks, places), places)
             dx = x  # a part's streams make room for its gradient
             for part in _at_hand(model, block.parts[::-1]):
                 gradient(model, part, tape, x[part.readers], dstack[part.writers])

@@ -309,14 +309,6 @@ def _kept_of_a_token(model: CircuitModel) -> int:
     return (kept(2) - kept(1)) // model.dtype.itemsize + model.layout.d_model
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that tensors may still take on a GPU; None where that is not known."""
-    if device.type != "cuda":
-        return None
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused
-
-
 @contextmanager
 def out_of_memory_explained(plan: Callable[[], MemoryPlan], free: int | None) -> Iterator[None]:
     """While open, an error of a device's memory says what a step needs, and what to lower.

@@ -3,7 +3,8 @@
 A layer's readers see some thirty streams. These are not kept: backward they come of one product, like forward. What is
 as narrow as a head is, queries, keys and values with the graph of what the heads mix of them, and of the norm two
 numbers a token. So the norm and the projections are not computed again, and the gradient at the streams stands in their
-own place (`NormedProjection.gradient`). An MLP's graph is kept where there is room for it, else the MLP runs once more.
+own place (`NormedProjection.gradient`). An MLP's graph is kept where there is room for it, else the MLP runs once more;
+and on a GPU with room for more, what the readers of a block see.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from lightning_circuits.blocks import Part
+from lightning_circuits.blocks import Blocks, Part
 from lightning_circuits.models import CircuitModel, Context
 from lightning_circuits.models.projections import Scales
 from lightning_circuits.places import Places
@@ -29,29 +30,41 @@ SMALL = 2 << 30
 class Tape:
     """What a forward keeps for the backward, by layer.
 
-    ``wide``: whether the graphs of all MLPs are kept, as the stock model's own backward keeps them; else those while so
-    many bytes are free as ``reserve`` says. ``attentions``: queries, keys and values, where the graph of what the heads
-    mix of them ends, this itself if a norm comes after it, and what the norm before did. ``mlps``: what they see, and
-    where their graph ends. What comes out there is in the stack already.
+    ``attentions``: queries, keys and values, where the graph of what the heads mix of them ends, this itself if a norm
+    comes after it, and what the norm before did. ``mlps``: what they see, and where their graph ends. What comes out
+    there is in the stack already. ``streams``: what the readers of a block see, by its number.
+
+    ``wide``: whether the graphs of all MLPs are kept, as the stock model's own backward keeps them. Else, on a GPU, one
+    more is while ``backward`` bytes are free, what the backward makes; the streams of a block, which save less for
+    their size, only while as much as a ``stack`` is, too.
     """
 
     wide: bool
-    reserve: int
+    backward: int
+    stack: int
     attentions: dict[int, tuple[list[Tensor], GradientEdge, Tensor | None, Scales]] = field(default_factory=dict)
     mlps: dict[int, tuple[list[Tensor], GradientEdge]] = field(default_factory=dict)
+    streams: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, stack: Tensor, reference: Tensor) -> Tape:
+    def of(cls, stack: Tensor, reference: Tensor, blocks: Blocks) -> Tape:
         """Of a run with a stack ``[alive writers, N, d]``, where all would be ``reference`` ``[n_writers, N, d]``."""
-        # What is dead leaves room. On a GPU the backward has to find some, for the streams of a layer and its gradient.
-        return cls(wide=stack.nbytes <= max(SMALL, reference.nbytes // 2), reserve=stack.nbytes)
+        of_a_block = max(block.shape[1] for block in blocks.blocks)
+        of_a_layer = max(part.layer.stop - part.layer.start for block in blocks.blocks for part in block.parts)
+        return cls(
+            wide=stack.nbytes <= max(SMALL, reference.nbytes // 2),  # what is dead leaves room
+            backward=(of_a_block + of_a_layer) * stack[0].nbytes,  # what readers see, and a layer's gradient
+            stack=stack.nbytes,
+        )
 
     def keeps_mlp(self, device: torch.device) -> bool:
         """Whether there is room for the graph of one more MLP."""
-        if self.wide or device.type != "cuda":
-            return self.wide
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused > self.reserve
+        return self.wide or (free_memory(device) or 0) > self.backward
+
+    def keep(self, block: int, x: Tensor) -> None:
+        """Keep what the readers of a block see, ``[readers, N, d]``, if there is room."""
+        if not self.wide and (free_memory(x.device) or 0) > self.backward + self.stack:
+            self.streams[block] = x
 
 
 def run(
@@ -101,6 +114,14 @@ def gradient(model: CircuitModel, part: Part, tape: Tape, x: Tensor, dwritten: T
     else:
         seen, written = tape.mlps.get(layer) or _graph(partial(model.mlp, layer), x)
         x.copy_(torch.autograd.grad(written, seen, dwritten, retain_graph=True)[0])
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that tensors may still take on a GPU; None where that is not known."""
+    if device.type != "cuda":
+        return None
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def _graph(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[list[Tensor], Tensor]:

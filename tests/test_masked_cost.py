@@ -9,21 +9,26 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from lightning_circuits import products, tape
 from lightning_circuits.ablation import ABLATIONS
+from lightning_circuits.blocks import Blocks
+from lightning_circuits.layout import Layout
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import wrap
 from lightning_circuits.objectives import OBJECTIVES
 from lightning_circuits.places import Places
 from lightning_circuits.search.gated_loss import gated_losses
+from lightning_circuits.tape import Tape
 from tests.support.gated import (
     CASES,
     TOLERANCE,
     assert_close,
+    compute,
     eight_layers,
     gradient,
     places_of,
     random_gates,
     random_spans,
     references,
+    weighted,
     wrapped,
 )
 from tests.support.oracle import pairs
@@ -180,6 +185,52 @@ def kept_by_stock_mlps(model, shape) -> int:
             kept.append(model.mlp_module(layer)(model.mlp_norm(layer)(x)))
 
     return peak_bytes(run)
+
+
+@pytest.mark.parametrize("n_spans", [1, 3])
+@pytest.mark.parametrize("family", ["gpt2", "llama-gqa"])
+def test_a_gpu_with_room_keeps_what_readers_see_and_changes_nothing(family, n_spans, monkeypatch):
+    model, batch = eight_layers(family, torch.float64), pairs("ragged")
+    gates = random_gates(model, "mixed", n_spans=n_spans).requires_grad_()
+    places = None if n_spans == 1 else places_of(batch, random_spans(batch))
+    reference = references(model, batch)["interchange"]
+    monkeypatch.setattr(tape, "SMALL", 0)
+
+    def two_backwards(free: int) -> tuple[Tensor, Tensor, int]:
+        monkeypatch.setattr(tape, "free_memory", lambda device: free)
+        with products.counted() as traffic:
+            logits = weighted(compute(model, gates, batch, reference, places=places))
+            of_forward = traffic.read
+            first = torch.autograd.grad(logits, gates, retain_graph=True)[0]
+        of_backward = traffic.read - of_forward
+        return first, torch.autograd.grad(logits, gates)[0], of_backward  # nothing is kept for the second
+
+    without, again, read = two_backwards(free=0)
+    assert torch.equal(without, again)
+    kept, again, read_less = two_backwards(free=1 << 40)
+    assert_close(kept, without, 1e-12 * float(without.abs().max()))
+    assert_close(again, without, 1e-12 * float(without.abs().max()))
+    assert read_less < 0.8 * read
+
+
+def test_graphs_of_mlps_are_kept_before_streams_and_neither_into_what_the_backward_needs(monkeypatch):
+    """Llama-3.1-8B on 2,048 tokens: the streams of four layers and a gradient of one, then a stack beside."""
+    layout = Layout(n_layers=32, n_heads=32, d_model=4096)
+    blocks = Blocks.whole(layout, size=4, multiple=8, device=torch.device("cpu"))
+    stream = torch.empty(2048, 4096, dtype=torch.bfloat16, device="meta")
+    stack = stream.expand(blocks.most_streams + layout.n_writers, -1, -1).contiguous()
+    kept = Tape.of(stack, stack[blocks.most_streams :], blocks)
+
+    def with_free(free: float) -> tuple[bool, bool]:
+        monkeypatch.setattr(tape, "free_memory", lambda device: int(free))
+        kept.streams.clear()
+        kept.keep(0, stream)
+        return kept.keeps_mlp(stream.device), bool(kept.streams)
+
+    assert with_free((4 * 104 + 97) * stream.nbytes) == (False, False)
+    assert with_free((4 * 104 + 104) * stream.nbytes + 1) == (True, False)
+    assert with_free((4 * 104 + 104) * stream.nbytes + stack.nbytes) == (True, False)
+    assert with_free((4 * 104 + 104) * stream.nbytes + stack.nbytes + 1) == (True, True)
 
 
 @pytest.mark.parametrize("ablation", ["zero", "mean"])

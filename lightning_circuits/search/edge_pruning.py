@@ -30,7 +30,7 @@ from lightning_circuits.batch import Batch, n_prompts, with_prompts
 from lightning_circuits.captured import worth_capturing
 from lightning_circuits.gates import GATES, Gate
 from lightning_circuits.layout import KV
-from lightning_circuits.memory import MemoryPlan, free_memory, out_of_memory_explained
+from lightning_circuits.memory import MemoryPlan, out_of_memory_explained
 from lightning_circuits.models.loading import DType
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.bars import bars_of
@@ -44,6 +44,7 @@ from lightning_circuits.search.record import adam_faults, count_faults
 from lightning_circuits.search.splice import spliced, where_learning_pays
 from lightning_circuits.search.splits import Share, share_of, whole_split
 from lightning_circuits.search.warm_start import WarmStart, describe_start, read_warm_start, start_scores
+from lightning_circuits.tape import free_memory
 
 Capture = Literal["auto", "never"]
 
