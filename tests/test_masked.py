@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_circuits.models import wrap
 from tests.support.gated import (
     CASES,
+    PADDED,
     TOLERANCE,
     assert_close,
     compute,
@@ -25,11 +26,11 @@ from tests.support.gated import (
     weighted,
     wrapped,
 )
-from tests.support.oracle import ALL_OPEN, PADDINGS, oracle, pairs, stock_logits
+from tests.support.oracle import ALL_OPEN, oracle, pairs, stock_logits
 from tests.support.tiny_models import tiny_model
 
 families = pytest.mark.parametrize(("family", "kv"), CASES)
-paddings = pytest.mark.parametrize("padding", PADDINGS)
+padded = pytest.mark.parametrize(("family", "kv", "padding"), PADDED)
 precisions = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
 
 
@@ -37,8 +38,7 @@ precisions = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float6
 
 
 @precisions
-@paddings
-@families
+@padded
 def test_open_gates_give_the_stock_model_whatever_the_reference(family, kv, padding, dtype):
     model, batch = wrapped(family, kv, dtype), pairs(padding)
     expected = stock_logits(model.model, batch.clean_ids, batch)
@@ -47,8 +47,7 @@ def test_open_gates_give_the_stock_model_whatever_the_reference(family, kv, padd
 
 
 @precisions
-@paddings
-@families
+@padded
 def test_closed_gates_give_the_corrupt_run(family, kv, padding, dtype):
     model, batch = wrapped(family, kv, dtype), pairs(padding)
     expected = stock_logits(model.model, batch.corrupt_ids, batch)
@@ -71,8 +70,7 @@ def test_the_oracle_is_the_stock_model_with_lively_attention(family, kv):
     assert largest.mean() > 0.5 and largest.std() > 0.1, "uniform attention would be a third everywhere"
 
 
-@paddings
-@families
+@padded
 def test_masks_agree_with_the_oracle_in_logits_and_gradient(family, kv, padding):
     batch, exact = pairs(padding), wrapped(family, kv, torch.float64)
     gates = random_gates(exact, "mixed")

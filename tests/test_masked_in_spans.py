@@ -7,6 +7,7 @@ import torch
 
 from tests.support.gated import (
     CASES,
+    PADDED,
     SPANS,
     TOLERANCE,
     assert_close,
@@ -20,14 +21,13 @@ from tests.support.gated import (
     weighted,
     wrapped,
 )
-from tests.support.oracle import PADDINGS, pairs, stock_logits
+from tests.support.oracle import pairs, stock_logits
 
 families = pytest.mark.parametrize(("family", "kv"), CASES)
-paddings = pytest.mark.parametrize("padding", PADDINGS)
+padded = pytest.mark.parametrize(("family", "kv", "padding"), PADDED)
 
 
-@paddings
-@families
+@padded
 def test_random_gates_in_random_spans_agree_with_the_oracle_in_logits_and_gradient(family, kv, padding):
     model, batch = wrapped(family, kv, torch.float64), pairs(padding)
     spans, layout = random_spans(batch, least=-1), model.layout.in_spans(SPANS)
@@ -42,8 +42,7 @@ def test_random_gates_in_random_spans_agree_with_the_oracle_in_logits_and_gradie
     assert expected[1].abs().max() > 0.01
 
 
-@paddings
-@families
+@padded
 def test_one_span_of_all_tokens_is_the_computation_without_spans(family, kv, padding):
     """To the bit where no token is left out; else the products have other sizes, and a processor may round them so."""
     model, batch = wrapped(family, kv, torch.float32), pairs(padding)
@@ -66,8 +65,7 @@ def test_equal_gates_in_all_spans_are_a_gate_without_spans(family, kv, padding):
     assert_close(in_spans[1].view(3, -1).sum(0), dgates, 1e-9)
 
 
-@paddings
-@families
+@padded
 def test_open_in_all_spans_is_the_stock_model_and_closed_in_all_the_corrupt_run(family, kv, padding):
     model, batch = wrapped(family, kv, torch.float32), pairs(padding)
     places, n_gates = places_of(batch, random_spans(batch, least=0)), 3 * model.layout.n_edges

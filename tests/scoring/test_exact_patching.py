@@ -86,9 +86,11 @@ def one_by_one(model: CircuitModel, batch: dict[str, Tensor], ablation: Any, obj
 # ---- what is computed ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)], ids=str)
-@pytest.mark.parametrize("padding", ["none", "left", "ragged"])
-@pytest.mark.parametrize(("family", "kv"), CASES)
+@pytest.mark.parametrize(
+    ("family", "kv", "padding", "dtype", "tolerance"),
+    [(*case, padding, torch.float64, 1e-9) for case in CASES for padding in ("none", "ragged")]
+    + [(*case, padding, torch.float32, 1e-5) for case in CASES[:3] for padding in ("left", "ragged")],
+)
 def test_a_score_is_what_cutting_the_edge_does(
     family: str, kv: str, padding: str, dtype: Any, tolerance: float
 ) -> None:

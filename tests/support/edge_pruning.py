@@ -21,7 +21,7 @@ STEPS = 150
 
 
 def data(n_train: int = 64, **options: Any) -> IOIDataModule:
-    return IOIDataModule(EMBEDDED, n_train=n_train, n_val=64, n_test=8, **options)
+    return IOIDataModule(EMBEDDED, **{"n_train": n_train, "n_val": 16, "n_test": 8} | options)
 
 
 def fit(search: CircuitSearch, steps: int, source: Any = None, **options: Any) -> pl.Trainer:

@@ -14,7 +14,7 @@ from lightning_circuits.layout import Layout
 from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.places import Places
-from tests.support.oracle import ALL_OPEN, Pairs, oracle
+from tests.support.oracle import ALL_OPEN, PADDINGS, Pairs, oracle
 from tests.support.tiny_models import FAMILIES, tiny_model
 from tests.support.unlike_llama import groups_of
 
@@ -23,6 +23,15 @@ GROUPED = [family for family, config in FAMILIES.items() if groups_of(config()) 
 SPANS = ("S2", "S2..END", "END")
 """Names for the spans of tokens."""
 CASES = [(family, "head") for family in FAMILIES] + [(family, "group") for family in GROUPED]
+
+EVERY_PADDING = ["gpt2", "llama-gqa", "gpt-neox", "gemma2"]
+PADDED = [
+    (family, kv, padding)
+    for family, kv in CASES
+    for padding in PADDINGS
+    if family in EVERY_PADDING or padding == "ragged" or (padding == "none" and kv == "head")
+]
+"""Every family without padding and with all kinds of it in one batch; of each kind of block one with each by itself."""
 
 
 @cache
