@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch, with_prompts
-from lightning_circuits.evaluation.exact import ExactAblation
+from lightning_circuits.evaluation.exact import ExactAblation, captured_runs
 from lightning_circuits.measures import kl
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.progress import progress
@@ -82,12 +82,12 @@ def where_learning_pays(
             # A circuit of no more edges than are as learned is the same in all rankings.
             if (of := (n, min(n, candidate))) not in circuits:
                 circuits[of] = top_n(ranking, n, model.layout)
-    total = dict.fromkeys(circuits, 0.0)
+    total, runs = dict.fromkeys(circuits, 0.0), captured_runs(model)
     taken = list(with_prompts(batches, PROMPTS))
     with progress("Seeing how far training pays", len(taken) * len(circuits)) as bar:
         for batch in map(model.receive, taken):
             full_logits, corrupt = model.run_pair(batch)
-            exact = ExactAblation(model, batch, full_logits, ablation, corrupt)
+            exact = ExactAblation(model, batch, full_logits, ablation, corrupt, runs)
             for of, members in circuits.items():
                 found = kl(exact.logits(members), batch, full_logits).sum().item()
                 total[of] += found if math.isfinite(found) else math.inf

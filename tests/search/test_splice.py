@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_circuits import EAPIG, EdgePruning
 from lightning_circuits.ablation import InterchangeAblation
+from lightning_circuits.evaluation import exact
 from lightning_circuits.gates import HardConcrete, TopK
 from lightning_circuits.gates.sizes import SizeRange
 from lightning_circuits.models.loading import EMBEDDED
@@ -55,8 +56,10 @@ def attributed() -> tuple[EdgePruning, Tensor]:
     return EdgePruning(EMBEDDED, warm_start=None), method.edge_scores().abs()
 
 
+@pytest.mark.parametrize("captured", [False, True])
 @pytest.mark.parametrize("good", ["start", "learned", "few of learned"])
-def test_what_is_nearer_to_the_model_is_taken(good: str) -> None:
+def test_what_is_nearer_to_the_model_is_taken(good: str, captured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "worth_capturing", lambda *_: captured)  # on a GPU, circuits are CUDA graphs
     search, scores = attributed()
     noise = torch.rand(len(scores), generator=torch.Generator().manual_seed(0))
     few = int(0.05 * len(scores))
