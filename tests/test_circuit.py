@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import hashlib
 import re
 from dataclasses import replace
@@ -14,7 +13,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_circuits import circuit as module
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
 
@@ -86,11 +84,6 @@ def pruned_by_networkx(circuit: Circuit) -> set[str]:
         if writer + span in reached and f"({reader}){span}" in leads:
             kept.add(name)
     return kept
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
 
 
 # ---- pruning ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import torch
 
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.drawing import columns
 from lightning_circuits.drawing.columns import example_of, in_columns
 from lightning_circuits.layout import Layout
 from tests.support.drawn_circuits import PER_GROUP, PER_HEAD, stand_of_lines
@@ -28,11 +26,6 @@ def circuit(layout: Layout, *names: str) -> Circuit:
 def lines(circuit: Circuit) -> set[tuple[str, str, str]]:
     names = circuit.layout.spans
     return {(e, f"{w}@{names[s]}", f"{r}@{names[t]}") for (w, s), (r, t), e in in_columns(circuit).edges(data="edge")}
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(columns)
-    assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize("layout", [PER_HEAD, PER_GROUP], ids=["per head", "per group"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import math
 import random
@@ -21,7 +20,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
-from lightning_circuits.evaluation import attention_by_role as module
 from lightning_circuits.evaluation.attention_by_role import (
     LEAST_ATTENTION,
     attention_by_role,
@@ -34,11 +32,6 @@ from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.loading import load_model
 from tests.support.oracle import ALL_OPEN, oracle, pairs
 from tests.support.tiny_models import tiny_model
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
 
 
 def looks(rows: Sequence[Sequence[float]], spans: Sequence[str], query: str, role: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.evaluation import random_circuits
 from lightning_circuits.evaluation.random_circuits import (
     Sight,
     draw_paths,
@@ -39,11 +37,6 @@ def of_size(layout: Layout, n: int) -> Circuit:
 
 def in_each_span(layout: Layout, members: torch.Tensor) -> list[int]:
     return [int(each.sum()) for each in layout.each_span(members)]
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(random_circuits)
-    assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, LAYOUTS[0].in_spans(SPANS), LAYOUTS[1].in_spans(SPANS)], ids=str)
