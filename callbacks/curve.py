@@ -42,14 +42,12 @@ from lightning_circuits.drawing.curves import curve_figure
 from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.tables import curve_table
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurvePlace
+from lightning_circuits.files.mib import MIB_SIZES
 from lightning_circuits.measures import DEFAULT, AnyMeasure, by_measure
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.splits import describe_data
 from lightning_circuits.selection import size_to_count, top_n
-
-MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""The shares of the edges at which the MIB benchmark takes its areas."""
 
 Ranking = Literal["signed", "absolute"]
 RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
