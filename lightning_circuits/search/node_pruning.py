@@ -108,6 +108,7 @@ class NodePruning(WithoutTraining):
         self.automatic_optimization = False
         self.begin()
 
+    plays_no_part = ("objective",)
     sweeps: nn.Parameter
     removed_as: Tensor
     without: Tensor
@@ -153,9 +154,6 @@ class NodePruning(WithoutTraining):
         kept = int((self.removed_as[1:] == 0).sum())
         found = {"sweeps": int(self.sweeps), "nodes_kept": kept, "performance": float(self.performance)}
         return {**super().describe(), **found}
-
-    def _describe_options(self) -> dict[str, Any]:
-        return {key: said for key, said in super()._describe_options().items() if key != "objective"}
 
     # ---- sweeps ------------------------------------------------------------------------------------------------
 
