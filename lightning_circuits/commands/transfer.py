@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from rich.console import Console
 from rich.text import Text
 
 from lightning_circuits.ablation import ABLATIONS
@@ -31,6 +30,7 @@ from lightning_circuits.commands.runs import told_apart
 from lightning_circuits.datamodules import PairDataModule
 from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.tables import transfer_table
+from lightning_circuits.drawing.text_tables import console
 from lightning_circuits.drawing.transfer import matrix_figure, scatter_figure, transfer_markdown
 from lightning_circuits.evaluation.curve import to_csv
 from lightning_circuits.evaluation.transfer import Transfer, transfer
@@ -121,13 +121,11 @@ def main(args: Sequence[str]) -> None:
 
 
 def _report(found: Transfer) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=100)
-    console.print(transfer_table(found))
+    terminal = console()
+    terminal.print(transfer_table(found))
     for each in found.correlations:
         if each.pairs and each.null == "layer":
-            console.print(
+            terminal.print(
                 Text(
                     f"{each.ablation}: Spearman's rho of f over {each.pairs} pairs with what they share of {each.of}: "
                     f"{each.iou:.2f} with IoU, {each.z:.2f} with z (null: {each.null})"
@@ -135,7 +133,7 @@ def _report(found: Transfer) -> None:
             )
     if alone := [name for name in found.data if name not in found.circuits]:
         note = f"Note: no circuit is called {', '.join(alone)}, so these data are no circuit's own"
-        console.print(Text(printable(note, longest=1000), style="yellow"))
+        terminal.print(Text(printable(note, longest=1000), style="yellow"))
 
 
 def _write(found: Transfer, said: Mapping[str, Any], folder: Path) -> list[Path]:

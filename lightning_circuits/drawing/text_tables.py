@@ -21,6 +21,12 @@ WIDEST = 1000
 """Columns of a terminal in which every table has room."""
 
 
+def console(quiet: bool = False) -> Console:
+    """The terminal; where there is none, a page as wide as the tables. Quiet, it shows nothing."""
+    found = Console(quiet=quiet)
+    return found if found.is_terminal else Console(quiet=quiet, width=100)
+
+
 class TextTable(Table):
     """A table of text: no markup, no links, nothing that a terminal would obey, and no cell that fills the screen.
 
