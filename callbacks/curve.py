@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
@@ -109,19 +109,6 @@ class FaithfulnessCurve(ExactAblationCallback):
         self.paths: list[Path] = []
         self._folder = self.dirpath or Path()  # known at setup
         self._trouble: str | None = None  # what went wrong with the files
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What it was made with, to make another like it."""
-        return {
-            "sizes": self.sizes,
-            "ablations": self.ablations,
-            "rankings": self.rankings,
-            "random": self.random,
-            "dirpath": self.dirpath,
-            "seed": self.seed,
-            "measure": self.measure,
-        }
 
     # ---- Lightning ---------------------------------------------------------------------------------------------
 

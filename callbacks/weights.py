@@ -124,18 +124,6 @@ class WeightValidation(MeasuringCallback):
         self._warned = False
 
     @property
-    def options(self) -> dict[str, Any]:
-        """What it was made with, to make another like it."""
-        return {
-            "dirpath": self.dirpath,
-            "every_n_steps": self.every_n_steps,
-            "rest": self.rest,
-            "save_top_k": self.save_top_k,
-            "monitor": self.monitor,
-            "seed": self.seed,
-        }
-
-    @property
     def rows(self) -> list[WeightRow]:
         """Those of the last measurement; none before the first."""
         return [] if self.measured is None else self.measured.rows

@@ -44,6 +44,7 @@ training has begun is always shown in full. Ctrl-C ends with code 130, SIGTERM w
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -196,7 +197,7 @@ class CircuitTrainer(pl.Trainer):
                 )
         callbacks_of = self.callbacks  # type: ignore[has-type]  # Lightning sets it elsewhere
         judge = next((one for one in callbacks_of if isinstance(one, kind)), kind())
-        judge = kind(**judge.options | given)
+        judge = kind(**{name: getattr(judge, name) for name in inspect.signature(kind).parameters} | given)
         # The other callbacks judge and export what is not asked for.
         ours = callbacks.CircuitExport, callbacks.FaithfulnessValidation, FaithfulnessCurve, WeightValidation
         self.callbacks = [*(one for one in callbacks_of if not isinstance(one, ours)), judge]
