@@ -21,7 +21,7 @@ from statistics import fmean, median
 import torch
 from torch import Tensor
 
-from lightning_circuits.batch import NO_TOKEN, Batch, first_prompts, n_prompts, prompts_alone, with_prompts
+from lightning_circuits.batch import NO_TOKEN, Batch, first_prompts, n_prompts, own_rows, prompts_alone, with_prompts
 from lightning_circuits.measures import correct, log_softmax, logit_difference, negative_log_likelihood
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
@@ -152,7 +152,7 @@ def check_task(
         favoured += correct(corrupt, batch).tolist()
         differences += logit_difference(clean, batch).tolist()
         corrupt_differences += logit_difference(corrupt, batch).tolist()
-        own = batch["continues"] == 0 if "continues" in batch else slice(None)
+        own = own_rows(batch)
         alone, logs = prompts_alone(batch), log_softmax(clean)[own]
         best, of_best = _best(logs, alone["answers"])
         of_ranks = (1 + (logs > best[:, None]).sum(-1)).tolist()

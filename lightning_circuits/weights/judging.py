@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_circuits.batch import Batch, TextBatch
+from lightning_circuits.batch import Batch, TextBatch, own_rows
 from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
 from lightning_circuits.evaluation.rows import to_json
 from lightning_circuits.measures import log_softmax, negative_log_likelihood
@@ -156,7 +156,7 @@ def _of_prompts(model: CircuitModel, prompts: Iterable[Batch]) -> tuple[Tensor, 
     for batch in prompts:
         batch = model.receive(batch)
         logits = model.run(batch["clean_ids"], batch["attention_mask"], batch["positions"])
-        own = batch["continues"] == 0 if "continues" in batch else slice(None)
+        own = own_rows(batch)
         said.append(logits[own].argmax(-1).cpu())
         nll.append(negative_log_likelihood(logits, batch["answers"], batch).double().cpu())
     if not said:
