@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_circuits.drawing.style import RC, label
 from lightning_circuits.evaluation.path_patching import PathEffect
+from lightning_circuits.printable import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,8 +66,7 @@ def path_patching_figure(effects: Sequence[PathEffect]) -> Figure:
                         sure = not each.effect.low <= 0 <= each.effect.high
                         words: dict[str, Any] = {"color": "white" if strong else "black", "fontsize": 6.5}
                         words["weight"] = "bold" if sure else "normal"
-                        number = f"{each.effect.value:.2f}".replace("-0.00", "0.00")
-                        axes.text(x + 0.5, y + 0.5, number, ha="center", va="center", **words)
+                        axes.text(x + 0.5, y + 0.5, number(each.effect.value, ".2f"), ha="center", va="center", **words)
             ticks = [i + 0.5 for i in range(len(receivers))]
             axes.set_xticks(ticks, [label(name, SHORT) for name in receivers], rotation=40, ha="right")
             axes.set_xlabel("receiver")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
@@ -88,11 +87,3 @@ def begin_section(view: Table, name: str) -> None:
     """A line, and a row that says what comes after it."""
     view.add_section()
     view.add_row(name, style="bold")
-
-
-def number(value: float | None, form: str) -> str:
-    """A number as tables print it; `-` for one that does not exist."""
-    if value is None or math.isnan(value):
-        return "-"
-    text = format(value, form)
-    return text if text.strip("-0.%") else text.lstrip("-")  # 0.00, not -0.00
