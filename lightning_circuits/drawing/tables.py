@@ -18,11 +18,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from lightning_circuits.drawing.text_tables import TextTable, add_numbers, begin, begin_section
-from lightning_circuits.evaluation.attention_by_role import LEAST_ATTENTION, Estimate, HeadAttention
+from lightning_circuits.evaluation.attention_by_role import LEAST_ATTENTION, HeadAttention
 from lightning_circuits.evaluation.comparison import ParetoPoint, Shown, Size, lines_of, measured_on
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurveAreas, CurveRow
 from lightning_circuits.evaluation.hypotheses import HypothesisReport
+from lightning_circuits.evaluation.metrics import Estimate
 from lightning_circuits.evaluation.rows import CONTROLS, NOTHING, OVERSHOOT, REFERENCES, Row
 from lightning_circuits.evaluation.stability import Stability
 from lightning_circuits.evaluation.transfer import RANDOM as RANDOM_EDGES

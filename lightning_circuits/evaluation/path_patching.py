@@ -32,8 +32,7 @@ from torch import Tensor
 
 from lightning_circuits.ablation import Ablation, InterchangeAblation
 from lightning_circuits.batch import Batch
-from lightning_circuits.evaluation.attention_by_role import Estimate
-from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
+from lightning_circuits.evaluation.metrics.bootstrap import Estimate, mean_estimate
 from lightning_circuits.layout import Layout
 from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, measure_name
 from lightning_circuits.models import CircuitModel
@@ -67,8 +66,7 @@ class PathEffect:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data: of the effect ``effect``, ``effect_low`` and ``effect_high``."""
-        ends = {"effect": self.effect.value, "effect_low": self.effect.low, "effect_high": self.effect.high}
-        return {**asdict(self), **ends}
+        return {**asdict(self), **self.effect.named("effect")}
 
 
 def path_patching(
@@ -133,13 +131,12 @@ def path_patching(
     for role in roles or [""]:
         for path in paths:
             per_prompt, (sender, receiver) = next(found), path.split("->")
-            ends = interval_of(resampled_means(per_prompt[:, None])[:, 0])
             rows.append(
                 PathEffect(
                     sender=sender,
                     receiver=receiver,
                     role=role,
-                    effect=Estimate(float(per_prompt.mean()), *ends.tolist()),
+                    effect=mean_estimate(per_prompt),
                     full=of_model,
                     measure=name_of_measure,
                     ablation=ablation.name,

@@ -25,9 +25,9 @@ from lightning_circuits.evaluation.attention_by_role import (
     attention_by_role,
     attention_deviation,
     attention_to,
-    mean_attention,
     ratio_of_means,
 )
+from lightning_circuits.evaluation.metrics.bootstrap import mean_estimate
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.loading import load_model
 from tests.support.oracle import ALL_OPEN, oracle, pairs
@@ -201,7 +201,7 @@ def test_intervals_are_those_of_a_bootstrap_in_loops() -> None:
         return statistics.fmean(dice.choices(a, k=50)) - statistics.fmean(dice.choices(base, k=20))
 
     for found, value, draw in (
-        (mean_attention(torch.tensor(a)), statistics.fmean(a), lambda: statistics.fmean(dice.choices(a, k=50))),
+        (mean_estimate(torch.tensor(a)), statistics.fmean(a), lambda: statistics.fmean(dice.choices(a, k=50))),
         (ratio_of_means(torch.tensor(a), torch.tensor(b)), sum(a) / sum(b), of_pairs),
         (
             attention_deviation(torch.tensor(a), torch.tensor(base)),
