@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_circuits.drawing.style import RC, label
+from lightning_circuits.drawing.style import RC, label, without_frame
 from lightning_circuits.evaluation.path_patching import PathEffect
 from lightning_circuits.printable import number
 
@@ -72,9 +72,7 @@ def path_patching_figure(effects: Sequence[PathEffect]) -> Figure:
             axes.set_xlabel("receiver")
             if role:
                 axes.set_title(f"at {label(role, SHORT)}", loc="left")
-            axes.tick_params(length=0)
-            for spine in axes.spines.values():
-                spine.set_visible(False)
+            without_frame(axes)
         panels[0].set_yticks([i + 0.5 for i in range(len(senders))], [label(name, SHORT) for name in senders])
         panels[0].set_ylabel("sender")
         panels[0].invert_yaxis()

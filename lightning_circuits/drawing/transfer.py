@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_circuits.circuit import ComparedBy
-from lightning_circuits.drawing.style import RC, label, line_style
+from lightning_circuits.drawing.style import RC, label, line_style, without_frame
 from lightning_circuits.evaluation.overlap import Null
 from lightning_circuits.evaluation.transfer import Transfer, TransferRow, match_of
 from lightning_circuits.measures import by_measure
@@ -83,9 +83,7 @@ def _cells(axes: Axes, rows: Sequence[Sequence[TransferRow]]) -> Any:
             axes.text(x + 0.5, y + 0.72, interval(row.faithfulness_low, row.faithfulness_high), fontsize=5.1, **where)
             if row.circuit in (row.data, match_of(row.data)):
                 axes.add_patch(Rectangle((x + 0.04, y + 0.05), 0.92, 0.9, fill=False, edgecolor=OWN, linewidth=1.1))
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    without_frame(axes)
     return colours
 
 
