@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import Ablation, InterchangeAblation
+from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.batch import Batch, prompts_alone
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.attention import attention_in, chosen_heads
@@ -101,7 +101,7 @@ def attention_by_role(
     right: str,
     wrong: str,
     query: str = "END",
-    ablation: Ablation | None = None,
+    ablation: Ablation | str = "interchange",
     heads: Sequence[str] | None = None,
     split: str = "val",
 ) -> list[HeadAttention]:
@@ -114,7 +114,7 @@ def attention_by_role(
         right: the span that the heads should look at.
         wrong: the span that is held against it.
         query: the span that they look from.
-        ablation: what cut edges carry; mean ablations already fitted. Default: interchange.
+        ablation: what cut edges carry, an object or a name; mean ablations already fitted.
         heads: names such as ``a9.h6``. Default: the heads in the circuit.
         split: what the prompts are called in the rows.
 
@@ -127,7 +127,7 @@ def attention_by_role(
     """
     model = model.in_spans(circuit.layout.spans)
     heads = chosen_heads(model, circuit, heads)
-    ablation = InterchangeAblation() if ablation is None else ablation
+    ablation = ABLATIONS.make(ablation, "ablation")
     both = [Circuit.full(model.layout), circuit]
     found = _attention(model, batches, both, [right, wrong], query, ablation, heads)
     rows = []
@@ -160,7 +160,7 @@ def attention_to(
     role: str,
     query: str = "END",
     circuit: Circuit | None = None,
-    ablation: Ablation | None = None,
+    ablation: Ablation | str = "interchange",
 ) -> dict[str, Tensor]:
     """How much every head of the model looks from one span to another, prompt by prompt.
 
@@ -171,7 +171,7 @@ def attention_to(
         query: the span that is looked from; mean over its tokens.
         circuit: of the model, in spans or not: the heads look as they do in it, by exact ablation. Default: as they
             do in the model.
-        ablation: what cut edges carry; mean ablations already fitted. Default: interchange.
+        ablation: what cut edges carry, an object or a name; mean ablations already fitted.
 
     Returns:
         By the names of the heads, float64 ``[n_prompts]`` on the CPU, from 0 to 1; prompts in the order of the batches.
@@ -236,7 +236,7 @@ def _attention(
     circuits: Sequence[Circuit],
     roles: Sequence[str],
     query: str,
-    ablation: Ablation | None,
+    ablation: Ablation | str,
     heads: Sequence[str],
 ) -> Tensor:
     """float64 ``[n_heads, n_circuits, n_roles, n_prompts]``: mean over the tokens of ``query``, sum over a role's."""

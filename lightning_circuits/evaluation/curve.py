@@ -36,7 +36,7 @@ from lightning_circuits.evaluation.metrics import cmd, cpr, log_area
 from lightning_circuits.evaluation.rows import Row, from_json, to_json
 from lightning_circuits.evaluation.smallest import Bound, clears
 from lightning_circuits.files.atomic import write_atomically
-from lightning_circuits.files.base import read_as, require_keys
+from lightning_circuits.files.base import read_as, require_keys, require_texts
 from lightning_circuits.files.plain_json import plain_data
 from lightning_circuits.printable import printable
 
@@ -230,9 +230,7 @@ class Curve:
             ValueError: something is missing, of another type, or contradicts the rest (which row is said).
         """
         require_keys(content, *cls.__dataclass_fields__)
-        for name in ("method", "model", "split"):
-            if not isinstance(content[name], str):
-                raise ValueError(f"its {name!r} is {content[name]!r}, not a text")
+        require_texts(content, "method", "model", "split")
         rows = _entries(CurveRow, content, "rows")
         for number, row in enumerate(rows):
             if row.split != content["split"]:

@@ -32,7 +32,7 @@ from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.overlap import Overlap, overlap
 from lightning_circuits.evaluation.rows import LARGEST, REFERENCES, Row, from_json, to_json
 from lightning_circuits.files.atomic import write_atomically
-from lightning_circuits.files.base import MOST_EDGES, read_as, require_keys
+from lightning_circuits.files.base import MOST_EDGES, read_as, require_keys, require_texts
 from lightning_circuits.files.plain_json import plain_data
 from lightning_circuits.layout import Layout
 from lightning_circuits.nodes import reader_nodes
@@ -191,9 +191,7 @@ class Formation:
             ValueError: something is missing, of another type, or contradicts the rest (which moment is said).
         """
         require_keys(content, *cls.__dataclass_fields__)
-        for name in ("method", "model"):
-            if not isinstance(content[name], str):
-                raise ValueError(f"its {name!r} is {content[name]!r}, not a text")
+        require_texts(content, "method", "model")
         if type(asked := content["faithfulness"]) not in (int, float) or not math.isfinite(asked):
             raise ValueError(f"its 'faithfulness' is {asked!r}, not a number")
         if not isinstance(content["moments"], list):

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import Ablation, InterchangeAblation
+from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.batch import Batch
 from lightning_circuits.evaluation.metrics.bootstrap import Estimate, mean_estimate
 from lightning_circuits.layout import Layout
@@ -75,7 +75,7 @@ def path_patching(
     senders: Sequence[str],
     receivers: Sequence[str],
     roles: Sequence[str] = (),
-    ablation: Ablation | None = None,
+    ablation: Ablation | str = "interchange",
     measure: AnyMeasure = DEFAULT,
     through_mlps: bool = False,
     split: str = "val",
@@ -88,7 +88,7 @@ def path_patching(
         senders: writers by name, such as ``a7.h3``, ``m0``, ``input``.
         receivers: readers by name, such as ``a9.h9<q>``, ``m3``, ``logits``.
         roles: spans of the prompts, each a table of its own. Default: all tokens at once.
-        ablation: what a patched path carries; mean ablations already fitted. Default: interchange.
+        ablation: what a patched path carries, an object or a name; mean ablations already fitted.
         measure: what F is the mean of: a name, or a function ``(logits, batch, full_logits) -> [B]`` with a name.
         through_mlps: let MLPs between the two compute, on what they read of the sender.
         split: what the prompts are called.
@@ -102,7 +102,7 @@ def path_patching(
             spans, or not this one; no batches; an unknown measure, or one without a name.
     """
     name_of_measure = measure_name(measure := MEASURES.make(measure, "measure"))
-    ablation = InterchangeAblation() if ablation is None else ablation
+    ablation = ABLATIONS.make(ablation, "ablation")
     paths, roles = _paths(model.layout.plain, senders, receivers), list(dict.fromkeys(roles))
     kind = _ThroughMLPs if through_mlps else ExactPatching
     parts: list[Tensor] = []

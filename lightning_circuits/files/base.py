@@ -129,6 +129,13 @@ def require_keys(content: Any, *keys: str) -> None:
         raise ValueError(f"missing {', '.join(map(repr, missing))}")
 
 
+def require_texts(content: Mapping[str, Any], *keys: str) -> None:
+    """Refuse an object of a file that has something else than a text under one of these keys."""
+    for key in keys:
+        if not isinstance(content[key], str):
+            raise ValueError(f"its {key!r} is {content[key]!r}, not a text")
+
+
 def require_names(value: Any, what: str) -> list[str]:
     """A value of a file, if it is a list of texts.
 
