@@ -151,6 +151,19 @@ def require_names(value: Any, what: str) -> list[str]:
     return value
 
 
+def layout_of(stated: Any) -> Layout:
+    """The layout of which a file has what `Layout.to_dict` says.
+
+    Raises:
+        ValueError: it is none; what is wrong with it is said.
+    """
+    require_keys(stated, "n_layers", "n_heads", "d_model", "n_kv_readers")
+    try:
+        return Layout(**{name: stated[name] for name in Layout.__dataclass_fields__ if name in stated})
+    except TypeError as error:
+        raise ValueError(f"its 'layout' is none: {error}") from error
+
+
 def require_tensor(value: Any, what: str, shape: tuple[int, ...]) -> Tensor:
     """A value of a file, if it is a plain tensor of this shape on the CPU, ``[*shape]`` of any dtype.
 
