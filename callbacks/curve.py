@@ -26,14 +26,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
-
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.arguments import require_choice, require_flags
 from lightning_circuits.callbacks.disk import once, writable_folder
 from lightning_circuits.callbacks.exact_ablation import ExactAblationCallback
 from lightning_circuits.callbacks.loggers import in_key, log_files, log_picture, log_scalars, log_table
 from lightning_circuits.callbacks.looked_at import size_name
+from lightning_circuits.callbacks.monitors import let_monitor
 from lightning_circuits.callbacks.options import require_folder, require_several, require_sizes
 from lightning_circuits.callbacks.requirements import require_search
 from lightning_circuits.callbacks.terminal import close_progress_bar, console, print_files
@@ -130,7 +129,7 @@ class FaithfulnessCurve(ExactAblationCallback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         scalars = _scalars(self._measure(trainer, require_search(self, trainer, pl_module), "val"))
         log_scalars(trainer, scalars, watched=_is_area)
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in scalars.items()})
+        let_monitor(trainer, scalars)
         if self._trouble:  # what comes after this, circuits and checkpoints, matters more
             pl.utilities.rank_zero_warn(self._trouble)
 
