@@ -43,6 +43,6 @@ def number(value: float | None, form: str) -> str:
     return text if text.strip("-0.%") else text.lstrip("-")  # 0.00, not -0.00
 
 
-def interval(low: float, high: float, form: str = ".2f") -> str:
+def interval(low: float, high: float) -> str:
     """The two ends of an interval: ``0.41..0.53``."""
-    return f"{number(low, form)}..{number(high, form)}"
+    return f"{number(low, '.2f')}..{number(high, '.2f')}"
