@@ -61,7 +61,7 @@ from lightning_circuits.objectives import AnyObjective
 from lightning_circuits.pages import see_page
 from lightning_circuits.search import Attribution, EdgePruning
 from lightning_circuits.search.bars import bars_of
-from lightning_circuits.search.identity import own_random_numbers
+from lightning_circuits.search.random_numbers import own_random_numbers
 from lightning_circuits.search.splits import require_fit
 from lightning_circuits.selection import size_to_count, top_n
 

@@ -35,9 +35,9 @@ from lightning_circuits.search.bars import bars_of
 from lightning_circuits.search.base import METHODS, CircuitSearch
 from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.gated_loss import CapturedLosses, gated_losses
-from lightning_circuits.search.identity import drawing_nothing, undisturbed
 from lightning_circuits.search.learned_constants import LearnedConstants
 from lightning_circuits.search.one_pass import Attribution
+from lightning_circuits.search.random_numbers import drawing_nothing, undisturbed
 from lightning_circuits.search.record import adam_faults, count_faults
 from lightning_circuits.search.splice import spliced, where_learning_pays
 from lightning_circuits.search.splits import Share, share_of, whole_split

@@ -46,7 +46,7 @@ from lightning_circuits.progress import tracked
 from lightning_circuits.scoring.node_ablation import NodeAblation
 from lightning_circuits.search.base import METHODS
 from lightning_circuits.search.frozen_model import LanguageModel
-from lightning_circuits.search.identity import undisturbed
+from lightning_circuits.search.random_numbers import undisturbed
 from lightning_circuits.search.record import count_faults
 from lightning_circuits.search.splits import whole_split
 from lightning_circuits.search.without_training import WithoutTraining

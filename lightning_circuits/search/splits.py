@@ -22,7 +22,8 @@ from lightning_circuits.models import CircuitModel
 from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
 from lightning_circuits.progress import length_of
-from lightning_circuits.search.identity import drawing_nothing, hash_of_prompts, undisturbed
+from lightning_circuits.search.identity import hash_of_prompts
+from lightning_circuits.search.random_numbers import drawing_nothing, undisturbed
 
 
 def whole_split(trainer: pl.Trainer, split: str) -> Any:
