@@ -25,7 +25,7 @@ from editing_conditions import (
 from stages import markdown
 
 from lightning_circuits.evaluation.attention_by_role import Estimate
-from lightning_circuits.evaluation.rows import from_json
+from lightning_circuits.files.numbers import from_json
 from lightning_circuits.weights.composition import Composition, WeightOverlap
 from lightning_circuits.weights.judging import WeightRow
 

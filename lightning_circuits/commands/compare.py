@@ -31,8 +31,8 @@ from lightning_circuits.evaluation.comparison import (
     pareto_points,
     shared_part,
 )
-from lightning_circuits.evaluation.curve import to_csv
 from lightning_circuits.files.atomic import write_atomically
+from lightning_circuits.files.numbers import to_csv
 from lightning_circuits.printable import printable
 
 

@@ -32,9 +32,9 @@ from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.tables import transfer_table
 from lightning_circuits.drawing.text_tables import console
 from lightning_circuits.drawing.transfer import matrix_figure, scatter_figure, transfer_markdown
-from lightning_circuits.evaluation.curve import to_csv
 from lightning_circuits.evaluation.transfer import Transfer, transfer
 from lightning_circuits.files.atomic import write_atomically
+from lightning_circuits.files.numbers import to_csv
 from lightning_circuits.measures import DEFAULT, MEASURES
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.loading import DType, load_model

@@ -30,9 +30,10 @@ from torch import Tensor
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.overlap import Overlap, overlap
-from lightning_circuits.evaluation.rows import LARGEST, REFERENCES, Row, from_json, to_json
+from lightning_circuits.evaluation.rows import REFERENCES, Row
 from lightning_circuits.files.atomic import write_atomically
 from lightning_circuits.files.base import MOST_EDGES, layout_of, read_as, require_keys, require_texts
+from lightning_circuits.files.numbers import LARGEST, from_json, to_json
 from lightning_circuits.files.plain_json import plain_data
 from lightning_circuits.layout import Layout
 from lightning_circuits.nodes import reader_nodes

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lightning_circuits.batch import Batch, TextBatch, own_rows
 from lightning_circuits.evaluation.metrics.bootstrap import estimate, mean_estimate, resampled_means
-from lightning_circuits.evaluation.rows import to_json
+from lightning_circuits.files.numbers import to_json
 from lightning_circuits.measures import log_softmax, negative_log_likelihood
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.progress import tracked

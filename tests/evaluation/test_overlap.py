@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.overlap import Overlap, overlap
 from lightning_circuits.evaluation.random_circuits import Sight, random_paths
-from lightning_circuits.evaluation.rows import from_json
+from lightning_circuits.files.numbers import from_json
 from lightning_circuits.layout import Layout
 
 TINY = Layout(2, 1, 1)
