@@ -20,10 +20,7 @@ from lightning_circuits.evaluation.statistical_tests import (
     partial_necessity,
     sufficiency,
 )
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.support.gates import generator
 
 
 def wins(n: int, k: int) -> tuple[Tensor, Tensor]:
