@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from rich.text import Text
-
 from lightning_circuits.commands.errors import Parser
 from lightning_circuits.commands.runs import find_curves, name_curves
 from lightning_circuits.drawing.curves import curve_figure, pareto_figure
 from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.tables import curves_table, pareto_table
-from lightning_circuits.drawing.text_tables import console
+from lightning_circuits.drawing.text_tables import console, note
 from lightning_circuits.evaluation.comparison import (
     Shown,
     Size,
@@ -83,8 +81,8 @@ def main(args: Sequence[str]) -> None:
             for row in line.curve.points(ablation, line.ranking)
         ]
         terminal.print(curves_table(curves))
-    for note in notes:
-        terminal.print(Text(f"Note: {printable(note, longest=1000)}", style="yellow"))
+    for each in notes:
+        terminal.print(note(each))
     stem = options.output / ("pareto" if options.pareto else "compare")
     paths = save(figure, stem)
     paths.append(stem.with_name(f"{stem.name}.csv"))

@@ -26,6 +26,11 @@ def console(quiet: bool = False) -> Console:
     return found if found.is_terminal else Console(quiet=quiet, width=100)
 
 
+def note(text: str, kind: str = "Note") -> Text:
+    """What a reader should know beside a table."""
+    return Text(f"{kind}: {printable(text, longest=1000)}", style="yellow")
+
+
 class TextTable(Table):
     """A table of text: no markup, no links, nothing that a terminal would obey, and no cell that fills the screen.
 
