@@ -53,7 +53,7 @@ class Tape:
         of_a_layer = max(part.layer.stop - part.layer.start for block in blocks.blocks for part in block.parts)
         return cls(
             wide=stack.nbytes <= max(SMALL, reference.nbytes // 2),  # what is dead leaves room
-            backward=(of_a_block + of_a_layer) * stack[0].nbytes,  # what readers see, and a layer's gradient
+            backward=(of_a_block + of_a_layer) * reference[0].nbytes,  # what readers see, and a layer's gradient
             stack=stack.nbytes,
         )
 
