@@ -47,7 +47,7 @@ def bash(example: Example) -> None:
 
 def run(words: list[str]) -> None:
     """The command line, on the embedded model and for two steps."""
-    from lightning_circuits.commands.main import main
+    from lightning_circuits.commands.entry import main
 
     words, _, target = (part.split() for part in " ".join(words).partition(">"))
     small = [option for option in SMALL.get(words[0], []) if option.split("=")[0] not in words]

@@ -33,11 +33,10 @@ from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation.rows import evaluate
-from lightning_circuits.layout import Layout
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.objectives import MatchLogitDifference
 from lightning_circuits.search.splits import live_tokens
-from lightning_circuits.selection import size_to_count, top_n
+from lightning_circuits.selection import size_to_count, top_n, worth
 
 SIZES = [0.005, 0.01, 0.02, 0.05, 0.1]
 QUICK = {"model": "tiny-ioi", "seeds": [0], "steps": 4, "train": 16, "prompts": 8}
@@ -106,7 +105,7 @@ def judge(model: Any, data: IOIDataModule, scored: dict[str, Circuit], seed: int
     tokens = torch.tensor([found[name] for name in layout.spans] or [sum(found.values())], dtype=torch.float64)
     sizes = list(itertools.product(scored, COUNTS, SIZES))
     circuits = {
-        f"{method} {counted} {size}": Circuit(layout, chosen(ranked(scored[method]), layout, tokens, counted, size))
+        f"{method} {counted} {size}": Circuit(layout, chosen(scored[method], tokens, counted, size))
         for method, counted, size in sizes
     }
     alike: dict[bytes, str] = {}
@@ -127,13 +126,9 @@ def judge(model: Any, data: IOIDataModule, scored: dict[str, Circuit], seed: int
     ]
 
 
-def ranked(scored: Circuit) -> Tensor:
-    """What edges are taken by, the highest first: |score| where signs mean something."""
-    return scored.scores.abs() if scored.absolute else scored.scores
-
-
-def chosen(scores: Tensor, layout: Layout, tokens: Tensor, counted: str, size: float) -> Tensor:
+def chosen(scored: Circuit, tokens: Tensor, counted: str, size: float) -> Tensor:
     """The best edges of a size: a share of all slots, or all that a share of all token-edges pays for."""
+    layout, scores = scored.layout, worth(scored.scores, absolute=scored.absolute)
     if counted == "slots":
         return top_n(scores, size_to_count(size, layout))
     best = scores.argsort(descending=True, stable=True)

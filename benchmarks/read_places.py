@@ -16,7 +16,7 @@ from pathlib import Path
 import results_page
 import torch
 from options import parse, parser, write_json
-from places import QUICK, SIZES, ranked, scores
+from places import QUICK, SIZES, scores
 from smollm2 import NAME, located
 
 from lightning_circuits import EAP
@@ -55,14 +55,14 @@ def main() -> None:
     effects = scores("EAP", hf_model, data, True, args.seed, args)
     trained = scores("trained", hf_model, data, True, args.seed, args)
     model = EAP(hf_model).circuit_model.in_spans(trained.layout.spans)
-    members = top_n(ranked(trained), size_to_count(args.size, trained.layout))
+    members = top_n(trained.scores, size_to_count(args.size, trained.layout), absolute=trained.absolute)
     circuit = Circuit(trained.layout, members, trained.scores, trained.metadata).prune()
     heads = heads_table(model, data, circuit)
     cancelled = cancelled_table(effects)
     results_page.show(heads, f"{circuit}: what is lost without a head's output in a span")
     results_page.show(cancelled, "Edges lost by cancelling, of the best by the sum of |score|")
     write_json(args, heads=heads, cancelled=cancelled)
-    best = top_n(ranked(trained), min(DRAWN, circuit.n_edges))
+    best = top_n(trained.scores, min(DRAWN, circuit.n_edges), absolute=trained.absolute)
     drawn = Circuit(trained.layout, best, trained.scores, trained.metadata).prune()
     print("Written:", save_figure(drawn, args.output / "circuit.svg"))
     if args.write:

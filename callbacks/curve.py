@@ -24,9 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import torch
+from typing import Literal, get_args
 
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.arguments import require_choice, require_flags
@@ -34,6 +32,7 @@ from lightning_circuits.callbacks.disk import once, writable_folder
 from lightning_circuits.callbacks.exact_ablation import ExactAblationCallback
 from lightning_circuits.callbacks.loggers import in_key, log_files, log_picture, log_scalars, log_table
 from lightning_circuits.callbacks.looked_at import size_name
+from lightning_circuits.callbacks.monitors import let_monitor
 from lightning_circuits.callbacks.options import require_folder, require_several, require_sizes
 from lightning_circuits.callbacks.requirements import require_search
 from lightning_circuits.callbacks.terminal import close_progress_bar, console, print_files
@@ -42,14 +41,12 @@ from lightning_circuits.drawing.curves import curve_figure
 from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.tables import curve_table
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurvePlace
+from lightning_circuits.files.mib import MIB_SIZES
 from lightning_circuits.measures import DEFAULT, AnyMeasure, by_measure
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import CircuitSearch
 from lightning_circuits.search.splits import describe_data
 from lightning_circuits.selection import size_to_count, top_n
-
-MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""The shares of the edges at which the MIB benchmark takes its areas."""
 
 Ranking = Literal["signed", "absolute"]
 RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
@@ -112,19 +109,6 @@ class FaithfulnessCurve(ExactAblationCallback):
         self._folder = self.dirpath or Path()  # known at setup
         self._trouble: str | None = None  # what went wrong with the files
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """What it was made with, to make another like it."""
-        return {
-            "sizes": self.sizes,
-            "ablations": self.ablations,
-            "rankings": self.rankings,
-            "random": self.random,
-            "dirpath": self.dirpath,
-            "seed": self.seed,
-            "measure": self.measure,
-        }
-
     # ---- Lightning ---------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -145,7 +129,7 @@ class FaithfulnessCurve(ExactAblationCallback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         scalars = _scalars(self._measure(trainer, require_search(self, trainer, pl_module), "val"))
         log_scalars(trainer, scalars, watched=_is_area)
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in scalars.items()})
+        let_monitor(trainer, scalars)
         if self._trouble:  # what comes after this, circuits and checkpoints, matters more
             pl.utilities.rank_zero_warn(self._trouble)
 

@@ -22,7 +22,7 @@ from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
 from lightning_circuits.search.bars import bars_of
 from lightning_circuits.search.base import CircuitSearch
-from lightning_circuits.search.identity import drawing_nothing, undisturbed
+from lightning_circuits.search.random_numbers import drawing_nothing, undisturbed
 from lightning_circuits.search.splits import fitted_on, live_tokens, whole_split
 
 

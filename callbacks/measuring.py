@@ -15,7 +15,7 @@ from rich.console import RenderableType
 from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.callbacks.launched import leave_room
 from lightning_circuits.callbacks.loggers import log_scalars
-from lightning_circuits.callbacks.monitors import monitored, monitored_each_step, refuse_unknown
+from lightning_circuits.callbacks.monitors import let_monitor, monitored, monitored_each_step, refuse_unknown
 from lightning_circuits.callbacks.terminal import close_progress_bar, console
 from lightning_circuits.namespace import pl
 
@@ -136,4 +136,4 @@ class MeasuringCallback(pl.Callback):
 
     def _log(self, trainer: pl.Trainer, scalars: dict[str, float]) -> None:
         log_scalars(trainer, scalars, watched=self._watched)
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in scalars.items()})
+        let_monitor(trainer, scalars)

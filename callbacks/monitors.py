@@ -8,9 +8,11 @@ A callback whose numbers can be watched says which they are, by ``logged_keys(se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import groupby
+
+import torch
 
 from lightning_circuits.namespace import pl
 
@@ -30,6 +32,11 @@ def monitored_each_step(trainer: pl.Trainer) -> set[str]:
     """Those that are looked at after the first step already."""
     configs = trainer.lr_scheduler_configs
     return {c.monitor for c in configs if c.reduce_on_plateau and c.interval == "step" and c.monitor}
+
+
+def let_monitor(trainer: pl.Trainer, numbers: Mapping[str, float]) -> None:
+    """Have numbers stand where those who watch them look."""
+    trainer.callback_metrics.update({key: torch.tensor(value) for key, value in numbers.items()})
 
 
 def refuse_unknown(trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -35,7 +35,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.arguments import require_numbers, require_whole_numbers, shortened
@@ -46,7 +45,7 @@ from lightning_circuits.callbacks.history import NUMBERS, Probe
 from lightning_circuits.callbacks.launched import leave_room
 from lightning_circuits.callbacks.loggers import in_key, log_files, log_picture, log_scalars
 from lightning_circuits.callbacks.looked_at import size_name
-from lightning_circuits.callbacks.monitors import monitored, refuse_unknown
+from lightning_circuits.callbacks.monitors import let_monitor, monitored, refuse_unknown
 from lightning_circuits.callbacks.options import require_folder, require_measure, require_sizes
 from lightning_circuits.callbacks.probe_method import read_method, read_training_steps, scores_of
 from lightning_circuits.drawing.formation import formation_figure
@@ -62,7 +61,7 @@ from lightning_circuits.objectives import AnyObjective
 from lightning_circuits.pages import see_page
 from lightning_circuits.search import Attribution, EdgePruning
 from lightning_circuits.search.bars import bars_of
-from lightning_circuits.search.identity import own_random_numbers
+from lightning_circuits.search.random_numbers import own_random_numbers
 from lightning_circuits.search.splits import require_fit
 from lightning_circuits.selection import size_to_count, top_n
 
@@ -186,7 +185,7 @@ class CircuitProbe(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         refuse_unknown(trainer, pl_module)
         if self.history:  # of the run that is resumed
-            trainer.callback_metrics.update(_tensors(self.history[-1].scalars()))
+            let_monitor(trainer, self.history[-1].scalars())
         elif trainer.global_step == 0:
             self._probe(trainer, pl_module)
 
@@ -286,7 +285,7 @@ class CircuitProbe(pl.Callback):
             self._sizes = list(self._counts(model.layout))
             self.data.prepare_data()
             self.data.setup("fit")
-            vocabulary = len(model.token_embedding.weight)
+            vocabulary = model.vocabulary
             for split in ("train", "val"):
                 batch = next(self._batches(split), None)
                 if batch is None:
@@ -343,7 +342,7 @@ class CircuitProbe(pl.Callback):
             probe.iou_last.update(probe.overlap(self.history[-1]))
         self.history.append(probe)
         log_scalars(trainer, probe.scalars(), probe.step)
-        trainer.callback_metrics.update(_tensors(probe.scalars()))
+        let_monitor(trainer, probe.scalars())
 
     def _batches(self, split: str) -> Iterator[Batch]:
         """All of a split, on every process."""
@@ -352,10 +351,6 @@ class CircuitProbe(pl.Callback):
     def _loader(self, split: str) -> Any:
         loader = self.data.train_dataloader() if split == "train" else self.data.val_dataloader()
         return unshared(loader)  # the Trainer's own data are shared out among processes already
-
-
-def _tensors(scalars: dict[str, float]) -> dict[str, Tensor]:
-    return {name: torch.tensor(value) for name, value in scalars.items()}
 
 
 LATER = ("setup", "configure_model")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lightning_circuits.drawing import text_tables
 from lightning_circuits.namespace import pl
 from lightning_circuits.printable import printable
 
@@ -18,10 +19,8 @@ def close_progress_bar(trainer: pl.Trainer, stage: str) -> None:
 
 
 def console(trainer: pl.Trainer) -> Console:
-    """The terminal; where there is none, a page as wide as the tables; with --quiet, nothing."""
-    quiet = getattr(trainer, "quiet", False)
-    found = Console(quiet=quiet)
-    return found if found.is_terminal else Console(quiet=quiet, width=100)
+    """The terminal of a run; with --quiet, it shows nothing."""
+    return text_tables.console(getattr(trainer, "quiet", False))
 
 
 def print_files(what: str, paths: Sequence[Path]) -> None:

@@ -44,8 +44,8 @@ from lightning_circuits.callbacks.options import require_folder
 from lightning_circuits.callbacks.requirements import require_weight_search
 from lightning_circuits.callbacks.terminal import print_files
 from lightning_circuits.drawing.tables import weights_table
-from lightning_circuits.evaluation.curve import to_csv
 from lightning_circuits.files.atomic import write_atomically
+from lightning_circuits.files.numbers import to_csv
 from lightning_circuits.files.plain_json import plain_data
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.bars import bars_of
@@ -122,18 +122,6 @@ class WeightValidation(MeasuringCallback):
         self._written: list[Path] = []  # files of rows
         self._trouble: str | None = None  # why the last measurement is not in the files
         self._warned = False
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What it was made with, to make another like it."""
-        return {
-            "dirpath": self.dirpath,
-            "every_n_steps": self.every_n_steps,
-            "rest": self.rest,
-            "save_top_k": self.save_top_k,
-            "monitor": self.monitor,
-            "seed": self.seed,
-        }
 
     @property
     def rows(self) -> list[WeightRow]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning_circuits.arguments import require_choice, require_seed, require_whole_numbers, shortened
 from lightning_circuits.batch import PromptSource
+from lightning_circuits.datamodules.encoding import WithTokenizer
 from lightning_circuits.datamodules.faults import BadRows, together
 from lightning_circuits.datamodules.fitting import require_fit
 from lightning_circuits.datamodules.loader import PaddingSide, PairLoader
@@ -20,13 +21,13 @@ from lightning_circuits.datamodules.misfits import Fitting, Misfits, fitting
 from lightning_circuits.datamodules.spans import By, in_order, one_span_a_token
 from lightning_circuits.datamodules.tokenising import AnswerTokens, PromptPair, TokenPair, in_spans, longest
 from lightning_circuits.models import CircuitModel
-from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
+from lightning_circuits.models.loading import PreTrainedTokenizerBase
 from lightning_circuits.namespace import pl
 
 SPLITS = ("train", "val", "test")
 
 
-class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
+class PairDataModule(pl.LightningDataModule, WithTokenizer, PromptSource, ABC):
     """What all tasks share: tokenising, checking, and loaders. A subclass says which pairs each split holds.
 
     Loaders can be asked for without a `Trainer`; `setup` then runs by itself. Training is shuffled and shared out among
@@ -63,10 +64,7 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
         answer_tokens: AnswerTokens = "one",
     ) -> None:
         super().__init__()
-        if not isinstance(tokenizer, (str, Path, PreTrainedTokenizerBase)):
-            raise TypeError(
-                f"tokenizer takes a tokenizer of transformers, a name or a folder, got {shortened(tokenizer)}"
-            )
+        self.read_by(tokenizer)
         require_whole_numbers(batch_size=batch_size)
         require_seed(seed)
         if batch_size < 1:
@@ -76,8 +74,6 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
             require_choice("spans", spans, By)
         require_choice("misfits", misfits, Misfits)
         require_choice("answer_tokens", answer_tokens, AnswerTokens)
-        self._tokenizer = tokenizer
-        self.tokenizer_name = str(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer.name_or_path
         self.batch_size = batch_size
         self.padding_side = padding_side
         self.seed = seed
@@ -100,13 +96,6 @@ class PairDataModule(pl.LightningDataModule, PromptSource, ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """What the data are, in plain JSON values, for the files a run leaves behind."""
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, loaded when it is first needed."""
-        if isinstance(self._tokenizer, (str, Path)):
-            self._tokenizer = load_tokenizer(self._tokenizer)
-        return self._tokenizer
 
     def setup(self, stage: str | None = None) -> None:
         """Make, check and tokenise all splits, once; ValueError for bad pairs (see `tokenising.attempts`), an empty

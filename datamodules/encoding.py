@@ -3,8 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from lightning_circuits.models.loading import PreTrainedTokenizerBase
+from lightning_circuits.arguments import shortened
+from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
+
+
+class WithTokenizer:
+    """What reads texts with a tokenizer that may be given by its name."""
+
+    tokenizer_name: str
+    """That it was given by, or is loaded by elsewhere."""
+
+    def read_by(self, tokenizer: str | Path | PreTrainedTokenizerBase) -> None:
+        """Take it for one's own; TypeError for something else."""
+        if not isinstance(tokenizer, (str, Path, PreTrainedTokenizerBase)):
+            raise TypeError(
+                f"tokenizer takes a tokenizer of transformers, a name or a folder, got {shortened(tokenizer)}"
+            )
+        self._tokenizer = tokenizer
+        self.tokenizer_name = str(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer.name_or_path
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, loaded when it is first needed."""
+        if isinstance(self._tokenizer, (str, Path)):
+            self._tokenizer = load_tokenizer(self._tokenizer)
+        return self._tokenizer
 
 
 def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

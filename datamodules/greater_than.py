@@ -74,7 +74,6 @@ class Asked:
 
 
 CENTURIES = [str(century) for century in range(11, 20)]
-DECADES = [str(decade) for decade in range(110, 200)]
 DIGITS = [str(digit) for digit in range(10)]
 NUMBERS = [f"{number:02d}" for number in range(1, 100)]
 ASKED: dict[Digit, Asked] = {

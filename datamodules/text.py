@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 from lightning_circuits.arguments import require_choice, require_seed, require_whole_numbers, shortened
 from lightning_circuits.batch import TextBatch, TextSource
-from lightning_circuits.datamodules.encoding import encode, unknown_words
+from lightning_circuits.datamodules.encoding import WithTokenizer, encode, unknown_words
 from lightning_circuits.datamodules.loader import OrderedLoader, padded
 from lightning_circuits.datamodules.records import text_of
 from lightning_circuits.datamodules.shuffling import shuffled
-from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
+from lightning_circuits.models.loading import PreTrainedTokenizerBase
 
 __all__ = ["TextLines", "TextLoader"]
 
@@ -55,7 +55,7 @@ class TextLoader(OrderedLoader[list[int], TextBatch]):
         return self.collate(self._rows(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size])
 
 
-class TextLines(TextSource):
+class TextLines(WithTokenizer, TextSource):
     """Lines of text, dealt out to three splits, and each split in batches.
 
     Args:
@@ -81,10 +81,7 @@ class TextLines(TextSource):
         batch_size: int = 4,
         seed: int = 0,
     ) -> None:
-        if not isinstance(tokenizer, (str, Path, PreTrainedTokenizerBase)):
-            raise TypeError(
-                f"tokenizer takes a tokenizer of transformers, a name or a folder, got {shortened(tokenizer)}"
-            )
+        self.read_by(tokenizer)
         if isinstance(lines, (list, tuple)):
             of_other_types = [line for line in lines if not isinstance(line, str)]
         else:
@@ -99,8 +96,6 @@ class TextLines(TextSource):
             raise ValueError(
                 f"max_tokens is {max_tokens}: it has to be at least 2, a token and the one that follows it"
             )
-        self._tokenizer = tokenizer
-        self.tokenizer_name = str(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer.name_or_path
         self.lines = lines
         self.max_tokens = max_tokens
         self.batch_size = batch_size
@@ -148,11 +143,6 @@ class TextLines(TextSource):
     @cached_property
     def _train(self) -> TextLoader:
         return self.loader("train")
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, loaded when it is first needed."""
-        return load_tokenizer(self._tokenizer) if isinstance(self._tokenizer, (str, Path)) else self._tokenizer
 
     @cached_property
     def _numbered(self) -> dict[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from editing_conditions import BESIDE, FALLEN, FIRST, FULL, RESTS, STANDING, WITH_NORMS, Condition, find, paired
-from editing_tables import MadeOf, Rows, Shared, interval, number
+from editing_tables import MadeOf, Rows, Shared, interval
+from stages import number
 
 TRAINED, HELD_OUT, TEXT = 0.85, 0.7, 1.0
 """The agreement that masks of half of the weights are to have on facts of the training and on held-out ones, and how

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_circuits.evaluation.attention_by_role import Estimate
-from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
+from lightning_circuits.evaluation.metrics.bootstrap import Estimate, mean_estimate
 
 RESTS = {"zero": "the rest at zero", "keep": "the model whole"}
 """What the weights are that may not move, in words."""
@@ -126,13 +125,8 @@ def find(edits: Sequence[Condition], mask: str, weights: str, rest: str, budget:
     )
 
 
-def estimate(values: Tensor) -> Estimate:
-    """The mean of numbers ``[n]`` with the interval of a bootstrap over them."""
-    return Estimate(float(values.mean()), *interval_of(resampled_means(values[:, None])[:, 0]).tolist())
-
-
 def paired(a: Tensor, b: Tensor) -> Estimate:
     """How much more a number of facts is in one condition ``[n]`` than in another ``[m]``, of the facts that both have,
     which are the first."""
     n = min(len(a), len(b))
-    return estimate(a[:n] - b[:n])
+    return mean_estimate(a[:n] - b[:n])

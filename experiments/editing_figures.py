@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from editing_conditions import BESIDE, FIRST, FULL, RESTS, Condition, estimate, find
+from editing_conditions import BESIDE, FIRST, FULL, RESTS, Condition, find
 from editing_tables import Rows
 
 from lightning_circuits.drawing.style import COLOURS, RC, SHAPES
+from lightning_circuits.evaluation.metrics.bootstrap import mean_estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +59,7 @@ def edits_figure(edits: Sequence[Condition]) -> Figure:
 
 def point(axes: Axes, found: Condition, colour: str, marker: str) -> None:
     """A condition: the mean over facts, with its interval upwards."""
-    fall, text = estimate(found.fall), float(found.at("after", "text_nll").mean())
+    fall, text = mean_estimate(found.fall), float(found.at("after", "text_nll").mean())
     bar = [[fall.value - fall.low], [fall.high - fall.value]]
     size = 8 if marker == "*" else 5
     axes.errorbar(text, fall.value, bar, fmt=marker, color=colour, markersize=size, elinewidth=0.8, alpha=0.85)

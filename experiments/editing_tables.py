@@ -18,14 +18,13 @@ from editing_conditions import (
     WITH_NORMS,
     Condition,
     as_large,
-    estimate,
     find,
     paired,
 )
-from stages import markdown
+from stages import markdown, number, with_interval
 
-from lightning_circuits.evaluation.attention_by_role import Estimate
-from lightning_circuits.evaluation.rows import from_json
+from lightning_circuits.evaluation.metrics.bootstrap import Estimate, mean_estimate
+from lightning_circuits.files.numbers import from_json
 from lightning_circuits.weights.composition import Composition, WeightOverlap
 from lightning_circuits.weights.judging import WeightRow
 
@@ -55,13 +54,8 @@ class Shared:
 # ---- cells -----------------------------------------------------------------------------------------------------------
 
 
-def number(value: float) -> str:
-    """At two places, and never -0.00."""
-    return f"{round(value, 2) + 0.0:.2f}"
-
-
 def interval(found: Estimate) -> str:
-    return f"{number(found.value)} [{number(found.low)}..{number(found.high)}]"
+    return with_interval(*found, between="..")
 
 
 def change(edits: Condition, name: str) -> str:
@@ -150,7 +144,7 @@ def edit_rows(edits: Sequence[Condition], mask: str, loss: float | None = None) 
         if loss is None:
             return {}
         reached = (each.at("after", "new_nll") <= loss).double()
-        return {"reached": f"{float(reached.mean()):.0%}", "steps": interval(estimate(each.steps))}
+        return {"reached": f"{float(reached.mean()):.0%}", "steps": interval(mean_estimate(each.steps))}
 
     return [
         {
@@ -160,7 +154,7 @@ def edit_rows(edits: Sequence[Condition], mask: str, loss: float | None = None) 
             **to_loss(each),
             "edited": " → ".join(f"{float(each.edited(moment).mean()):.0%}" for moment in ("before", "after")),
             "NLL of the new object": change(each, "new_nll"),
-            "falls by": interval(estimate(each.fall)),
+            "falls by": interval(mean_estimate(each.fall)),
             "NLL of the true object": change(each, "true_nll"),
             "new object, paraphrased": change(each, "paraphrase_new_nll"),
             "neighbours kept": f"{float(each.at('after', 'neighbours').mean()):.0%}",
@@ -189,7 +183,7 @@ def mask_edit_rows(edits: Sequence[Condition], masks: Sequence[str], n: int) -> 
     """A row for each mask, rest and budget, a column for each kind of weights; of the first n facts."""
 
     def cell(found: Condition | None) -> str:
-        return interval(estimate(found.fallen[:n])) if found else ""
+        return interval(mean_estimate(found.fallen[:n])) if found else ""
 
     rows = []
     for mask in masks:

@@ -47,9 +47,10 @@ from lightning_circuits.datamodules import (
 )
 from lightning_circuits.drawing.transfer import matrix_figure, scatter_figure
 from lightning_circuits.evaluation.overlap import Overlap, overlap
-from lightning_circuits.evaluation.rows import Row, evaluate, from_json
+from lightning_circuits.evaluation.rows import Row, evaluate
 from lightning_circuits.evaluation.smallest import clears, smallest_circuit
 from lightning_circuits.evaluation.transfer import SharedPart, Transfer, TransferRow, transfer
+from lightning_circuits.files.numbers import from_json
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.objectives import OBJECTIVES, MatchLogitDifference
 from lightning_circuits.scoring.exact_patching import ExactPatching, chunks

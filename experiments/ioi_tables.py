@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from stages import markdown
+from stages import markdown, with_interval
 from torch import Tensor
 
 from lightning_circuits.drawing.style import COLOURS, RC
-from lightning_circuits.evaluation.attention_by_role import Estimate, HeadAttention
-from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
+from lightning_circuits.evaluation.attention_by_role import HeadAttention
+from lightning_circuits.evaluation.metrics.bootstrap import Estimate, estimate, mean_estimate, resampled_means
 from lightning_circuits.evaluation.metrics.ratio import beside_the_model
 
 LEAST = 0.01
@@ -70,10 +70,7 @@ def judge(of_ablation: Mapping[str, Sequence[float]], circuit: str, order: str =
         value=float(values.mean()),
         ratio=Estimate(found["ratio"], found["ratio_low"], found["ratio_high"]),
         difference=Estimate(found["difference"], found["difference_low"], found["difference_high"]),
-        faithfulness=Estimate(
-            float((values.mean() - empty.mean()) / (full.mean() - empty.mean())),
-            *interval_of(_share(resampled)).tolist(),
-        ),
+        faithfulness=estimate(_share(torch.stack([values, full, empty]).mean(1)), _share(resampled)),
         accuracy=float((values > 0).double().mean()),
         full_accuracy=float((full > 0).double().mean()),
         prompts=len(values),
@@ -81,19 +78,15 @@ def judge(of_ablation: Mapping[str, Sequence[float]], circuit: str, order: str =
 
 
 def _share(means: Tensor) -> Tensor:
-    """f of resampled means ``[RESAMPLES, 3]`` of circuit, full and empty."""
-    return (means[:, 0] - means[:, 2]) / (means[:, 1] - means[:, 2])
+    """f of means ``[..., 3]`` of circuit, full and empty."""
+    value, full, empty = means.unbind(-1)
+    return (value - empty) / (full - empty)
 
 
 def against(of_ablation: Mapping[str, Sequence[float]], circuit: str, other: str) -> Estimate:
     """F of one circuit less F of another, on the same prompts."""
-    return mean_of([a - b for a, b in zip(of_ablation[circuit], of_ablation[other], strict=True)])
-
-
-def mean_of(values: Sequence[float]) -> Estimate:
-    """The mean over prompts."""
-    column = torch.tensor(values, dtype=torch.float64)[:, None]
-    return Estimate(float(column.mean()), *interval_of(resampled_means(column)[:, 0]).tolist())
+    mine, others = (torch.tensor(of_ablation[name], dtype=torch.float64) for name in (circuit, other))
+    return mean_estimate(mine - others)
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -118,9 +111,9 @@ def faithfulness_table(
                             "ablation": ablation,
                             "F(M)": f"{found.full:.2f}",
                             "F(C)": f"{found.value:.2f}",
-                            "F(C)/F(M)": said(found.ratio),
-                            "F(C) - F(M)": said(found.difference),
-                            "f": said(found.faithfulness),
+                            "F(C)/F(M)": with_interval(*found.ratio),
+                            "F(C) - F(M)": with_interval(*found.difference),
+                            "f": with_interval(*found.faithfulness),
                             "accuracy M, C": f"{found.full_accuracy:.0%}, {found.accuracy:.0%}",
                             "verdict": found.verdict,
                         }
@@ -135,7 +128,7 @@ def restoration_table(measured: Mapping[tuple[str, str], Measured], ablation: st
         for at in places_of(of_variant[ablation]):
             circuit = "base circuit" if at == "S2" else at
             found = judge(of_variant[ablation], circuit)
-            change = "" if at == "S2" else said(against(of_variant[ablation], circuit, "base circuit"))
+            change = "" if at == "S2" else with_interval(*against(of_variant[ablation], circuit, "base circuit"))
             rows.append(
                 {
                     "prompts": variant,
@@ -143,8 +136,8 @@ def restoration_table(measured: Mapping[tuple[str, str], Measured], ablation: st
                     "open at": at,
                     "F(M)": f"{found.full:.2f}",
                     "F(C)": f"{found.value:.2f}",
-                    "F(C)/F(M)": said(found.ratio),
-                    "F(C) - F(M)": said(found.difference),
+                    "F(C)/F(M)": with_interval(*found.ratio),
+                    "F(C) - F(M)": with_interval(*found.difference),
                     "F(C) - F(S2 alone)": change,
                     "accuracy": f"{found.accuracy:.0%}",
                     "verdict": found.verdict,
@@ -166,10 +159,10 @@ def sides_table(rows: Sequence[tuple[str, HeadAttention]]) -> str:
             "circuit": method,
             "head": row.head,
             "END to": f"{row.right} / {row.wrong}",
-            "ratio in the model": said(row.model_ratio),
-            "in the circuit": said(row.circuit_ratio),
-            f"circuit / model, {row.right}": said(row.faithfulness_right),
-            f"circuit / model, {row.wrong}": said(row.faithfulness_wrong),
+            "ratio in the model": with_interval(*row.model_ratio),
+            "in the circuit": with_interval(*row.circuit_ratio),
+            f"circuit / model, {row.right}": with_interval(*row.faithfulness_right),
+            f"circuit / model, {row.wrong}": with_interval(*row.faithfulness_wrong),
         }
         for method, row in sorted(rows, key=lambda each: (each[0], each[1].model_ratio.value > 1))
         if row.changes_sides
@@ -224,13 +217,6 @@ def overlap_table(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def said(number: Estimate) -> str:
-    """A number and its interval in words; `-` for one that does not exist."""
-    if math.isnan(number.value):
-        return "-"
-    return f"{number.value:.2f} [{number.low:.2f}, {number.high:.2f}]".replace("-0.00", "0.00")
-
-
 # ---- a figure --------------------------------------------------------------------------------------------------------
 
 
@@ -248,7 +234,8 @@ def restoration_figure(measured: Mapping[tuple[str, str], Measured], ablation: s
                 values = measured[method, variant][ablation]
                 places = places_of(values)
                 for y, at in enumerate(places):
-                    mean = mean_of(values["base circuit" if at == "S2" else at])
+                    each = values["base circuit" if at == "S2" else at]
+                    mean = mean_estimate(torch.tensor(each, dtype=torch.float64))
                     here = y + 0.16 * (2 * number - len(methods) + 1)
                     axes.plot([mean.low, mean.high], [here, here], color=COLOURS[number], linewidth=1.1)
                     name = method if y == 0 else None

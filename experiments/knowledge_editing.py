@@ -29,7 +29,7 @@ from editing_tables import Shared, plain, tables
 from stages import QUICK_MODEL, Run, located, markdown, options, quiet_trainer
 
 from lightning_circuits import WeightPruning
-from lightning_circuits.evaluation.rows import from_json
+from lightning_circuits.files.numbers import from_json
 from lightning_circuits.models import wrap
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.weights.composition import Composition, composition, weight_overlap

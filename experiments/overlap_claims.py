@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from statistics import fmean
 
-from overlap_tables import SHARES, Judged, number
+from overlap_tables import SHARES, Judged
+from stages import number
 
 from lightning_circuits.evaluation.transfer import RANDOM, Transfer, TransferPair
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages import markdown
+from stages import markdown, number, with_interval
 
 from lightning_circuits.circuit import ComparedBy
 from lightning_circuits.evaluation.overlap import Null, Overlap
@@ -131,13 +131,8 @@ def tables(tasks: Mapping[str, Judged], transfers: Mapping[str, Transfer], args:
 # ---- cells -----------------------------------------------------------------------------------------------------------
 
 
-def number(value: float) -> str:
-    """At two places, and never -0.00."""
-    return f"{round(value, 2) + 0.0:.2f}"
-
-
 def interval(row: Row) -> str:
-    return f"{number(row.faithfulness)} [{number(row.faithfulness_low)}..{number(row.faithfulness_high)}]"
+    return with_interval(row.faithfulness, row.faithfulness_low, row.faithfulness_high, between="..")
 
 
 def with_accuracy(row: Row) -> str:

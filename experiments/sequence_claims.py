@@ -7,6 +7,7 @@ from statistics import mean
 from typing import Any
 
 from sequence_tables import Matrix, Parts, Removed
+from stages import number
 
 from lightning_circuits.evaluation.overlap import Overlap
 from lightning_circuits.evaluation.transfer import match_of
@@ -53,7 +54,8 @@ def claims(
         matched = mean(found[data][match_of(name)].faithfulness for data in tasks for name in tasks)
         say(
             f"a circuit does what other sequences ask for ({method})",
-            f"mean f {two(own)} on its own data, {two(crossed)} on others', {two(matched)} of matched random circuits",
+            f"mean f {number(own)} on its own data, {number(crossed)} on others', {number(matched)} of matched random "
+            "circuits",
             crossed > own / 2,
             "more than half of f on its own data",
         )
@@ -95,8 +97,3 @@ def claims(
         "for half of the members at least, of every sequence",
     )
     return rows
-
-
-def two(value: float) -> str:
-    """At two places."""
-    return f"{value:.2f}".replace("-0.00", "0.00")

@@ -34,8 +34,9 @@ from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.evaluation.completeness import cut_edges
 from lightning_circuits.evaluation.generation import generate
 from lightning_circuits.evaluation.overlap import overlap
-from lightning_circuits.evaluation.rows import Row, from_json
+from lightning_circuits.evaluation.rows import Row
 from lightning_circuits.evaluation.transfer import match_of, transfer
+from lightning_circuits.files.numbers import from_json
 from lightning_circuits.layout import Layout
 from lightning_circuits.models.loading import load_model, load_tokenizer
 from lightning_circuits.search.node_pruning import lower_of_both_nodes

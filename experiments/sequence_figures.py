@@ -9,7 +9,7 @@ import torch
 from sequence_tables import Matrix, Removed
 
 from lightning_circuits import Circuit
-from lightning_circuits.drawing.style import COLOURS, RC, label
+from lightning_circuits.drawing.style import COLOURS, RC, label, without_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,9 +48,7 @@ def heads_figure(circuits: Mapping[str, Circuit], shared: Sequence[str]) -> Figu
         axes.set_yticks(range(len(writers)), [label(name) for name in writers])
         axes.set_xticks(range(0, layout.n_layers, max(1, layout.n_layers // 10)))
         axes.set_xlabel("layer: how many of its heads are in the circuit, a dot for its MLP")
-        axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        without_frame(axes)
     return figure
 
 
@@ -77,9 +75,7 @@ def matrices_figure(matrices: Mapping[str, Matrix]) -> Figure:
             axes.set_xticks(range(n), [label(name) for name in found], rotation=40, ha="right", rotation_mode="anchor")
             axes.set_yticks(range(n), [label(name) for name in found])
             axes.set_title(label(method), loc="left")
-            axes.tick_params(length=0)
-            for spine in axes.spines.values():
-                spine.set_visible(False)
+            without_frame(axes)
         panels[0].set_ylabel("data")
         figure.supxlabel("circuit of", fontsize=8)
         figure.colorbar(image, ax=panels, label="f", shrink=0.8, pad=0.01)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import torch
-from stages import markdown
+from stages import markdown, number, with_interval
 
 from lightning_circuits.evaluation.metrics.ratio import beside_the_model
 from lightning_circuits.evaluation.overlap import Overlap
@@ -161,8 +160,8 @@ def circuits_table(rows: Mapping[str, Mapping[str, Sequence[Row]]]) -> str:
                         "task (F(M), accuracy)": f"{task} ({full.value:.2f}, {full.accuracy:.0%})",
                         "method": f"{method}, {variant[int(row.circuit)]}",
                         "edges": f"{row.edges:,} / {row.edges_pruned:,}",
-                        "F(C)/F(M)": within(row.ratio, row.ratio_low, row.ratio_high),
-                        "f": within(row.faithfulness, row.faithfulness_low, row.faithfulness_high),
+                        "F(C)/F(M)": with_interval(row.ratio, row.ratio_low, row.ratio_high),
+                        "f": with_interval(row.faithfulness, row.faithfulness_low, row.faithfulness_high),
                         "accuracy": f"{row.accuracy:.0%}",
                     }
                 )
@@ -199,9 +198,9 @@ def removal_table(removal: Mapping[str, Removed]) -> str:
             {
                 "data": data,
                 "F(M), accuracy": f"{each.model:.2f}, {each.right:.0%}",
-                "without the shared heads": f"{within(each.share, *each.interval)}, {each.still_right:.0%}",
+                "without the shared heads": f"{with_interval(each.share, *each.interval)}, {each.still_right:.0%}",
                 "there, on fewer prompts": f"{each.few_share:.2f}",
-                "without random heads": within(each.drawn, *each.drawn_interval),
+                "without random heads": with_interval(each.drawn, *each.drawn_interval),
                 "p": f"{each.p:.2f}",
             }
             for data, each in removal.items()
@@ -263,9 +262,11 @@ def matrix_table(found: Matrix) -> str:
         cells = {}
         for name in (*found, *(["random"] if "random" in of else [])):
             row = of[name]
-            cells[name] = f"{within(row.faithfulness, row.faithfulness_low, row.faithfulness_high)}, {row.accuracy:.0%}"
+            cells[name] = (
+                f"{with_interval(row.faithfulness, row.faithfulness_low, row.faithfulness_high)}, {row.accuracy:.0%}"
+            )
         matches = [of[match_of(name)].faithfulness for name in found]
-        lines.append({"data": data, **cells, "matched": f"{sum(matches) / len(matches):.2f}".replace("-0.00", "0.00")})
+        lines.append({"data": data, **cells, "matched": number(sum(matches) / len(matches))})
     return markdown(lines)
 
 
@@ -279,9 +280,4 @@ def overlap_table(found: Parts) -> str:
 
 
 def beside_chance(found: Overlap) -> str:
-    return f"{found.iou:.2f}; by chance {within(found.expected, found.low, found.high)}"
-
-
-def within(value: float, low: float, high: float) -> str:
-    """A number with its interval; `-` for one that does not exist."""
-    return "-" if math.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("-0.00", "0.00")
+    return f"{found.iou:.2f}; by chance {with_interval(found.expected, found.low, found.high)}"

@@ -29,7 +29,8 @@ from lightning_circuits.datamodules import (
 from lightning_circuits.evaluation.metrics import CircuitFaithfulness
 from lightning_circuits.evaluation.ov import ov_scores
 from lightning_circuits.evaluation.overlap import Overlap, overlap
-from lightning_circuits.evaluation.rows import Row, evaluate, from_json
+from lightning_circuits.evaluation.rows import Row, evaluate
+from lightning_circuits.files.numbers import from_json
 from lightning_circuits.measures import correct, logit_difference
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import load_tokenizer

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import shlex
 import shutil
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from lightning_circuits import Circuit
+from lightning_circuits import Circuit, printable
 from lightning_circuits.drawing.style import save
 from lightning_circuits.files.atomic import write_atomically
 from lightning_circuits.weights.weight_circuit import WeightCircuit
@@ -193,3 +194,15 @@ def write_page(page: Path, folder: Path, tables: Mapping[str, str]) -> None:
     page.write_text(text)
     for name in re.findall(r"\(([\w-]+\.png)\)", text):
         shutil.copy(folder / name, page.parent / name)
+
+
+def number(value: float) -> str:
+    """A number in the cell of a table; ``-`` for one that does not exist."""
+    return printable.number(value, ".2f")
+
+
+def with_interval(value: float, low: float, high: float, between: str = ", ") -> str:
+    """A number and the ends of its interval; ``-`` for one that does not exist."""
+    if math.isnan(value):
+        return "-"
+    return f"{number(value)} [{number(low)}{between}{number(high)}]"

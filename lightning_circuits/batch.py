@@ -208,8 +208,15 @@ def n_prompts(batch: Batch) -> int:
     return len(batch["clean_ids"]) if "continues" not in batch else int((batch["continues"] == 0).sum())
 
 
+def own_rows(batch: Batch) -> Tensor | slice:
+    """Which rows are prompts of their own, to index them by: bool ``[B]``, or all."""
+    return batch["continues"] == 0 if "continues" in batch else slice(None)
+
+
 def prompts_of_rows(batch: Batch) -> Tensor:
-    """int64 ``[B]``: of which prompt each row of a batch with continuations is, counted from 0."""
+    """int64 ``[B]``: of which prompt each row of a batch is, counted from 0."""
+    if "continues" not in batch:
+        return torch.arange(len(batch["clean_ids"]), device=batch["clean_ids"].device)
     return (batch["continues"] == 0).cumsum(0) - 1
 
 
@@ -240,7 +247,7 @@ def prompts_alone(batch: Batch) -> Batch:
     """The prompts, without the rows that read on in their answers."""
     if "continues" not in batch:
         return batch
-    own = batch["continues"] == 0
+    own = own_rows(batch)
     alone = _each(batch, lambda tensor: tensor[own])
     del alone["continues"]
     return alone

@@ -8,8 +8,8 @@ layer are filled up to a multiple of 8, without which a GPU takes slow kernels.
 Only what is `Alive` has a place, in the matrices and in the stack.
 
     >>> layout = Layout(n_layers=2, n_heads=3, d_model=12)
-    >>> blocks = Blocks.whole(layout, size=1, multiple=8)
-    >>> [block.shape for block in blocks]
+    >>> blocks = Blocks.whole(layout, size=1, multiple=8, device=torch.device("cpu"))
+    >>> [block.shape for block in blocks.blocks]
     [(6, 16), (10, 16), (9, 8)]
     >>> gates = torch.rand(1, layout.n_edges)
     >>> torch.equal(blocks.flat(blocks.laid_out(gates, torch.float32)), gates)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lightning_circuits.arguments import require_whole_numbers
 from lightning_circuits.layout import Layout
-from lightning_circuits.printable import printable
+from lightning_circuits.printable import number, printable
 from lightning_circuits.selection import worth
 
 if TYPE_CHECKING:
@@ -117,12 +117,9 @@ class Listing(Sequence[dict[str, Any]]):
 
 
 def _cell(value: Any, form: str | None) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    if form is None:
-        return printable(value, longest=100)
-    text = format(value, form)
-    return text if text.strip("-0.%") else text.lstrip("-")  # 0.00, not -0.00
+    if form is not None:
+        return number(value, form)
+    return "-" if value is None or (isinstance(value, float) and math.isnan(value)) else printable(value, longest=100)
 
 
 def listed_edges(layout: Layout, edges: Tensor, scores: Tensor | None, members: Tensor, title: str) -> Listing:

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from lightning_circuits.arguments import require_choice, require_numbers
+from lightning_circuits.arguments import called, require_choice, require_numbers
 from lightning_circuits.batch import Batch
 from lightning_circuits.measures import (
     MEASURES,
@@ -65,7 +65,7 @@ def losses(objective: Objective, logits: Tensor, batch: Batch, full_logits: Tens
         ValueError: it says something else than one number for each prompt, or nothing that can be differentiated.
     """
     loss = objective(logits, batch, full_logits)
-    name = getattr(objective, "__name__", type(objective).__name__)
+    name = called(objective)
     if not isinstance(loss, Tensor) or loss.shape != expected_shape(logits, batch):
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
         raise ValueError(f"the objective {name} {one_for_each_prompt(logits, batch)}, and gave {got}")

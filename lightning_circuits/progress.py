@@ -59,9 +59,9 @@ class Bar:
         else:
             self._draw()
 
-    def advance(self, by: int = 1) -> None:
-        """So much more is done."""
-        self.update(self._done + by)
+    def advance(self) -> None:
+        """One more is done."""
+        self.update(self._done + 1)
 
     def update(self, done: int, note: str = "") -> None:
         """So much is done in all.

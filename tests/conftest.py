@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
 
@@ -43,6 +44,14 @@ def registered_for_it_alone() -> Iterator[None]:
 
 file_alone = pytest.fixture(registered_for_it_alone, autouse=True, scope="module", name="file_alone")
 test_alone = pytest.fixture(registered_for_it_alone, autouse=True, name="test_alone")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The command line is called in a folder of its own, into which runs write."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["lightning-circuits"])
+    return tmp_path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

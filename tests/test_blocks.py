@@ -34,6 +34,7 @@ from tests.support.gated import (
     weighted,
     wrapped,
 )
+from tests.support.made_circuits import of_edges
 from tests.support.oracle import ALL_OPEN, Pairs, oracle, pairs, stock_logits
 
 CPU = torch.device("cpu")
@@ -58,13 +59,6 @@ def cut_into(size: int, multiple: int = 1) -> Iterator[None]:
         patch.setattr(blocks, "block_size", lambda layout: size)
         patch.setattr(blocks, "filled_to", lambda device: multiple)
         yield
-
-
-def open_edges(layout: Layout, names: list[str]) -> Tensor:
-    """bool ``[n_edges]``."""
-    members = torch.zeros(layout.n_edges, dtype=torch.bool)
-    members[[layout.edge_index(name) for name in names]] = True
-    return members
 
 
 # ---- where gates stand ---------------------------------------------------------------------------------------------
@@ -292,7 +286,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def test_only_what_lies_on_a_way_to_the_logits_is_computed(computed: Counter[str]) -> None:
     model, batch = wrapped("gpt2", "head", torch.float64), pairs("ragged")
     way = ["input->a0.h1<v>", "a0.h1->m1", "m1->a2.h0<q>", "a2.h0->logits", "input->m0", "input->a1.h2<k>"]
-    gates = open_edges(model.layout, way).double()
+    gates = of_edges(model.layout, *way).members.double()
     reference = references(model, batch)["interchange"]
     computed.clear()
     logits, dgates = gradient(model, gates, batch, reference, skip_closed=True)
@@ -305,7 +299,7 @@ def test_only_what_lies_on_a_way_to_the_logits_is_computed(computed: Counter[str
 
 def test_heads_of_a_group_live_and_die_together(computed: Counter[str]) -> None:
     model, batch = wrapped("llama-gqa", "group", torch.float64), pairs("ragged")
-    gates = open_edges(model.layout, ["input->a1.g1<v>", "a1.h3->logits"]).double()
+    gates = of_edges(model.layout, "input->a1.g1<v>", "a1.h3->logits").members.double()
     reference = references(model, batch)["interchange"]
     computed.clear()
     logits, _ = gradient(model, gates, batch, reference, skip_closed=True)
@@ -317,7 +311,7 @@ def test_what_nothing_reaches_is_computed_where_it_puts_out_something(computed: 
     """A head that reads nothing puts out its reference under interchange, and under zero ablation what it makes of
     nothing, by its biases."""
     model, prompts = wrapped("gpt2", "head", torch.float64), pairs("ragged")
-    members = open_edges(model.layout, ["a1.h0->m2", "m2->logits", "input->m1", "m1->logits"])
+    members = of_edges(model.layout, "a1.h0->m2", "m2->logits", "input->m1", "m1->logits").members
     batch = {name: getattr(prompts, name) for name in ("clean_ids", "corrupt_ids", "attention_mask", "positions")}
     full, corrupt = model.run_pair(batch)
     gates = dict(zip(model.layout.edge_names(range(len(members))), members.double().tolist(), strict=True))

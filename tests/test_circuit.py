@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import hashlib
 import re
 from dataclasses import replace
@@ -14,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_circuits import circuit as module
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
+from tests.support.made_circuits import of_edges
 
 GPT2 = Layout(12, 12, 768)
 LAYOUTS = [Layout(3, 2, 4), Layout(2, 4, 8, 2), Layout(3, 4, 8, 1), Layout(1, 1, 1), Layout(3, 2, 4, parallel=True)]
@@ -30,12 +29,6 @@ def circuits(draw: st.DrawFn, n: int = 1) -> tuple[Circuit, ...]:
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     densities = [draw(st.sampled_from([0.0, 0.03, 0.1, 0.2, 0.5, 0.9, 1.0])) for _ in range(n)]
     return tuple(Circuit(layout, torch.rand(layout.n_edges, generator=generator) < density) for density in densities)
-
-
-def of_names(layout: Layout, *names: str) -> Circuit:
-    members = torch.zeros(layout.n_edges, dtype=torch.bool)
-    members[[layout.edge_index(name) for name in names]] = True
-    return Circuit(layout, members)
 
 
 def nodes_of_reader(layout: Layout, reader: str) -> list[str]:
@@ -86,11 +79,6 @@ def pruned_by_networkx(circuit: Circuit) -> set[str]:
         if writer + span in reached and f"({reader}){span}" in leads:
             kept.add(name)
     return kept
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
 
 
 # ---- pruning ---------------------------------------------------------------------------------------------------------
@@ -146,9 +134,9 @@ def test_prune_of_a_large_random_circuit_agrees_with_networkx() -> None:
 
 def test_a_group_is_entered_through_any_of_its_readers() -> None:
     layout = Layout(2, 4, 8, 2)
-    way = of_names(layout, "input->a0.g1<v>", "a0.h3->a1.h0<q>", "a1.h0->logits")
+    way = of_edges(layout, "input->a0.g1<v>", "a0.h3->a1.h0<q>", "a1.h0->logits")
     assert way.prune() == way
-    assert of_names(layout, "input->a0.g1<v>", "a0.h1->logits").prune().n_edges == 0  # a0.h1 is in group 0
+    assert of_edges(layout, "input->a0.g1<v>", "a0.h1->logits").prune().n_edges == 0  # a0.h1 is in group 0
 
 
 def test_prune_keeps_scores_and_metadata() -> None:
@@ -299,7 +287,7 @@ def test_networkx_has_every_edge_once_per_node_that_reads(one: tuple[Circuit]) -
 def test_networkx_attributes() -> None:
     layout = Layout(2, 2, 4)
     names = ["input->a0.h1<k>", "input->a0.h1<v>", "a0.h1->m1", "m1->logits"]
-    circuit = of_names(layout, *names)
+    circuit = of_edges(layout, *names)
     scored = Circuit(layout, circuit.members, torch.arange(layout.n_edges).float())
     graph = scored.to_networkx()
     assert list(graph) == ["input", "a0.h1", "m1", "logits"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_circuits import layout as module
 from lightning_circuits.layout import Layout
 
 
@@ -36,11 +34,6 @@ def edges_by_loop(layout: Layout) -> list[tuple[str, str]]:
         edges += [(writer, f"m{n}") for writer in (stream if layout.parallel else stream + heads)]
         stream += [*heads, f"m{n}"]
     return edges + [(writer, "logits") for writer in stream]
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
 
 
 @given(layouts())

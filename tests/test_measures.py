@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_circuits import EAP, measures, objectives
+from lightning_circuits import EAP
 from lightning_circuits.batch import Batch
 from lightning_circuits.measures import (
     MEASURES,
@@ -33,12 +32,6 @@ FULL = [[0.25, 0.25, 0.25, 0.25], [0.1, 0.6, 0.2, 0.1]]
 
 def logits(probabilities: list[list[float]]) -> Tensor:
     return torch.tensor(probabilities, dtype=torch.float64).log() + 3.0  # logits have no zero
-
-
-@pytest.mark.parametrize("module", [measures, objectives])
-def test_doctest(module: Any) -> None:
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
 
 
 def test_each_measure_by_hand() -> None:

@@ -12,16 +12,13 @@ from lightning_circuits.masked import masked_logits
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.places import Places
 from lightning_circuits.products import Traffic, add_mix, counted, dot, mix, push
+from tests.support.gates import generator
 
 WRITERS, READERS, ROWS, LENGTH, WIDTH = 7, 5, 3, 4, 6
 KINDS = {"dense": 1.0, "sparse": 0.1, "closed": 0.0}
 kinds = pytest.mark.parametrize("kind", KINDS)
 spans = pytest.mark.parametrize("n_spans", [1, 3])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:

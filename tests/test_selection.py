@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_circuits import selection
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.files import mib
 from lightning_circuits.layout import Layout
@@ -64,11 +62,6 @@ def grown_from_the_logits(layout: Layout, scores: list[float], absolute: bool) -
         order.append(best)
         inside.add((ends[best][0], ends[best][2]))
     return order
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(selection)
-    assert result.attempted and not result.failed
 
 
 @given(some_scores, st.data(), st.booleans())

@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from rich.console import Console
-from rich.text import Text
-
 from lightning_circuits.commands.errors import Parser
 from lightning_circuits.commands.runs import find_curves, name_curves
 from lightning_circuits.drawing.curves import curve_figure, pareto_figure
 from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.tables import curves_table, pareto_table
+from lightning_circuits.drawing.text_tables import console, note
 from lightning_circuits.evaluation.comparison import (
     Shown,
     Size,
@@ -31,8 +29,8 @@ from lightning_circuits.evaluation.comparison import (
     pareto_points,
     shared_part,
 )
-from lightning_circuits.evaluation.curve import to_csv
 from lightning_circuits.files.atomic import write_atomically
+from lightning_circuits.files.numbers import to_csv
 from lightning_circuits.printable import printable
 
 
@@ -65,9 +63,7 @@ def main(args: Sequence[str]) -> None:
     curves = shared_part(curves)
     first = next(iter(curves.values()))
     options.output.mkdir(parents=True, exist_ok=True)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=100)
+    terminal = console()
     if options.pareto:
         panels = {
             f"{ablation} ablation, {measured_on(curves)}": pareto_points(curves, ablation, options.x, options.y)
@@ -75,7 +71,7 @@ def main(args: Sequence[str]) -> None:
         }
         figure = pareto_figure(panels, options.x, options.y, first.model, first.n_edges)
         rows = [point.to_dict() for points in panels.values() for point in points]
-        console.print(pareto_table(panels, options.x, options.y))
+        terminal.print(pareto_table(panels, options.x, options.y))
     else:
         figure = curve_figure(curves, (options.y,), options.x)
         rows = [
@@ -84,9 +80,9 @@ def main(args: Sequence[str]) -> None:
             for ablation in line.curve.ablations
             for row in line.curve.points(ablation, line.ranking)
         ]
-        console.print(curves_table(curves))
-    for note in notes:
-        console.print(Text(f"Note: {printable(note, longest=1000)}", style="yellow"))
+        terminal.print(curves_table(curves))
+    for each in notes:
+        terminal.print(note(each))
     stem = options.output / ("pareto" if options.pareto else "compare")
     paths = save(figure, stem)
     paths.append(stem.with_name(f"{stem.name}.csv"))

@@ -17,6 +17,12 @@ from lightning_circuits.printable import printable
 CONFIGS = Path(configs.__file__).parent
 
 
+def packaged() -> dict[str, Path]:
+    """The configs that come with the package, by name, without their suffix."""
+    files = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("with/*.yaml")])
+    return {file.relative_to(CONFIGS).with_suffix("").as_posix(): file for file in files}
+
+
 def find_config(name: str) -> Path:
     """A file, or one of the packaged configs by name, with or without its suffix.
 
@@ -25,13 +31,12 @@ def find_config(name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    files = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("with/*.yaml")])
-    packaged = {file.relative_to(CONFIGS).with_suffix("").as_posix(): file for file in files}
-    if name.removesuffix(".yaml") in packaged:
-        return packaged[name.removesuffix(".yaml")]
+    files = packaged()
+    if name.removesuffix(".yaml") in files:
+        return files[name.removesuffix(".yaml")]
     if Path(name).is_dir():
         raise ValueError(f"the config {name} is a folder: name the file in it")
-    raise ValueError(f"there is no config {name}: neither such a file nor packaged ({', '.join(packaged)})")
+    raise ValueError(f"there is no config {name}: neither such a file nor packaged ({', '.join(files)})")
 
 
 def read_sections(file: Path) -> dict[str, Any]:

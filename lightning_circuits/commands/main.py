@@ -44,6 +44,7 @@ training has begun is always shown in full. Ctrl-C ends with code 130, SIGTERM w
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -60,7 +61,6 @@ from lightning_circuits.commands.ending import Ending
 from lightning_circuits.commands.errors import debugging, in_one_line
 from lightning_circuits.commands.help import CommandParser, ShowEverything
 from lightning_circuits.commands.others_output import leave_out_what_is_not_ours, say_nothing
-from lightning_circuits.commands.overview import ASKED, overview, refuse_unknown_command
 from lightning_circuits.commands.run_folder import RunFolder
 from lightning_circuits.measures import AnyMeasure
 from lightning_circuits.namespace import LightningArgumentParser, LightningCLI, pl
@@ -88,7 +88,7 @@ WITHOUT_TRAINER = {"compare": compare, "transfer": transfer, "view": view}
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line.
+    """Run a command that there is (`commands.entry` sees to it).
 
     Args:
         args: the words after `lightning-circuits`. Default: those of this process.
@@ -116,11 +116,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str], ending: Ending, args: list[str] | None) -> None:
     """The command that the words name."""
-    if words in ASKED:
-        print(overview())
-        return
-    refuse_unknown_command(words)
-    if words[0] in WITHOUT_TRAINER:
+    if words and words[0] in WITHOUT_TRAINER:
         WITHOUT_TRAINER[words[0]].main(words[1:])
         return
     CircuitCLI(
@@ -201,7 +197,7 @@ class CircuitTrainer(pl.Trainer):
                 )
         callbacks_of = self.callbacks  # type: ignore[has-type]  # Lightning sets it elsewhere
         judge = next((one for one in callbacks_of if isinstance(one, kind)), kind())
-        judge = kind(**judge.options | given)
+        judge = kind(**{name: getattr(judge, name) for name in inspect.signature(kind).parameters} | given)
         # The other callbacks judge and export what is not asked for.
         ours = callbacks.CircuitExport, callbacks.FaithfulnessValidation, FaithfulnessCurve, WeightValidation
         self.callbacks = [*(one for one in callbacks_of if not isinstance(one, ours)), judge]

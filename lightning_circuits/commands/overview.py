@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from textwrap import wrap
 
-from lightning_circuits.commands.config_files import CONFIGS
+from lightning_circuits.commands.config_files import packaged
 
 COMMANDS = {
     "check": "what the full model makes of the prompts, before a search",
@@ -50,7 +50,6 @@ def refuse_unknown_command(words: Sequence[str]) -> None:
 
 def overview() -> str:
     """Commands, packaged configs and examples, 80 columns wide."""
-    configs = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("with/*.yaml")])
     return "\n".join(
         [
             "usage: lightning-circuits COMMAND ...",
@@ -61,7 +60,7 @@ def overview() -> str:
             *(f"  {name:<10}{what}" for name, what in COMMANDS.items()),
             "",
             "Packaged configs, by name for --config; those of with/ go behind another one:",
-            *(line for file in configs for line in (f"  {file.relative_to(CONFIGS).as_posix()}", *_subject(file))),
+            *(line for name, file in packaged().items() for line in (f"  {name}.yaml", *_subject(file))),
             "",
             "For instance:",
             EXAMPLES,

@@ -14,13 +14,12 @@ measured, with which controls: `evaluation.transfer`.
 from __future__ import annotations
 
 import json
-from argparse import ArgumentError
+from argparse import ArgumentError, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from rich.console import Console
 from rich.text import Text
 
 from lightning_circuits.ablation import ABLATIONS
@@ -31,10 +30,11 @@ from lightning_circuits.commands.runs import told_apart
 from lightning_circuits.datamodules import PairDataModule
 from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.tables import transfer_table
+from lightning_circuits.drawing.text_tables import console, note
 from lightning_circuits.drawing.transfer import matrix_figure, scatter_figure, transfer_markdown
-from lightning_circuits.evaluation.curve import to_csv
 from lightning_circuits.evaluation.transfer import Transfer, transfer
 from lightning_circuits.files.atomic import write_atomically
+from lightning_circuits.files.numbers import to_csv
 from lightning_circuits.measures import DEFAULT, MEASURES
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.loading import DType, load_model
@@ -54,25 +54,7 @@ def main(args: Sequence[str]) -> None:
             another model, names that bring none together, data that do not fit the model.
         SystemExit: with code 2 for options that are none, 0 after `--help`.
     """
-    parser = Parser(
-        prog="lightning-circuits transfer",
-        description="Circuits on each other's tasks, by exact ablation: heat map, tables, and what the circuits share.",
-    )
-    parser.add_argument(
-        "circuits", nargs="+", metavar="CIRCUIT", help="a .json, .pt or .safetensors file, or NAME=FILE"
-    )
-    parser.add_argument("--data", nargs="+", required=True, metavar="CONFIG", help="configs with data, or NAME=CONFIG")
-    parser.add_argument("--model", help="the language model (default: what the circuits' files say)")
-    parser.add_argument("--ablation", nargs="+", default=["interchange"], help=f"of {', '.join(ABLATIONS.names())}")
-    parser.add_argument("--measure", default=DEFAULT, help=f"what f is of: {', '.join(MEASURES.names())}")
-    parser.add_argument("--split", choices=("test", "val"), default="test", help="whose prompts (default: test)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random circuits (default: 0)")
-    parser.add_argument("--output", type=Path, default=Path("."), help="the folder to write to (default: here)")
-    options = parser.parse_args(args)
-    for ablation in options.ablation:
-        ABLATIONS[ablation]  # one that is unknown is said before a model is loaded
-    MEASURES[options.measure]
-
+    options = _options(args)
     files = _named(options.circuits)
     circuits = {name: Circuit.load(file) for name, file in files.items()}
     configs = {name: find_config(str(file)) for name, file in _named(options.data).items()}
@@ -120,22 +102,42 @@ def main(args: Sequence[str]) -> None:
     print("Written:", *(f"  {printable(path)}" for path in paths), sep="\n")
 
 
+def _options(args: Sequence[str]) -> Namespace:
+    """What the words ask for; an ablation or a measure that is unknown is said before a model is loaded."""
+    parser = Parser(
+        prog="lightning-circuits transfer",
+        description="Circuits on each other's tasks, by exact ablation: heat map, tables, and what the circuits share.",
+    )
+    parser.add_argument(
+        "circuits", nargs="+", metavar="CIRCUIT", help="a .json, .pt or .safetensors file, or NAME=FILE"
+    )
+    parser.add_argument("--data", nargs="+", required=True, metavar="CONFIG", help="configs with data, or NAME=CONFIG")
+    parser.add_argument("--model", help="the language model (default: what the circuits' files say)")
+    parser.add_argument("--ablation", nargs="+", default=["interchange"], help=f"of {', '.join(ABLATIONS.names())}")
+    parser.add_argument("--measure", default=DEFAULT, help=f"what f is of: {', '.join(MEASURES.names())}")
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="whose prompts (default: test)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random circuits (default: 0)")
+    parser.add_argument("--output", type=Path, default=Path("."), help="the folder to write to (default: here)")
+    options = parser.parse_args(args)
+    for ablation in options.ablation:
+        ABLATIONS[ablation]
+    MEASURES[options.measure]
+    return options
+
+
 def _report(found: Transfer) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=100)
-    console.print(transfer_table(found))
+    terminal = console()
+    terminal.print(transfer_table(found))
     for each in found.correlations:
         if each.pairs and each.null == "layer":
-            console.print(
+            terminal.print(
                 Text(
                     f"{each.ablation}: Spearman's rho of f over {each.pairs} pairs with what they share of {each.of}: "
                     f"{each.iou:.2f} with IoU, {each.z:.2f} with z (null: {each.null})"
                 )
             )
     if alone := [name for name in found.data if name not in found.circuits]:
-        note = f"Note: no circuit is called {', '.join(alone)}, so these data are no circuit's own"
-        console.print(Text(printable(note, longest=1000), style="yellow"))
+        terminal.print(note(f"no circuit is called {', '.join(alone)}, so these data are no circuit's own"))
 
 
 def _write(found: Transfer, said: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -43,8 +43,9 @@ import torch
 from lightning_circuits.circuit import Circuit, scores_are
 from lightning_circuits.drawing.columns import example_of, swapped_spans
 from lightning_circuits.evaluation.curve import Curve
-from lightning_circuits.evaluation.rows import CONTROLS, REFERENCES, Row, from_json, to_json
+from lightning_circuits.evaluation.rows import CONTROLS, REFERENCES, Row
 from lightning_circuits.files.atomic import require_place, write_atomically
+from lightning_circuits.files.numbers import from_json, to_json
 from lightning_circuits.measures import DEFAULT
 from lightning_circuits.pages import see_page
 from lightning_circuits.printable import printable

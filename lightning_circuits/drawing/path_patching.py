@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_circuits.drawing.style import RC, label
+from lightning_circuits.drawing.style import RC, label, without_frame
 from lightning_circuits.evaluation.path_patching import PathEffect
+from lightning_circuits.printable import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,16 +66,13 @@ def path_patching_figure(effects: Sequence[PathEffect]) -> Figure:
                         sure = not each.effect.low <= 0 <= each.effect.high
                         words: dict[str, Any] = {"color": "white" if strong else "black", "fontsize": 6.5}
                         words["weight"] = "bold" if sure else "normal"
-                        number = f"{each.effect.value:.2f}".replace("-0.00", "0.00")
-                        axes.text(x + 0.5, y + 0.5, number, ha="center", va="center", **words)
+                        axes.text(x + 0.5, y + 0.5, number(each.effect.value, ".2f"), ha="center", va="center", **words)
             ticks = [i + 0.5 for i in range(len(receivers))]
             axes.set_xticks(ticks, [label(name, SHORT) for name in receivers], rotation=40, ha="right")
             axes.set_xlabel("receiver")
             if role:
                 axes.set_title(f"at {label(role, SHORT)}", loc="left")
-            axes.tick_params(length=0)
-            for spine in axes.spines.values():
-                spine.set_visible(False)
+            without_frame(axes)
         panels[0].set_yticks([i + 0.5 for i in range(len(senders))], [label(name, SHORT) for name in senders])
         panels[0].set_ylabel("sender")
         panels[0].invert_yaxis()

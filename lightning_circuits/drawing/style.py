@@ -15,6 +15,7 @@ from lightning_circuits.files.atomic import write_atomically
 from lightning_circuits.printable import printable
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
@@ -129,6 +130,13 @@ def label_sizes(axis: Axis, form: Callable[[float], str]) -> None:
 
     axis.set_major_formatter(lambda size, _: form(size))
     axis.set_minor_formatter(Between())
+
+
+def without_frame(axes: Axes) -> None:
+    """Leave out the lines around a panel and its ticks, as of a table of cells."""
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".png", ".svg")) -> list[Path]:

@@ -17,17 +17,19 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from lightning_circuits.drawing.text_tables import TextTable, add_numbers, begin, begin_section, number
-from lightning_circuits.evaluation.attention_by_role import LEAST_ATTENTION, Estimate, HeadAttention
+from lightning_circuits.drawing.text_tables import TextTable, add_numbers, begin, begin_section
+from lightning_circuits.evaluation.attention_by_role import LEAST_ATTENTION, HeadAttention
 from lightning_circuits.evaluation.comparison import ParetoPoint, Shown, Size, lines_of, measured_on
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.curve import RANDOM, Curve, CurveAreas, CurveRow
 from lightning_circuits.evaluation.hypotheses import HypothesisReport
+from lightning_circuits.evaluation.metrics import Estimate
 from lightning_circuits.evaluation.rows import CONTROLS, NOTHING, OVERSHOOT, REFERENCES, Row
 from lightning_circuits.evaluation.stability import Stability
 from lightning_circuits.evaluation.transfer import RANDOM as RANDOM_EDGES
 from lightning_circuits.evaluation.transfer import Transfer, match_of
 from lightning_circuits.measures import DEFAULT, by_measure
+from lightning_circuits.printable import interval, number
 from lightning_circuits.weights.judging import WeightRow
 
 # ---- circuits --------------------------------------------------------------------------------------------------------
@@ -90,7 +92,7 @@ def curve_table(curve: Curve) -> TextTable:
                 row.circuit,
                 *sizes.cells(row),
                 _faithfulness(row.faithfulness, row.overshoot),
-                f"{number(row.faithfulness_low, '.2f')}..{number(row.faithfulness_high, '.2f')}",
+                interval(row.faithfulness_low, row.faithfulness_high),
                 "" if row.pruned else number(chance.get(row.edges), ".2f"),
                 number(row.kl, ".3f"),
                 number(row.accuracy, ".1%"),
@@ -140,9 +142,9 @@ def weights_table(rows: Sequence[WeightRow]) -> TextTable:
             number(row.agreement, ".1%"),
             f"{number(100 * row.agreement_low, '.0f')}..{number(row.agreement_high, '.0%')}",
             number(row.answer_nll, ".2f"),
-            f"{number(row.answer_nll_low, '.2f')}..{number(row.answer_nll_high, '.2f')}",
+            interval(row.answer_nll_low, row.answer_nll_high),
             number(row.text_nll, ".2f"),
-            f"{number(row.text_nll_low, '.2f')}..{number(row.text_nll_high, '.2f')}",
+            interval(row.text_nll_low, row.text_nll_high),
         )
     return view
 
@@ -163,7 +165,7 @@ def transfer_table(found: Transfer) -> RenderableType:
                     f"{row.edges:,}",
                     f"{row.edges_pruned:,}",
                     _faithfulness(row.faithfulness, row.overshoot),
-                    f"{number(row.faithfulness_low, '.2f')}..{number(row.faithfulness_high, '.2f')}",
+                    interval(row.faithfulness_low, row.faithfulness_high),
                     number(found.row(data, match_of(name), ablation).faithfulness, ".2f") if mine else "",
                     number(row.kl, ".3f"),
                     number(row.accuracy, ".1%"),
@@ -362,7 +364,7 @@ def attention_by_role_table(rows: Sequence[HeadAttention]) -> RenderableType:
 
 
 def _interval(estimate: Estimate) -> str:
-    return "" if math.isnan(estimate.value) else f"{estimate.low:.2f}..{estimate.high:.2f}"
+    return "" if math.isnan(estimate.value) else interval(estimate.low, estimate.high)
 
 
 # ---- what several of them show --------------------------------------------------------------------------------------

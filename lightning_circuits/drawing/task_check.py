@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from lightning_circuits.drawing.text_tables import add_numbers, begin, number
+from lightning_circuits.drawing.text_tables import add_numbers, begin, note
 from lightning_circuits.evaluation.task_check import TaskCheck
-from lightning_circuits.printable import printable
+from lightning_circuits.printable import number
 
 END = 20
 """So many letters of the end of a prompt are shown."""
@@ -39,7 +39,7 @@ def check_table(found: TaskCheck) -> RenderableType:
             "favour the answer."
         ),
     ]
-    parts += [Text(f"Warning: {printable(warning, longest=1000)}", style="yellow") for warning in found.warnings]
+    parts += [note(warning, "Warning") for warning in found.warnings]
     return Group(*parts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
@@ -19,6 +18,17 @@ LONGEST = 100
 """So many characters of a cell are shown at most."""
 WIDEST = 1000
 """Columns of a terminal in which every table has room."""
+
+
+def console(quiet: bool = False) -> Console:
+    """The terminal; where there is none, a page as wide as the tables. Quiet, it shows nothing."""
+    found = Console(quiet=quiet)
+    return found if found.is_terminal else Console(quiet=quiet, width=100)
+
+
+def note(text: str, kind: str = "Note") -> Text:
+    """What a reader should know beside a table."""
+    return Text(f"{kind}: {printable(text, longest=1000)}", style="yellow")
 
 
 class TextTable(Table):
@@ -82,11 +92,3 @@ def begin_section(view: Table, name: str) -> None:
     """A line, and a row that says what comes after it."""
     view.add_section()
     view.add_row(name, style="bold")
-
-
-def number(value: float | None, form: str) -> str:
-    """A number as tables print it; `-` for one that does not exist."""
-    if value is None or math.isnan(value):
-        return "-"
-    text = format(value, form)
-    return text if text.strip("-0.%") else text.lstrip("-")  # 0.00, not -0.00

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_circuits.circuit import ComparedBy
-from lightning_circuits.drawing.style import RC, label, line_style
+from lightning_circuits.drawing.style import RC, label, line_style, without_frame
 from lightning_circuits.evaluation.overlap import Null
 from lightning_circuits.evaluation.transfer import Transfer, TransferRow, match_of
 from lightning_circuits.measures import by_measure
-from lightning_circuits.printable import printable
+from lightning_circuits.printable import interval, number, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,13 +79,11 @@ def _cells(axes: Axes, rows: Sequence[Sequence[TransferRow]]) -> Any:
         for x, row in enumerate(line):
             ink = "white" if row.faithfulness > 0.6 else "black"
             where: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
-            axes.text(x + 0.5, y + 0.36, _number(row.faithfulness), fontsize=7.5, **where)
-            axes.text(x + 0.5, y + 0.72, _interval(row), fontsize=5.1, **where)
+            axes.text(x + 0.5, y + 0.36, number(row.faithfulness, ".2f"), fontsize=7.5, **where)
+            axes.text(x + 0.5, y + 0.72, interval(row.faithfulness_low, row.faithfulness_high), fontsize=5.1, **where)
             if row.circuit in (row.data, match_of(row.data)):
                 axes.add_patch(Rectangle((x + 0.04, y + 0.05), 0.92, 0.9, fill=False, edgecolor=OWN, linewidth=1.1))
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    without_frame(axes)
     return colours
 
 
@@ -119,10 +117,8 @@ def scatter_figure(found: Transfer, of: ComparedBy = "nodes", null: Null = "laye
         for (left, right), ablation in zip(panels, found.ablations, strict=True):
             correlation, pairs = found.correlation(ablation, of, null), found.pairs(ablation, of, null)
             for axes, rho in ((left, correlation.iou), (right, correlation.z)):
-                axes.set_title(
-                    f"{label(ablation, SHORT)} ablation: Spearman's rho {_number(rho)}, {correlation.pairs} pairs",
-                    loc="left",
-                )
+                said = f"Spearman's rho {number(rho, '.2f')}, {correlation.pairs} pairs"
+                axes.set_title(f"{label(ablation, SHORT)} ablation: {said}", loc="left")
                 axes.axhline(0, color="#444444", linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
                 axes.axhline(1, color="#444444", linewidth=0.7, zorder=1)
                 axes.grid(color="#e4e4e4", linewidth=0.5)
@@ -167,8 +163,12 @@ def transfer_markdown(found: Transfer) -> str:
         lines = [["data", *columns]]
         for data in found.data:
             rows = [found.row(data, name, ablation) for name in columns]
-            cells = [f"{_number(row.faithfulness)} [{_interval(row)}], {_share(row.accuracy)}" for row in rows]
-            lines.append([f"{data} ({_share(found.row(data, 'full', ablation).accuracy)})", *cells])
+            cells = [
+                f"{number(row.faithfulness, '.2f')} [{interval(row.faithfulness_low, row.faithfulness_high)}], "
+                f"{number(row.accuracy, '.0%')}"
+                for row in rows
+            ]
+            lines.append([f"{data} ({number(found.row(data, 'full', ablation).accuracy, '.0%')})", *cells])
         parts.append(
             f"Faithfulness under {label(ablation, 80)} ablation, {label(found.measured_on, 80)}: f [95 % interval], "
             "accuracy. Behind the data, the model's accuracy.\n\n" + _markdown(lines)
@@ -181,13 +181,14 @@ def transfer_markdown(found: Transfer) -> str:
     if found.shared:
         lines = [["circuits", "shared", "null", "IoU", "by chance [95 %]", "z", "log10 p"]]
         for a, b, overlap in found.shared:
-            chance = f"{_number(overlap.expected)} [{_number(overlap.low)}..{_number(overlap.high)}]"
-            numbers = [_number(overlap.iou), chance, _number(overlap.z), _number(overlap.log10_p)]
-            lines.append([f"{a}, {b}", overlap.of, overlap.null, *numbers])
+            chance = f"{number(overlap.expected, '.2f')} [{interval(overlap.low, overlap.high)}]"
+            iou, z, log10_p = (number(each, ".2f") for each in (overlap.iou, overlap.z, overlap.log10_p))
+            lines.append([f"{a}, {b}", overlap.of, overlap.null, iou, chance, z, log10_p])
         parts.append(f"What the circuits share.\n\n{_markdown(lines)}")
         lines = [["ablation", "shared", "null", "pairs", "rho of f and IoU", "rho of f and z"]]
         for each in found.correlations:
-            lines.append([each.ablation, each.of, each.null, str(each.pairs), _number(each.iou), _number(each.z)])
+            rhos = [number(rho, ".2f") for rho in (each.iou, each.z)]
+            lines.append([each.ablation, each.of, each.null, str(each.pairs), *rhos])
         parts.append(f"Does overlap foretell transfer? Spearman's rho.\n\n{_markdown(lines)}")
     return "\n\n".join(parts) + "\n"
 
@@ -199,17 +200,3 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
     ]
     rows = [cells[0], ["---"] * len(cells[0]), *cells[1:]]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _interval(row: TransferRow) -> str:
-    return f"{_number(row.faithfulness_low)}..{_number(row.faithfulness_high)}"
-
-
-def _number(value: float) -> str:
-    """At two places; `-` for a number that does not exist."""
-    text = "-" if math.isnan(value) else f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text
-
-
-def _share(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.0%}"

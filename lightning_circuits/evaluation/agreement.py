@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.evaluation.rows import to_json
+from lightning_circuits.files.numbers import to_json
 from lightning_circuits.selection import size_to_count, worth
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import Ablation, InterchangeAblation
+from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.masked import masked_logits
@@ -53,7 +53,7 @@ def attention_patterns(
     model: CircuitModel,
     batch: Batch,
     circuit: Circuit,
-    ablation: Ablation | None = None,
+    ablation: Ablation | str = "interchange",
     heads: Sequence[str] | None = None,
 ) -> Patterns:
     """The attention patterns of heads on the clean prompts of a batch, in the full model and in a circuit.
@@ -62,7 +62,7 @@ def attention_patterns(
         model: the frozen model; the batch is moved to its device.
         batch: prompts (see `batch.Batch`); all of them are run.
         circuit: of this model.
-        ablation: what cut edges carry; mean ablations already fitted. Default: interchange.
+        ablation: what cut edges carry, an object or a name; mean ablations already fitted.
         heads: names such as ``a9.h6``. Default: the heads in the circuit.
 
     Raises:
@@ -99,7 +99,7 @@ def attention_in(
     model: CircuitModel,
     batch: Batch,
     circuits: Sequence[Circuit],
-    ablation: Ablation | None,
+    ablation: Ablation | str,
     heads: Sequence[str],
 ) -> list[Tensor]:
     """The attention of heads in each of some circuits; the references of cut edges are made once for all.
@@ -108,14 +108,14 @@ def attention_in(
         model: the frozen model.
         batch: on its device.
         circuits: of its layout; all edges are the model itself.
-        ablation: what cut edges carry. None: interchange.
+        ablation: what cut edges carry, an object or a name.
         heads: their names.
 
     Returns:
         For each circuit float32 ``[n_heads_chosen, B, T, T]`` on the CPU, query by key.
     """
     _, corrupt = model.run_pair(batch)
-    ablation = InterchangeAblation() if ablation is None else ablation
+    ablation = ABLATIONS.make(ablation, "ablation")
     reference, places = ablation.reference(batch, corrupt), ablation.places(model.layout, batch)
     prompts = batch["clean_ids"], batch["attention_mask"], batch["positions"]
     found = []

@@ -26,29 +26,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import Ablation, InterchangeAblation
+from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.batch import Batch, prompts_alone
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.attention import attention_in, chosen_heads
-from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
+from lightning_circuits.evaluation.metrics.bootstrap import Estimate, estimate, mean_estimate, resampled_means
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.progress import tracked
 
 LEAST_ATTENTION = 0.01
 """A ratio is absent where neither of the two means reaches this: one of two nothings says nothing."""
-
-
-class Estimate(NamedTuple):
-    """A number and its 95 % interval over prompts; all NaN for a number that does not exist."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -95,8 +87,8 @@ class HeadAttention:
         flat: dict[str, Any] = {}
         for name, field in asdict(self).items():
             if isinstance(field, Estimate):
-                ends = {name: field.value, f"{name}_low": field.low, f"{name}_high": field.high}
-                flat |= {key: number if math.isfinite(number) else None for key, number in ends.items()}
+                ends = field.named(name).items()
+                flat |= {key: number if math.isfinite(number) else None for key, number in ends}
             else:
                 flat[name] = field
         return {**flat, "changes_sides": self.changes_sides}
@@ -109,7 +101,7 @@ def attention_by_role(
     right: str,
     wrong: str,
     query: str = "END",
-    ablation: Ablation | None = None,
+    ablation: Ablation | str = "interchange",
     heads: Sequence[str] | None = None,
     split: str = "val",
 ) -> list[HeadAttention]:
@@ -122,7 +114,7 @@ def attention_by_role(
         right: the span that the heads should look at.
         wrong: the span that is held against it.
         query: the span that they look from.
-        ablation: what cut edges carry; mean ablations already fitted. Default: interchange.
+        ablation: what cut edges carry, an object or a name; mean ablations already fitted.
         heads: names such as ``a9.h6``. Default: the heads in the circuit.
         split: what the prompts are called in the rows.
 
@@ -135,7 +127,7 @@ def attention_by_role(
     """
     model = model.in_spans(circuit.layout.spans)
     heads = chosen_heads(model, circuit, heads)
-    ablation = InterchangeAblation() if ablation is None else ablation
+    ablation = ABLATIONS.make(ablation, "ablation")
     both = [Circuit.full(model.layout), circuit]
     found = _attention(model, batches, both, [right, wrong], query, ablation, heads)
     rows = []
@@ -149,10 +141,10 @@ def attention_by_role(
                 ablation=ablation.name,
                 split=split,
                 prompts=len(model_right),
-                model_right=mean_attention(model_right),
-                model_wrong=mean_attention(model_wrong),
-                circuit_right=mean_attention(circuit_right),
-                circuit_wrong=mean_attention(circuit_wrong),
+                model_right=mean_estimate(model_right),
+                model_wrong=mean_estimate(model_wrong),
+                circuit_right=mean_estimate(circuit_right),
+                circuit_wrong=mean_estimate(circuit_wrong),
                 model_ratio=ratio_of_means(model_right, model_wrong),
                 circuit_ratio=ratio_of_means(circuit_right, circuit_wrong),
                 faithfulness_right=ratio_of_means(circuit_right, model_right),
@@ -168,7 +160,7 @@ def attention_to(
     role: str,
     query: str = "END",
     circuit: Circuit | None = None,
-    ablation: Ablation | None = None,
+    ablation: Ablation | str = "interchange",
 ) -> dict[str, Tensor]:
     """How much every head of the model looks from one span to another, prompt by prompt.
 
@@ -179,7 +171,7 @@ def attention_to(
         query: the span that is looked from; mean over its tokens.
         circuit: of the model, in spans or not: the heads look as they do in it, by exact ablation. Default: as they
             do in the model.
-        ablation: what cut edges carry; mean ablations already fitted. Default: interchange.
+        ablation: what cut edges carry, an object or a name; mean ablations already fitted.
 
     Returns:
         By the names of the heads, float64 ``[n_prompts]`` on the CPU, from 0 to 1; prompts in the order of the batches.
@@ -196,11 +188,6 @@ def attention_to(
 
 
 # ---- the measures ----------------------------------------------------------------------------------------------------
-
-
-def mean_attention(attention: Tensor) -> Estimate:
-    """The mean of ``[n]`` prompts."""
-    return _estimate(attention.double().mean(), resampled_means(attention[:, None])[:, 0])
 
 
 def ratio_of_means(a: Tensor, b: Tensor) -> Estimate:
@@ -224,7 +211,7 @@ def ratio_of_means(a: Tensor, b: Tensor) -> Estimate:
     means, resampled = pairs.mean(0), resampled_means(pairs)
     if means.max() < LEAST_ATTENTION or not means[1]:
         return Estimate(math.nan, math.nan, math.nan)
-    return _estimate(means[0] / means[1], resampled[:, 0] / resampled[:, 1])
+    return estimate(means[0] / means[1], resampled[:, 0] / resampled[:, 1])
 
 
 def attention_deviation(variant: Tensor, base: Tensor) -> Estimate:
@@ -237,11 +224,7 @@ def attention_deviation(variant: Tensor, base: Tensor) -> Estimate:
         base: ``[m]``.
     """
     difference = resampled_means(variant[:, None])[:, 0] - resampled_means(base[:, None], seed=1)[:, 0]
-    return _estimate(variant.double().mean() - base.double().mean(), difference)
-
-
-def _estimate(value: Tensor, resamples: Tensor) -> Estimate:
-    return Estimate(float(value), *interval_of(resamples).tolist())
+    return estimate(variant.double().mean() - base.double().mean(), difference)
 
 
 # ---- where heads look ------------------------------------------------------------------------------------------------
@@ -253,7 +236,7 @@ def _attention(
     circuits: Sequence[Circuit],
     roles: Sequence[str],
     query: str,
-    ablation: Ablation | None,
+    ablation: Ablation | str,
     heads: Sequence[str],
 ) -> Tensor:
     """float64 ``[n_heads, n_circuits, n_roles, n_prompts]``: mean over the tokens of ``query``, sum over a role's."""

@@ -23,8 +23,6 @@ A curve is saved as `curve.csv` (a line per circuit) and `curve.json`, which is 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -33,12 +31,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from lightning_circuits.evaluation.metrics import cmd, cpr, log_area
-from lightning_circuits.evaluation.rows import Row, from_json, to_json
+from lightning_circuits.evaluation.rows import Row
 from lightning_circuits.evaluation.smallest import Bound, clears
 from lightning_circuits.files.atomic import write_atomically
-from lightning_circuits.files.base import read_as, require_keys
+from lightning_circuits.files.base import read_as, require_keys, require_texts
+from lightning_circuits.files.numbers import from_json, to_csv, to_json
 from lightning_circuits.files.plain_json import plain_data
-from lightning_circuits.printable import printable
 
 Entry = TypeVar("Entry")
 
@@ -230,9 +228,7 @@ class Curve:
             ValueError: something is missing, of another type, or contradicts the rest (which row is said).
         """
         require_keys(content, *cls.__dataclass_fields__)
-        for name in ("method", "model", "split"):
-            if not isinstance(content[name], str):
-                raise ValueError(f"its {name!r} is {content[name]!r}, not a text")
+        require_texts(content, "method", "model", "split")
         rows = _entries(CurveRow, content, "rows")
         for number, row in enumerate(rows):
             if row.split != content["split"]:
@@ -276,18 +272,3 @@ def _entries(kind: type[Entry], content: Mapping[str, Any], part: str) -> list[E
         except ValueError as error:
             raise ValueError(f"entry {number} of its {part!r}: {error}") from error
     return found
-
-
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each row under the names of the columns; a number that does not exist is left empty.
-
-    Args:
-        rows: at least one, all with the same keys. Texts are written as they can be shown (`printable`).
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {name: printable(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows
-    )
-    return text.getvalue()

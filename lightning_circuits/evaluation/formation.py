@@ -30,9 +30,10 @@ from torch import Tensor
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.overlap import Overlap, overlap
-from lightning_circuits.evaluation.rows import LARGEST, REFERENCES, Row, from_json, to_json
+from lightning_circuits.evaluation.rows import REFERENCES, Row
 from lightning_circuits.files.atomic import write_atomically
-from lightning_circuits.files.base import MOST_EDGES, read_as, require_keys
+from lightning_circuits.files.base import MOST_EDGES, layout_of, read_as, require_keys, require_texts
+from lightning_circuits.files.numbers import LARGEST, from_json, to_json
 from lightning_circuits.files.plain_json import plain_data
 from lightning_circuits.layout import Layout
 from lightning_circuits.nodes import reader_nodes
@@ -191,28 +192,18 @@ class Formation:
             ValueError: something is missing, of another type, or contradicts the rest (which moment is said).
         """
         require_keys(content, *cls.__dataclass_fields__)
-        for name in ("method", "model"):
-            if not isinstance(content[name], str):
-                raise ValueError(f"its {name!r} is {content[name]!r}, not a text")
+        require_texts(content, "method", "model")
         if type(asked := content["faithfulness"]) not in (int, float) or not math.isfinite(asked):
             raise ValueError(f"its 'faithfulness' is {asked!r}, not a number")
         if not isinstance(content["moments"], list):
             raise ValueError("its 'moments' are no list")
-        layout, moments = _layout(content["layout"]), []
+        layout, moments = layout_of(content["layout"]), []
         for number, entry in enumerate(content["moments"]):
             try:
                 moments.append(_moment(entry, layout))
             except ValueError as error:
                 raise ValueError(f"entry {number} of its 'moments': {error}") from error
         return cls(content["method"], content["model"], layout, asked, moments, plain_data(content["metadata"]))
-
-
-def _layout(stated: Any) -> Layout:
-    require_keys(stated, "n_layers", "n_heads", "d_model", "n_kv_readers")
-    try:
-        return Layout(**{name: stated[name] for name in Layout.__dataclass_fields__ if name in stated})
-    except TypeError as error:
-        raise ValueError(f"its 'layout' is none: {error}") from error
 
 
 def _moment(entry: Any, layout: Layout) -> Moment:

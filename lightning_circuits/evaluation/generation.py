@@ -6,7 +6,7 @@ token by token, the most probable next: give it a `circuit.complement()` to see 
 Each token is exact: the whole prompt so far is run anew with all other edges cut, nothing is kept from token to token,
 since a cached key would be of another run than the one that reads it.
 
-    >>> zero, prompt = ABLATIONS.make("zero"), "One, two, three,"
+    >>> zero, prompt = ABLATIONS.make("zero"), "One, two, three,"                                      # doctest: +SKIP
     >>> generate(model, circuit.complement(), zero, tokenizer, prompt, max_new_tokens=8)               # doctest: +SKIP
     ' three, three, three, three,'
 """

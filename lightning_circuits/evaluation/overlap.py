@@ -36,7 +36,7 @@ from torch import Tensor
 from lightning_circuits.arguments import require_choice, require_seed, require_whole_numbers
 from lightning_circuits.circuit import Circuit, ComparedBy
 from lightning_circuits.evaluation.random_circuits import paths_like
-from lightning_circuits.evaluation.rows import to_json
+from lightning_circuits.files.numbers import to_json
 from lightning_circuits.layout import Layout
 
 Null = Literal["size", "layer", "paths"]

@@ -30,10 +30,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_circuits.ablation import Ablation, InterchangeAblation
+from lightning_circuits.ablation import ABLATIONS, Ablation
 from lightning_circuits.batch import Batch
-from lightning_circuits.evaluation.attention_by_role import Estimate
-from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
+from lightning_circuits.evaluation.metrics.bootstrap import Estimate, mean_estimate
 from lightning_circuits.layout import Layout
 from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, measure_name
 from lightning_circuits.models import CircuitModel
@@ -67,8 +66,7 @@ class PathEffect:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data: of the effect ``effect``, ``effect_low`` and ``effect_high``."""
-        ends = {"effect": self.effect.value, "effect_low": self.effect.low, "effect_high": self.effect.high}
-        return {**asdict(self), **ends}
+        return {**asdict(self), **self.effect.named("effect")}
 
 
 def path_patching(
@@ -77,7 +75,7 @@ def path_patching(
     senders: Sequence[str],
     receivers: Sequence[str],
     roles: Sequence[str] = (),
-    ablation: Ablation | None = None,
+    ablation: Ablation | str = "interchange",
     measure: AnyMeasure = DEFAULT,
     through_mlps: bool = False,
     split: str = "val",
@@ -90,7 +88,7 @@ def path_patching(
         senders: writers by name, such as ``a7.h3``, ``m0``, ``input``.
         receivers: readers by name, such as ``a9.h9<q>``, ``m3``, ``logits``.
         roles: spans of the prompts, each a table of its own. Default: all tokens at once.
-        ablation: what a patched path carries; mean ablations already fitted. Default: interchange.
+        ablation: what a patched path carries, an object or a name; mean ablations already fitted.
         measure: what F is the mean of: a name, or a function ``(logits, batch, full_logits) -> [B]`` with a name.
         through_mlps: let MLPs between the two compute, on what they read of the sender.
         split: what the prompts are called.
@@ -104,7 +102,7 @@ def path_patching(
             spans, or not this one; no batches; an unknown measure, or one without a name.
     """
     name_of_measure = measure_name(measure := MEASURES.make(measure, "measure"))
-    ablation = InterchangeAblation() if ablation is None else ablation
+    ablation = ABLATIONS.make(ablation, "ablation")
     paths, roles = _paths(model.layout.plain, senders, receivers), list(dict.fromkeys(roles))
     kind = _ThroughMLPs if through_mlps else ExactPatching
     parts: list[Tensor] = []
@@ -133,13 +131,12 @@ def path_patching(
     for role in roles or [""]:
         for path in paths:
             per_prompt, (sender, receiver) = next(found), path.split("->")
-            ends = interval_of(resampled_means(per_prompt[:, None])[:, 0])
             rows.append(
                 PathEffect(
                     sender=sender,
                     receiver=receiver,
                     role=role,
-                    effect=Estimate(float(per_prompt.mean()), *ends.tolist()),
+                    effect=mean_estimate(per_prompt),
                     full=of_model,
                     measure=name_of_measure,
                     ablation=ablation.name,

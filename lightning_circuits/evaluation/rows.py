@@ -31,8 +31,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,23 +42,10 @@ from lightning_circuits.batch import Batch, shared_out
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.exact import ExactAblation, captured_runs
 from lightning_circuits.evaluation.metrics import CircuitFaithfulness, TokenEdges
+from lightning_circuits.files.numbers import to_json
 from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, measure_name
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.progress import length_of, progress
-
-Numbers = TypeVar("Numbers")
-
-JSON_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    "str": ((str,), "a text"),
-    "str | None": ((str, type(None)), "a text or null"),
-    "bool": ((bool,), "true or false"),
-    "int": ((int,), "a count"),
-    "float": ((int, float, type(None)), "a number or null"),
-}
-"""Types of fields: what JSON has for them, and the same in words."""
-
-LARGEST = 1e15
-"""No number in a file is larger: beyond, floats no longer count, and figures cannot be drawn."""
 
 REFERENCES = ("full", "empty")
 """Rows that others are held against: on all the prompts that any of them has seen."""
@@ -130,37 +117,6 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data, ``overshoot`` included; NaN, which JSON does not have, becomes None."""
         return to_json({**asdict(self), "overshoot": self.overshoot})
-
-
-def to_json(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a dataclass of numbers as JSON has them: NaN, which it does not know, becomes None."""
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in numbers.items()}
-
-
-def from_json(kind: type[Numbers], numbers: Any) -> Numbers:
-    """The dataclass that `to_json` was given the fields of: None is NaN again; fields that it does not have are left.
-
-    Args:
-        kind: a dataclass whose fields are of the types in `JSON_TYPES`.
-        numbers: what stands in a file; anything.
-
-    Raises:
-        ValueError: it is no object, a field is missing or of another type, a count is negative or beyond all sizes, a
-            number infinite. The field is named.
-    """
-    if not isinstance(numbers, Mapping):
-        raise ValueError(f"it is no object but {type(numbers).__name__}")
-    values: dict[str, Any] = {}
-    for each in fields(kind):  # type: ignore[arg-type]
-        types, words = JSON_TYPES[str(each.type)]
-        if each.name not in numbers and each.default is MISSING:
-            raise ValueError(f"missing {each.name!r}")
-        value = numbers.get(each.name, each.default)
-        wrong_number = type(value) in (int, float) and (abs(value) >= LARGEST or (each.type == "int" and value < 0))
-        if type(value) not in types or wrong_number:
-            raise ValueError(f"its {each.name!r} is {value!r}, not {words}")
-        values[each.name] = math.nan if each.type == "float" and value is None else value
-    return kind(**values)
 
 
 @torch.no_grad()

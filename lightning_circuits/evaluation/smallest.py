@@ -25,15 +25,13 @@ from lightning_circuits.arguments import require_choice, require_numbers
 from lightning_circuits.batch import Batch
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.rows import Row, evaluate
+from lightning_circuits.files.mib import MIB_SIZES
 from lightning_circuits.measures import DEFAULT, AnyMeasure
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.selection import top_n
 
 Bound = Literal["lower", "estimate"]
 """What has to clear f: the lower end of its 95 % interval, or its estimate."""
-
-GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Shares of the edges that are judged first: MIB's sizes."""
 
 CLOSE = 1.02
 """Bisection ends where the circuit and the next smaller one that was looked at are this close in edges."""
@@ -62,7 +60,7 @@ def smallest_circuit(
     bound: Bound = "lower",
     measure: AnyMeasure = DEFAULT,
     split: str = "val",
-    grid: Sequence[float] = GRID,
+    grid: Sequence[float] = MIB_SIZES,
 ) -> Smallest:
     """The smallest circuit by a ranking of the edges whose faithfulness clears f.
 

@@ -14,14 +14,15 @@ It costs the stock model's forward on clean and on corrupt prompts, of `PROMPTS`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean, median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_circuits.batch import NO_TOKEN, Batch, first_prompts, n_prompts, prompts_alone, with_prompts
+from lightning_circuits.batch import NO_TOKEN, Batch, first_prompts, n_prompts, own_rows, prompts_alone, with_prompts
 from lightning_circuits.measures import correct, log_softmax, logit_difference, negative_log_likelihood
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.loading import PreTrainedTokenizerBase
@@ -132,65 +133,68 @@ def check_task(
     Raises:
         ValueError: no batches.
     """
-    examples: list[PromptCheck] = []
-    probability: list[float] = []
-    ranks: list[int] = []
-    right: list[bool] = []
-    favoured: list[bool] = []
-    differences: list[float] = []
-    corrupt_differences: list[float] = []
-    spaces = unspaced = 0
+    seen: list[_Look] = []
     for batch in tracked(list(with_prompts(batches, PROMPTS)), "Looking at the task"):
-        batch = model.receive(first_prompts(batch, min(n_prompts(batch), PROMPTS - len(ranks))))
-        clean, corrupt = (
-            model.logits(batch[ids], batch["attention_mask"], batch["positions"])
-            for ids in ("clean_ids", "corrupt_ids")
-        )
-        of_answers = (-negative_log_likelihood(clean, batch["answers"], batch)).exp().tolist()
-        probability += of_answers
-        right += correct(clean, batch).tolist()
-        favoured += correct(corrupt, batch).tolist()
-        differences += logit_difference(clean, batch).tolist()
-        corrupt_differences += logit_difference(corrupt, batch).tolist()
-        own = batch["continues"] == 0 if "continues" in batch else slice(None)
-        alone, logs = prompts_alone(batch), log_softmax(clean)[own]
-        best, of_best = _best(logs, alone["answers"])
-        of_ranks = (1 + (logs > best[:, None]).sum(-1)).tolist()
-        ranks += of_ranks
-        for row, token in enumerate(of_best.tolist()):
-            ids = alone["clean_ids"][row][alone["attention_mask"][row].bool()].tolist()
-            text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            spaces += text != text.rstrip()
-            spaced = _with_space(tokenizer, token) if text == text.rstrip() else None
-            unspaced += spaced is not None and bool(logs[row, spaced] > best[row] + math.log(FAR_MORE))
-            if len(examples) < EXAMPLES:
-                top = logs[row].exp().topk(TOP)
-                said = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-                examples.append(
-                    PromptCheck(
-                        text,
-                        tokenizer.decode([token]),
-                        of_answers[row],
-                        of_ranks[row],
-                        tuple((tokenizer.decode([each]), value) for each, value in said),
-                    )
-                )
-    if not ranks:
+        seen += _looks(model, first_prompts(batch, min(n_prompts(batch), PROMPTS - len(seen))), tokenizer)
+    if not seen:
         raise ValueError("no batches to check the task on")
     return TaskCheck(
-        prompts=len(ranks),
-        probability=fmean(probability),
-        rank=median(ranks),
-        accuracy=fmean(right),
-        wrong=right.count(False),
-        logit_difference=fmean(differences),
-        corrupt_logit_difference=fmean(corrupt_differences),
-        favoured=favoured.count(True),
-        spaces=spaces,
-        unspaced=unspaced,
+        prompts=len(seen),
+        probability=fmean(each.prompt.probability for each in seen),
+        rank=median(each.prompt.rank for each in seen),
+        accuracy=fmean(each.right for each in seen),
+        wrong=sum(not each.right for each in seen),
+        logit_difference=fmean(each.logit_difference for each in seen),
+        corrupt_logit_difference=fmean(each.corrupt_logit_difference for each in seen),
+        favoured=sum(each.favoured for each in seen),
+        spaces=sum(each.ends_in_space for each in seen),
+        unspaced=sum(each.unspaced for each in seen),
         pairs=dict(pairs or {}),
-        examples=tuple(examples),
+        examples=tuple(each.prompt for each in seen[:EXAMPLES]),
     )
+
+
+class _Look(NamedTuple):
+    """What `TaskCheck` sums up, of one pair."""
+
+    prompt: PromptCheck
+    right: bool
+    favoured: bool
+    logit_difference: float
+    corrupt_logit_difference: float
+    ends_in_space: bool
+    unspaced: bool
+
+
+def _looks(model: CircuitModel, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Iterator[_Look]:
+    """The pairs of a batch, each looked at."""
+    batch = model.receive(batch)
+    clean, corrupt = (
+        model.logits(batch[ids], batch["attention_mask"], batch["positions"]) for ids in ("clean_ids", "corrupt_ids")
+    )
+    alone, logs = prompts_alone(batch), log_softmax(clean)[own_rows(batch)]
+    best, answers = _best(logs, alone["answers"])
+    columns = (
+        (-negative_log_likelihood(clean, batch["answers"], batch)).exp(),
+        1 + (logs > best[:, None]).sum(-1),
+        correct(clean, batch),
+        correct(corrupt, batch),
+        logit_difference(clean, batch),
+        logit_difference(corrupt, batch),
+        answers,
+    )
+    for row, (probability, rank, right, favoured, difference, corrupt_difference, answer) in enumerate(
+        zip(*(column.tolist() for column in columns), strict=True)
+    ):
+        ids = alone["clean_ids"][row][alone["attention_mask"][row].bool()].tolist()
+        text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        ends_in_space = text != text.rstrip()
+        spaced = None if ends_in_space else _with_space(tokenizer, answer)
+        unspaced = spaced is not None and bool(logs[row, spaced] > best[row] + math.log(FAR_MORE))
+        values, tokens = logs[row].exp().topk(TOP)
+        top = tuple(zip(map(tokenizer.decode, tokens[:, None].tolist()), values.tolist(), strict=True))
+        prompt = PromptCheck(text, tokenizer.decode([answer]), probability, rank, top)
+        yield _Look(prompt, right, favoured, difference, corrupt_difference, ends_in_space, unspaced)
 
 
 def _best(logs: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,8 @@ from lightning_circuits.circuit import Circuit, ComparedBy
 from lightning_circuits.evaluation.agreement import spearman_rho
 from lightning_circuits.evaluation.overlap import Null, Overlap, overlap
 from lightning_circuits.evaluation.random_circuits import paths_like
-from lightning_circuits.evaluation.rows import Row, evaluate, to_json
+from lightning_circuits.evaluation.rows import Row, evaluate
+from lightning_circuits.files.numbers import to_json
 from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, by_measure
 from lightning_circuits.models import CircuitModel
 

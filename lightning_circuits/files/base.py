@@ -129,6 +129,13 @@ def require_keys(content: Any, *keys: str) -> None:
         raise ValueError(f"missing {', '.join(map(repr, missing))}")
 
 
+def require_texts(content: Mapping[str, Any], *keys: str) -> None:
+    """Refuse an object of a file that has something else than a text under one of these keys."""
+    for key in keys:
+        if not isinstance(content[key], str):
+            raise ValueError(f"its {key!r} is {content[key]!r}, not a text")
+
+
 def require_names(value: Any, what: str) -> list[str]:
     """A value of a file, if it is a list of texts.
 
@@ -142,6 +149,19 @@ def require_names(value: Any, what: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"its {what} are no list of names: {value!r}")
     return value
+
+
+def layout_of(stated: Any) -> Layout:
+    """The layout of which a file has what `Layout.to_dict` says.
+
+    Raises:
+        ValueError: it is none; what is wrong with it is said.
+    """
+    require_keys(stated, "n_layers", "n_heads", "d_model", "n_kv_readers")
+    try:
+        return Layout(**{name: stated[name] for name in Layout.__dataclass_fields__ if name in stated})
+    except TypeError as error:
+        raise ValueError(f"its 'layout' is none: {error}") from error
 
 
 def require_tensor(value: Any, what: str, shape: tuple[int, ...]) -> Tensor:

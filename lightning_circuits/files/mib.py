@@ -37,8 +37,10 @@ from lightning_circuits.files import load, save
 from lightning_circuits.files.base import CircuitData, CircuitLike, ranks_all_edges
 from lightning_circuits.layout import Layout
 
-SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-"""The sizes of the nine circuits; the tenth of MIB's sizes is the full model."""
+MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""The shares of the edges at which MIB judges a ranking; curves here, too, unless others are named."""
+SHARES = MIB_SIZES[:-1]
+"""The sizes of the nine circuits: the tenth would be the full model."""
 
 MODELS = {
     "interpbench": Layout(6, 4, 64),

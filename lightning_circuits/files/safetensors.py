@@ -6,11 +6,8 @@ import json
 
 import safetensors.torch
 
-from lightning_circuits.files.base import CircuitData, Format, require_keys, require_names, sound
+from lightning_circuits.files.base import CircuitData, Format, layout_of, require_keys, sound
 from lightning_circuits.files.plain_json import read_json
-from lightning_circuits.layout import Layout
-
-SIZES = ("n_layers", "n_heads", "d_model", "n_kv_readers")
 
 
 class Safetensors(Format):
@@ -39,11 +36,7 @@ class Safetensors(Format):
             raise ValueError(f"it has tensors that are none of a circuit: {', '.join(map(repr, odd[:3]))}")
         circuit = read_json(header["circuit"].encode())
         require_keys(circuit, "layout", "metadata")
-        require_keys(circuit["layout"], *SIZES)
-        spans = require_names(circuit["layout"].get("spans", []), "spans")
-        sizes = {size: circuit["layout"][size] for size in SIZES}
-        flags = {flag: circuit["layout"].get(flag, False) for flag in ("parallel", "coupled")}
-        layout = Layout(**sizes, **flags).in_spans(spans)
+        layout = layout_of(circuit["layout"])
         return sound(layout, tensors["members"], tensors.get("scores"), circuit["metadata"], tensors.get("node_scores"))
 
 

@@ -7,7 +7,7 @@ they do not know was recorded as it is, and would be differentiated in silence; 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -40,7 +40,7 @@ def what_is_not_linear(out: Tensor, ruled: Container[str]) -> str | None:
         out: what a function has made of leaves that ask for a gradient, and everything else of which asks for none.
         ruled: the names of operations that have a rule of their own.
     """
-    for node in _nodes(out):
+    for node in nodes_below([out.grad_fn]):
         name, below = operation(node), node.next_functions
         moving = {place for place, (each, _) in enumerate(below) if each is not None}
         is_linear = (
@@ -58,9 +58,9 @@ def operation(node: Any) -> str:
     return re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
 
 
-def _nodes(out: Tensor) -> Iterator[Any]:
-    """Every node of the graph of ``out`` ``[...]``, once."""
-    seen, waiting = set(), [out.grad_fn]
+def nodes_below(roots: Iterable[Any]) -> Iterator[Any]:
+    """These nodes of autograd's graph and every node below them, once."""
+    seen, waiting = set(), list(roots)
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lightning_circuits.layout import Layout
+from lightning_circuits.models.heads import of_linears
 from lightning_circuits.models.live_heads import LiveHeads
 from lightning_circuits.models.norms import Norm, read_norm
 from lightning_circuits.models.stock import scaled
@@ -23,6 +24,8 @@ class ModelParts:
 
     model: Any
     layout: Layout
+    n_groups: int
+    """Of keys and values."""
 
     where: ClassVar[Where]
     """Where the model has its parts; what is not so simple, an adapter says by a method or attribute of its own."""
@@ -121,6 +124,9 @@ class ModelParts:
     def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
         """Of queries, keys and values: weights ``[blocks, d_model, d_head]`` as views, and biases ``[blocks, d_head]``.
 
-        Of keys and values there are as many blocks as K/V groups, whatever the readers are.
+        Of keys and values there are as many blocks as K/V groups, whatever the readers are. As it stands, of linear
+        layers called ``q_proj``, ``k_proj`` and ``v_proj``.
         """
-        raise NotImplementedError
+        attention = self.attention_module(layer)
+        linears = attention.q_proj, attention.k_proj, attention.v_proj
+        return of_linears(linears, (self.layout.n_heads, self.n_groups, self.n_groups))

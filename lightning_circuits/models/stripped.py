@@ -17,6 +17,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from lightning_circuits.blocks import Part
 from lightning_circuits.models.base import CircuitModel
+from lightning_circuits.models.linear_graph import nodes_below
 from lightning_circuits.models.live_heads import KINDS, LiveHeads
 
 
@@ -107,14 +108,8 @@ def _of_heads(model: CircuitModel, layer: int) -> list[Tensor]:
 
 def _leaves(tensors: Iterable[Tensor]) -> Iterator[Any]:
     """The parameters that some tensors have been made of."""
-    seen, waiting = set(), [get_gradient_edge(each).node for each in tensors if each.requires_grad]
-    while waiting:
-        node: Any = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [below for below, _ in node.next_functions]
-            if hasattr(node, "variable"):
-                yield node.variable
+    roots = [get_gradient_edge(each).node for each in tensors if each.requires_grad]
+    return (node.variable for node in nodes_below(roots) if hasattr(node, "variable"))
 
 
 def _parameters(modules: Iterable[nn.Module]) -> set[nn.Parameter]:

@@ -12,7 +12,7 @@ from lightning_circuits.arguments import require_whole_numbers, shortened
 from lightning_circuits.batch import Batch, PromptSource
 from lightning_circuits.datamodules.loader import PairLoader
 from lightning_circuits.datamodules.misfits import fitting
-from lightning_circuits.datamodules.reading import FIELDS, read_pairs
+from lightning_circuits.datamodules.reading import read_pairs, require_distractors_in_all
 from lightning_circuits.datamodules.tokenising import AnswerTokens, PromptPair, TokenPair, in_spans
 from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
 
@@ -41,8 +41,9 @@ def prompt_batches(
     """Read prompts, of whatever kind they are.
 
     Args:
-        prompts: dicts with ``clean``, ``corrupt``, ``answers`` and ``distractors``, or `PromptPair`; a JSON Lines file
-            of them, a pair a line; or the batches of a split, ``data.val_dataloader()``.
+        prompts: dicts with ``clean``, ``corrupt``, ``answers`` and, unless all are without, ``distractors``, or
+            `PromptPair`; a file of them (see `datamodules.reading`); or the batches of a split,
+            ``data.val_dataloader()``.
         model: whose tokenizer reads them.
         tokenizer: another one, or its name; needed for a model in memory that does not say where it is from.
         batch_size: pairs run together. It changes no number.
@@ -51,7 +52,8 @@ def prompt_batches(
 
     Raises:
         FileNotFoundError: no such file, no such tokenizer.
-        ValueError: no prompts; one that cannot be used, by its number or its line; no tokenizer.
+        ValueError: no prompts; those that cannot be used, by their numbers or lines; distractors in some alone; no
+            tokenizer.
         TypeError: something else.
     """
     require_whole_numbers(batch_size=batch_size)
@@ -64,6 +66,7 @@ def prompt_batches(
         return PromptBatches(list(prompts) if once else prompts)  # type: ignore[arg-type]
     if not texts:
         raise ValueError("there are no prompts: give at least one pair")
+    require_distractors_in_all(texts)
     reads = _tokenizer(model, tokenizer)
     _, tokens, _ = fitting(texts, reads, "refuse", answer_tokens=answer_tokens)
     if spans:
@@ -86,22 +89,7 @@ def _texts(prompts: Any) -> list[PromptPair] | None:
         return None
     if prompts and isinstance(prompts[0], Mapping) and "clean_ids" in prompts[0]:
         return None
-    return [_pair(each, f"prompts[{number}]") for number, each in enumerate(prompts)]
-
-
-def _pair(given: Any, where: str) -> PromptPair:
-    if isinstance(given, PromptPair):
-        return given
-    if not isinstance(given, Mapping):
-        raise TypeError(f"{where} has to be a dict with {', '.join(FIELDS)}, not {shortened(given)}")
-    if missing := [name for name in FIELDS if name not in given]:
-        raise ValueError(f"{where} has no {missing[0]!r}: a pair has {', '.join(FIELDS)}, this one {', '.join(given)}")
-    for name in FIELDS[2:]:
-        if not isinstance(given[name], (list, tuple)) or not given[name]:
-            raise ValueError(f"{where}: {name} has to be a list of at least one text, not {shortened(given[name])}")
-    answers, distractors = tuple(given["answers"]), tuple(given["distractors"])
-    more = given.get("spans") or {}, given.get("group") or ""
-    return PromptPair(given["clean"], given["corrupt"], answers, distractors, where, *more)
+    return read_pairs(prompts, name="prompts")
 
 
 def _tokenizer(model: LanguageModel, given: Tokenizer | None) -> PreTrainedTokenizerBase:

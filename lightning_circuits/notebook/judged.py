@@ -17,7 +17,6 @@ from lightning_circuits.arguments import called, options_of, shortened
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules.fitting import require_fit
 from lightning_circuits.datamodules.tokenising import AnswerTokens
-from lightning_circuits.drawing.text_tables import number
 from lightning_circuits.evaluation import rows as judging
 from lightning_circuits.evaluation.per_prompt import measured
 from lightning_circuits.evaluation.rows import Row
@@ -26,6 +25,7 @@ from lightning_circuits.measures import DEFAULT, MEASURES, AnyMeasure, measure_n
 from lightning_circuits.models import wrap
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.notebook.given import LanguageModel, Prompts, Tokenizer, prompt_batches
+from lightning_circuits.printable import interval
 from lightning_circuits.search.identity import hash_of_prompts
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Evaluation(Sequence[Row]):
                 "edges": row.edges,
                 "pruned": row.edges_pruned,
                 "f": row.faithfulness,
-                "95 % of f": f"{number(row.faithfulness_low, '.2f')}..{number(row.faithfulness_high, '.2f')}",
+                "95 % of f": interval(row.faithfulness_low, row.faithfulness_high),
                 "KL": row.kl,
                 "accuracy": row.accuracy,
             }

@@ -66,7 +66,7 @@ def masked_gradient_scores(
 def _each_prompt_alone(places: Places, batch: Batch) -> Places:
     """The same tokens, those of each prompt in spans of its own: all spans of the first prompt, then of the second."""
     n_spans, spans = len(places.slices), torch.full_like(batch["clean_ids"], -1)
-    prompts = prompts_of_rows(batch) if "continues" in batch else torch.arange(len(spans), device=spans.device)
+    prompts = prompts_of_rows(batch)
     for span in range(n_spans):
         spans = torch.where(places.tokens(span), n_spans * prompts[:, None] + span, spans)
     return Places.of_spans(spans, batch["positions"], n_spans * n_prompts(batch))

@@ -47,6 +47,5 @@ def drawn_points(batch: Batch, steps: int, seed: int) -> list[PathPoint]:
     """
     drawn = [torch.rand(steps, generator=each, dtype=torch.float32) for each in generators_of(batch, seed)]
     at = (torch.arange(steps) + torch.stack(drawn)) / steps  # [prompts, steps]
-    if "continues" in batch:
-        at = at[prompts_of_rows(batch).cpu()]
+    at = at[prompts_of_rows(batch).cpu()]  # [rows, steps]
     return [PathPoint(each, 1 / steps) for each in at.T.to(batch["clean_ids"].device)]

@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
-from lightning_circuits.batch import Batch, n_prompts, repeated
+from lightning_circuits.batch import Batch, repeated
 from lightning_circuits.components import Component
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.models.projections import project
 from lightning_circuits.models.stock import StockLayers
-from lightning_circuits.objectives import Objective
+from lightning_circuits.objectives import Objective, losses
 
 
 def chunks(layout: Layout, edges_per_batch: int, among: Tensor | None = None) -> list[Tensor]:
@@ -99,12 +99,7 @@ class ExactPatching:
         self.layers = StockLayers(model)
         with self.layers.listen():
             self.full_logits = model.run(ids, mask, positions, writers=self.change, subtract=True, streams=self.streams)
-        self.full_loss = objective(self.full_logits, batch, self.full_logits)
-        if self.full_loss.shape != (n := n_prompts(batch),):
-            raise ValueError(
-                f"the objective gives a tensor of shape {tuple(self.full_loss.shape)} for {n} prompts: it "
-                "has to be a loss for each prompt, not their mean"
-            )
+        self.full_loss = losses(objective, self.full_logits, batch, self.full_logits)
 
     @torch.no_grad()
     def scores(self, edges: Tensor) -> Tensor:
@@ -118,7 +113,7 @@ class ExactPatching:
         """
         n = len(edges)
         batch = repeated(self.batch, n)
-        loss = self.objective(self.logits(edges).flatten(0, 1), batch, self.full_logits.repeat(n, 1))
+        loss = losses(self.objective, self.logits(edges).flatten(0, 1), batch, self.full_logits.repeat(n, 1))
         return loss.view(n, -1) - self.full_loss
 
     @torch.no_grad()

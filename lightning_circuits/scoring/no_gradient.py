@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_circuits.arguments import called
 from lightning_circuits.batch import Batch
 from lightning_circuits.objectives import Objective, losses
 
@@ -44,10 +45,9 @@ def require_gradient_at_the_full_model(objective: Objective, batch: Batch, vocab
             return found.norm()
 
     if gradient(here) < NOTHING * gradient(there):
-        name = getattr(objective, "__name__", type(objective).__name__)
         raise ValueError(
-            f"the objective {name} has no gradient at the full model, the only place where this attribution takes one: "
-            "it says how far logits are from the full model's, and there they are the full model's. Scores would be "
-            "what was rounded. Take another objective, such as LogitDifference, or gradients at other places too: "
-            "EAPIG, ExpectedGradients or MaskedGradients"
+            f"the objective {called(objective)} has no gradient at the full model, the only place where this "
+            "attribution takes one: it says how far logits are from the full model's, and there they are the full "
+            "model's. Scores would be what was rounded. Take another objective, such as LogitDifference, or gradients "
+            "at other places too: EAPIG, ExpectedGradients or MaskedGradients"
         )

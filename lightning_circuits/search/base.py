@@ -54,7 +54,7 @@ class CircuitSearch(FrozenModelModule):
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: LanguageModel | None,
         *,
         ablation: Ablation | str = "interchange",
         objective: AnyObjective = "KL",
@@ -108,6 +108,8 @@ class CircuitSearch(FrozenModelModule):
                 "constants beside its gates"
             )
 
+    plays_no_part: tuple[str, ...] = ()
+    """Options of every search that this one does not go by: files do not name them."""
     absolute: bool = False
     """Whether an edge is kept for its |score|: attribution finds edges that work against the behaviour too."""
     scores_are: Literal["effects", "ranks"] = "ranks"
@@ -199,11 +201,13 @@ class CircuitSearch(FrozenModelModule):
     def _describe_options(self) -> dict[str, Any]:
         said: dict[str, Any] = {}
         for name, value in self._options().items():
+            if name in ("absolute", "spans", *self.plays_no_part):  # two are the ranking, and the spans that there are
+                continue
             if isinstance(value, dict) and value.keys() & {"class", "function"}:
                 said[name] = called(getattr(self, name))
                 of_it = {key: each for key, each in value.items() if key not in ("class", "function")}
                 said |= {f"{name}_options": of_it} if of_it else {}
-            elif name not in ("absolute", "spans"):  # those are the ranking, and the spans that there are
+            else:
                 said[name] = value
         return said
 

@@ -44,20 +44,6 @@ class EAP(Attribution):
     def _scores(self, batch: Batch, places: Places | None = None) -> tuple[Tensor, Tensor]:
         return gradient_scores(self.circuit_model, batch, self.ablation, self.objective, self.points, places)
 
-    # Graphs hold what the ablation was fitted to: of another pass they are made anew, and after it let go.
-
-    def begin(self) -> None:
-        super().begin()
-        self._graphs = None
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._graphs = None
-
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        self._graphs = None
-
-    def on_train_end(self) -> None:
-        super().on_train_end()
-        self._graphs = None
+    def _renew(self) -> None:
+        super()._renew()
+        self._graphs = None  # they hold what the ablation was fitted to

@@ -29,17 +29,15 @@ from lightning_circuits.arguments import hash_of_numbers, require_choice, requir
 from lightning_circuits.batch import Batch, n_prompts, with_prompts
 from lightning_circuits.captured import worth_capturing
 from lightning_circuits.gates import GATES, Gate
-from lightning_circuits.layout import KV
 from lightning_circuits.memory import MemoryPlan, out_of_memory_explained
-from lightning_circuits.models.loading import DType
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.bars import bars_of
 from lightning_circuits.search.base import METHODS, CircuitSearch
 from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.gated_loss import CapturedLosses, gated_losses
-from lightning_circuits.search.identity import drawing_nothing, undisturbed
 from lightning_circuits.search.learned_constants import LearnedConstants
 from lightning_circuits.search.one_pass import Attribution
+from lightning_circuits.search.random_numbers import drawing_nothing, undisturbed
 from lightning_circuits.search.record import adam_faults, count_faults
 from lightning_circuits.search.splice import spliced, where_learning_pays
 from lightning_circuits.search.splits import Share, share_of, whole_split
@@ -91,7 +89,7 @@ class EdgePruning(CircuitSearch):
         if not 0 < lr < float("inf"):
             raise ValueError(f"the learning rate lr must be positive and finite, got {lr}")
         made, start = GATES.make(gate, "gate"), read_warm_start(warm_start)
-        super().__init__(model, **options)  # type: ignore[arg-type]  # no model is one's own affair
+        super().__init__(model, **options)
         self.lr, self.seed, self.gate, self.capture = lr, seed, made, capture
         self._share = Share()
         self._prompts, self._prompts_before = 1, 0  # of a batch in all processes; of those before it in the same step
@@ -102,15 +100,11 @@ class EdgePruning(CircuitSearch):
         if model is not None:
             self.begin()
 
-    takes_constants_of_circuits = True
+    may_borrow = takes_constants_of_circuits = True
     start: Tensor
     """float32 ``[n_edges]``: where the gates began, the best the highest; 0 if all alike."""
     learned_edges: Tensor
     """int64 scalar: how many edges are ranked as learned, before those in the order of the start (`splice`)."""
-
-    def read_model(self, model: LanguageModel | None, kv: KV, dtype: DType, attention: str | None) -> None:
-        if model is not None:
-            super().read_model(model, kv, dtype, attention)
 
     def begin(self) -> None:
         self.gate.start(self.layout.n_edges, self._generator(0))
@@ -132,8 +126,7 @@ class EdgePruning(CircuitSearch):
         self.learned_edges.fill_(len(scores))
 
     def edge_scores(self) -> Tensor:
-        learned, n = self.gate.edge_scores(), int(self.learned_edges)
-        return learned if n == len(learned) else spliced(learned, self.start, n)
+        return spliced(self.gate.edge_scores(), self.start, int(self.learned_edges))
 
     def trained_size(self) -> float | None:
         return self.gate.trained_size()

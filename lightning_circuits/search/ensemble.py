@@ -54,43 +54,22 @@ class Ensemble(Attribution):
         super().__init__(model, **options)
 
     def attribute(self, batch: Batch) -> tuple[Tensor, None]:
-        return torch.cat([each.attribute(batch)[0] for each in self._each]), None
+        return torch.stack([self.layout.check(each.attribute(batch)[0]) for each in self._each]), None
 
     def edge_scores(self) -> Tensor:
-        of_each = super().edge_scores().view(len(self._each), self.layout.n_edges)
+        of_each = super().edge_scores()
         return mean_of_log_ranks(of_each.abs() if self.absolute else of_each)
-
-    # ---- the sums, one after the other -------------------------------------------------------------------------
 
     def begin(self) -> None:
         super().begin()
-        self.edge_sums = nn.Parameter(self.edge_sums.data.repeat(len(self._each)))
+        self.edge_sums = nn.Parameter(self.edge_sums.data.repeat(len(self._each), 1))  # of each method by itself
 
-    def _checked(self, edges: Tensor) -> Tensor:
-        return torch.cat([self.layout.check(of_one) for of_one in edges.view(len(self._each), -1)])
-
-    def _edge_names(self, index: Tensor) -> list[str]:
-        return super()._edge_names(index % self.layout.n_edges)
-
-    # ---- the methods, which go by what is given here -----------------------------------------------------------
-
-    def _lend(self) -> None:
-        """For a pass, or to let go of what they keep of one."""
+    def _renew(self) -> None:
+        """The methods begin anew, and go by what is given here."""
+        super()._renew()
         for each in self._each:
             each.borrow_model(self.circuit_model, self.model_name)
             each.ablation, each.objective = self.ablation, self.objective
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._lend()
-
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        self._lend()
-
-    def on_train_end(self) -> None:
-        super().on_train_end()
-        self._lend()
 
 
 def mean_of_log_ranks(scores: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class FrozenModelModule(pl.LightningModule):
     """A LightningModule that holds a frozen language model; subclasses say what is learned beside it.
 
     Args:
-        model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model.
+        model: a Hugging Face id, a folder, a GGUF file, ``tiny-ioi``, or a model; None for a class that `may_borrow`.
         kv: K/V readers per query ``head`` (MIB), or ``group``.
         dtype: of a model loaded by name.
         attention: such as ``eager``.
@@ -59,8 +59,11 @@ class FrozenModelModule(pl.LightningModule):
         TypeError: an argument of a wrong type.
     """
 
+    may_borrow: bool = False
+    """Whether it may be made without a language model, to be lent another one (`CircuitSearch.borrow_model`)."""
+
     def __init__(
-        self, model: LanguageModel, kv: KV = "head", dtype: DType = "float32", attention: str | None = None
+        self, model: LanguageModel | None, kv: KV = "head", dtype: DType = "float32", attention: str | None = None
     ) -> None:
         refuse_mixture(self)
         super().__init__()
@@ -68,7 +71,8 @@ class FrozenModelModule(pl.LightningModule):
         require_choice("dtype", dtype, DType)
         if not isinstance(attention, (str, type(None))):
             raise TypeError(f"attention takes a name of transformers, such as eager, got {shortened(attention)}")
-        self.read_model(model, kv, dtype, attention)
+        if model is not None or not self.may_borrow:
+            self.read_model(model, kv, dtype, attention)
         self._weights_hash = WeightsHash()
         self._sharded = False
         self._trained_before = 0
@@ -76,7 +80,7 @@ class FrozenModelModule(pl.LightningModule):
         # A checkpoint holds what was learned. The frozen model is hundreds of times larger, and is where it was.
         self.strict_loading = False
 
-    def read_model(self, model: LanguageModel, kv: KV, dtype: DType, attention: str | None) -> None:
+    def read_model(self, model: LanguageModel | None, kv: KV, dtype: DType, attention: str | None) -> None:
         """Load the language model if it is given by name, and read it as writers and readers."""
         if not isinstance(model, (str, nn.Module)):
             raise TypeError(f"model takes a name, a folder or a module in memory, got {shortened(model)}")

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -21,7 +19,6 @@ from torch import nn
 
 from lightning_circuits.arguments import hash_of_numbers
 from lightning_circuits.batch import NO_TOKEN, Batch
-from lightning_circuits.namespace import pl
 
 
 def fingerprint(model: Any) -> str:
@@ -113,41 +110,6 @@ def _prompts(batch: Batch) -> Iterator[bytes]:
             said.append(f"{name} {of_row.tolist()}")
     if said:
         yield "\n".join(said).encode()
-
-
-@contextmanager
-def own_random_numbers() -> Iterator[None]:
-    """While open, what is drawn of random numbers is not missed by the run, whatever is raised.
-
-    Lightning's `isolate_rng` gives nothing back after an error.
-    """
-    isolated = pl.utilities.seed.isolate_rng()
-    isolated.__enter__()
-    try:
-        yield
-    finally:
-        isolated.__exit__(None, None, None)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """While open, random numbers are not those of the run, and the same ones each time."""
-    with own_random_numbers():
-        random.seed(0)
-        np.random.seed(0)
-        torch.manual_seed(0)
-        yield
-
-
-@contextmanager
-def drawing_nothing(loader: Any) -> Iterator[None]:
-    """While open, whoever iterates a loader with generators of its own leaves them as they were."""
-    samplers = getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-    generators = [getattr(one, "generator", None) for one in (loader, *samplers)]
-    before = {each: each.get_state() for each in generators if isinstance(each, torch.Generator)}
-    yield
-    for generator, state in before.items():
-        generator.set_state(state)
 
 
 def _short_hash(text: str) -> str:

@@ -10,8 +10,6 @@ nothing of the task: neither the corrupt prompt nor an answer is looked at.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -38,6 +36,8 @@ class InformationFlowRoutes(Attribution):
         spans: see `CircuitSearch`.
     """
 
+    plays_no_part = ("ablation", "objective")
+
     def __init__(
         self,
         model: LanguageModel | None = None,
@@ -52,6 +52,3 @@ class InformationFlowRoutes(Attribution):
     def attribute(self, batch: Batch) -> tuple[Tensor, None]:
         with torch.no_grad():
             return information_flow_scores(self.circuit_model, batch), None
-
-    def _describe_options(self) -> dict[str, Any]:
-        return {key: said for key, said in super()._describe_options().items() if key not in ("ablation", "objective")}

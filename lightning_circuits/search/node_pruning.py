@@ -46,7 +46,7 @@ from lightning_circuits.progress import tracked
 from lightning_circuits.scoring.node_ablation import NodeAblation
 from lightning_circuits.search.base import METHODS
 from lightning_circuits.search.frozen_model import LanguageModel
-from lightning_circuits.search.identity import undisturbed
+from lightning_circuits.search.random_numbers import undisturbed
 from lightning_circuits.search.record import count_faults
 from lightning_circuits.search.splits import whole_split
 from lightning_circuits.search.without_training import WithoutTraining
@@ -108,6 +108,7 @@ class NodePruning(WithoutTraining):
         self.automatic_optimization = False
         self.begin()
 
+    plays_no_part = ("objective",)
     sweeps: nn.Parameter
     removed_as: Tensor
     without: Tensor
@@ -153,9 +154,6 @@ class NodePruning(WithoutTraining):
         kept = int((self.removed_as[1:] == 0).sum())
         found = {"sweeps": int(self.sweeps), "nodes_kept": kept, "performance": float(self.performance)}
         return {**super().describe(), **found}
-
-    def _describe_options(self) -> dict[str, Any]:
-        return {key: said for key, said in super()._describe_options().items() if key != "objective"}
 
     # ---- sweeps ------------------------------------------------------------------------------------------------
 

@@ -34,8 +34,6 @@ from torch import Tensor, nn
 
 from lightning_circuits.arguments import require_flags
 from lightning_circuits.batch import Batch, first_prompts, n_prompts
-from lightning_circuits.layout import KV
-from lightning_circuits.models.loading import DType
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import AnyObjective
 from lightning_circuits.progress import length_of, tracked
@@ -75,12 +73,15 @@ class Attribution(WithoutTraining):
         **options: Any,
     ) -> None:
         require_flags(absolute=absolute)
-        super().__init__(model, objective=objective, **options)  # type: ignore[arg-type]  # no model is one's own affair
+        super().__init__(model, objective=objective, **options)
         self.absolute = absolute
         self.automatic_optimization = False
         self._share = Share()
         self._loader_goes_on = False
+        if model is not None:
+            self.begin()
 
+    may_borrow = True
     scores_are: Literal["effects", "ranks"] = "effects"
     edge_sums: nn.Parameter
     writer_sums: nn.Parameter
@@ -129,17 +130,13 @@ class Attribution(WithoutTraining):
         if trainer is not None:
             for sums in self._sums():
                 sums.data = trainer.strategy.reduce(sums.data, reduce_op="sum")
+        self._renew()
         return self.edge_scores()
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "examples": int(self.examples)}
 
     # ---- the sums ----------------------------------------------------------------------------------------------
-
-    def read_model(self, model: LanguageModel | None, kv: KV, dtype: DType, attention: str | None) -> None:
-        if model is not None:
-            super().read_model(model, kv, dtype, attention)
-            self.begin()
 
     def begin(self) -> None:
         def zeros(*shape: int) -> nn.Parameter:
@@ -150,6 +147,10 @@ class Attribution(WithoutTraining):
         # How many rows of the loader all processes together have seen, repeated ones included: a resumed run may have
         # another number of processes.
         self.register_buffer("rows", torch.zeros((), dtype=torch.int64))
+        self._renew()
+
+    def _renew(self) -> None:
+        """Let go of what is kept for one pass, before it and after it; a method that keeps something says what."""
 
     def _sums(self) -> list[nn.Parameter]:
         return [self.edge_sums, self.writer_sums, self.examples]
@@ -157,6 +158,7 @@ class Attribution(WithoutTraining):
     def _forget(self) -> None:
         for sums in (*self._sums(), self.rows):
             sums.data.zero_()
+        self._renew()
 
     def _contribution(self, batch: Batch, batch_idx: int) -> list[Tensor]:
         """What a batch adds to each of the sums, all processes together, in float64.
@@ -170,34 +172,31 @@ class Attribution(WithoutTraining):
         new = self._share.new_rows(int(self.rows) // self._share.replicas, rows)
         # With nothing new a prompt is run for nothing: other processes may be waiting for weights (`models.sharding`).
         edges, writers = self.attribute(first_prompts(batch, max(new, 1)))
+        if edges.shape != self.edge_sums.shape:
+            self.layout.check(edges)  # which says what is wrong with them
         if new:
-            more[0] += self._checked(edges.detach())
+            more[0] += edges.detach()
             if writers is not None:
                 more[1] += writers.detach()
             more[2] += new
         self.rows += rows * self._share.replicas
         if self._trainer is not None:
             more = [self.trainer.strategy.reduce(each, reduce_op="sum") for each in more]
-        for values, name_of in ((more[0], self._edge_names), (more[1], self._writer_names)):
+        layout = self.layout
+        for values, name_of in (
+            (more[0], lambda edge: layout.edge_names([edge])[0]),
+            (more[1], lambda writer: layout.writer_names[writer]),
+        ):
             if not values.isfinite().all():
-                index = (~values.isfinite()).nonzero()[0]
+                place = (~values.isfinite()).nonzero()[0].tolist()
                 raise FloatingPointError(
-                    f"the score of {name_of(index)[0]} is {values[index].item()} in batch {batch_idx}; the batch was "
-                    f"not counted. Usual causes: a dtype too narrow for this model ({self.circuit_model.dtype}), an "
-                    "objective that is not finite, a broken prompt, or an integral that begins at nothing, as EAP-IG's "
-                    "under zero ablation, where norms make gradients overflow: rule='midpoint' leaves that point out"
+                    f"the score of {name_of(place[-1])} is {values[tuple(place)].item()} in batch {batch_idx}; the "
+                    "batch was not counted. Usual causes: a dtype too narrow for this model "
+                    f"({self.circuit_model.dtype}), an objective that is not finite, a broken prompt, or an integral "
+                    "that begins at nothing, as EAP-IG's under zero ablation, where norms make gradients overflow: "
+                    "rule='midpoint' leaves that point out"
                 )
         return more
-
-    def _checked(self, edges: Tensor) -> Tensor:
-        """What was said of the edges; an error if it is not of their number."""
-        return self.layout.check(edges)
-
-    def _edge_names(self, index: Tensor) -> list[str]:
-        return self.layout.edge_names(index)
-
-    def _writer_names(self, index: Tensor) -> list[str]:
-        return [self.layout.writer_names[i] for i in index.tolist()]
 
     # ---- Lightning ---------------------------------------------------------------------------------------------
 
@@ -216,6 +215,7 @@ class Attribution(WithoutTraining):
             self._forget()
 
     def on_train_start(self) -> None:
+        self._renew()
         loader = self.trainer.train_dataloader
         self._share = share_of(loader, self.trainer.world_size)
         if self.rows and not self._loader_goes_on:
@@ -225,6 +225,10 @@ class Attribution(WithoutTraining):
                 "resume with a loader that has state_dict() and load_state_dict() (those of "
                 "lightning_circuits.datamodules have them)"
             )
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        self._renew()
 
     def _faults(self, checkpoint: dict[str, Any]) -> list[str]:
         state, least = checkpoint.get("state_dict"), 1 if checkpoint.get("global_step") else 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -29,6 +27,8 @@ class RandomScores(Attribution):
         spans: see `CircuitSearch`.
     """
 
+    plays_no_part = ("ablation", "objective")
+
     def __init__(
         self,
         model: LanguageModel | None = None,
@@ -47,6 +47,3 @@ class RandomScores(Attribution):
         generator = torch.Generator().manual_seed(self.seed)
         scores = torch.rand(self.layout.n_edges, generator=generator, dtype=torch.float64)
         return scores.to(self.circuit_model.device) * n_prompts(batch), None
-
-    def _describe_options(self) -> dict[str, Any]:
-        return {key: said for key, said in super()._describe_options().items() if key not in ("ablation", "objective")}

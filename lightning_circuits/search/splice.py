@@ -23,13 +23,11 @@ from torch import Tensor
 from lightning_circuits.ablation import Ablation
 from lightning_circuits.batch import Batch, with_prompts
 from lightning_circuits.evaluation.exact import ExactAblation, captured_runs
+from lightning_circuits.files.mib import SHARES
 from lightning_circuits.measures import kl
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.progress import progress
 from lightning_circuits.selection import top_n
-
-SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-"""Shares of the edges at which rankings are judged."""
 
 PROMPTS = 64
 """How many prompts rankings are judged on at most. All are judged on the same ones, which takes fewer."""
@@ -61,7 +59,7 @@ def where_learning_pays(
 ) -> int:
     """How many of the best learned edges to take before those of the start.
 
-    The ranking is taken whose circuits are nearest to the model, by the mean over `SIZES` of the logarithm of KL:
+    The ranking is taken whose circuits are nearest to the model, by the mean over `SHARES` of the logarithm of KL:
     where all are near counts as much as where none is.
 
     Args:
@@ -72,7 +70,7 @@ def where_learning_pays(
         ablation: what cut edges carry, fitted.
         batches: validation prompts, of which the first `PROMPTS` or so are taken.
     """
-    counts = [n for size in SIZES if (n := int(size * len(learned)))]
+    counts = [n for share in SHARES if (n := int(share * len(learned)))]
     largest = round(up_to * len(learned))
     candidates = [0, *(n for n in counts if n < largest), largest]
     circuits = dict[tuple[int, int], Tensor]()

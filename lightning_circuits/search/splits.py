@@ -21,7 +21,9 @@ from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.namespace import pl
 from lightning_circuits.pages import see_page
-from lightning_circuits.search.identity import drawing_nothing, hash_of_prompts, undisturbed
+from lightning_circuits.progress import length_of
+from lightning_circuits.search.identity import hash_of_prompts
+from lightning_circuits.search.random_numbers import drawing_nothing, undisturbed
 
 
 def whole_split(trainer: pl.Trainer, split: str) -> Any:
@@ -119,7 +121,7 @@ class Training:
             except ValueError:  # several of them, or one that repeats prompts
                 return cls(UNKNOWN)
             prompts: dict[str, Any] | str = UNKNOWN
-            if _has_length(loader):
+            if length_of(loader) is not None:
                 with drawing_nothing(loader):
                     number, found = hash_of_prompts(loader)
                 prompts = {"number": number, "hash": found}
@@ -194,17 +196,9 @@ def share_of(loader: Any, world_size: int) -> Share:
         return Share(len(sampler.dataset), sampler.num_replicas, sampler.rank)  # type: ignore[arg-type]
     if isinstance(loader, SharedLoader) and loader.replicas > 1:
         return Share(len(loader.pairs), loader.replicas, loader.rank)
-    if world_size > 1 and not _has_length(loader):
+    if world_size > 1 and length_of(loader) is None:
         raise ValueError(
             f"the training loader ({type(loader).__name__}) does not know its length, so {world_size} processes cannot "
             "tell which prompts are repeated to even them out: give a dataset with a length, or one process"
         )
     return Share()
-
-
-def _has_length(loader: Any) -> bool:
-    try:
-        len(loader)
-    except TypeError:
-        return False
-    return True

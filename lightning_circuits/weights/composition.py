@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lightning_circuits.arguments import require_choice
-from lightning_circuits.evaluation.rows import to_json
+from lightning_circuits.files.numbers import to_json
 from lightning_circuits.weights.weight_circuit import WeightCircuit, Within
 
 By = Literal["kind", "layer", "tensor"]

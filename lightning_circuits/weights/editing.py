@@ -31,7 +31,7 @@ from torch import Tensor
 
 from lightning_circuits.arguments import require_choice, require_numbers, require_whole_numbers
 from lightning_circuits.batch import Batch, TextBatch
-from lightning_circuits.evaluation.rows import to_json
+from lightning_circuits.files.numbers import to_json
 from lightning_circuits.measures import negative_log_likelihood
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.weights.judging import line_nll, text_estimate

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_circuits.batch import Batch, TextBatch
-from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
-from lightning_circuits.evaluation.rows import to_json
+from lightning_circuits.batch import Batch, TextBatch, own_rows
+from lightning_circuits.evaluation.metrics.bootstrap import estimate, mean_estimate, resampled_means
+from lightning_circuits.files.numbers import to_json
 from lightning_circuits.measures import log_softmax, negative_log_likelihood
 from lightning_circuits.models import CircuitModel
 from lightning_circuits.progress import tracked
@@ -109,8 +109,8 @@ def judge(
                 (here, nll), spoken = _of_prompts(model, prompts), line_nll(model, text)
         agreement = (here == said).double()
         numbers = {
-            **_estimate("agreement", agreement.mean(), resampled_means(agreement[:, None])[:, 0]),
-            **_estimate("answer_nll", nll.mean(), resampled_means(nll[:, None])[:, 0]),
+            **mean_estimate(agreement).named("agreement"),
+            **mean_estimate(nll).named("answer_nll"),
             **text_estimate(spoken),
         }
         density, kept = (1.0, of) if circuit is None else (circuit.density, circuit.n_weights)
@@ -122,7 +122,7 @@ def text_estimate(lines: Tensor) -> dict[str, float]:
     """``text_nll`` and its interval, from `line_nll` ``[n_lines, 2]``: nats a token, every token counted alike."""
     total, tokens = lines.mean(0)
     resampled = resampled_means(lines)
-    return _estimate("text_nll", total / tokens, resampled[:, 0] / resampled[:, 1])
+    return estimate(total / tokens, resampled[:, 0] / resampled[:, 1]).named("text_nll")
 
 
 @torch.no_grad()
@@ -156,14 +156,9 @@ def _of_prompts(model: CircuitModel, prompts: Iterable[Batch]) -> tuple[Tensor, 
     for batch in prompts:
         batch = model.receive(batch)
         logits = model.run(batch["clean_ids"], batch["attention_mask"], batch["positions"])
-        own = batch["continues"] == 0 if "continues" in batch else slice(None)
+        own = own_rows(batch)
         said.append(logits[own].argmax(-1).cpu())
         nll.append(negative_log_likelihood(logits, batch["answers"], batch).double().cpu())
     if not said:
         raise ValueError("there are no prompts to judge circuits of weights on; an iterator is gone through but once")
     return torch.cat(said), torch.cat(nll)
-
-
-def _estimate(name: str, value: Tensor, resamples: Tensor) -> dict[str, float]:
-    low, high = interval_of(resamples).tolist()
-    return {name: float(value), f"{name}_low": low, f"{name}_high": high}

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, BloomConfig
 
 from lightning_circuits import EAP, EAPIG, ActivationPatching, EdgePruning
 from lightning_circuits.ablation import ABLATIONS
@@ -20,7 +19,7 @@ from lightning_circuits.search.one_pass import Attribution
 from lightning_circuits.selection import top_n
 from tests.support import processes
 from tests.support.tiny_models import tiny_model
-from tests.support.training import QUIET, Mine, fit, small, trainable
+from tests.support.training import QUIET, Mine, bloom, fit, small, trainable
 
 # ---- what is found ---------------------------------------------------------------------------------------------------
 
@@ -198,11 +197,6 @@ def test_two_processes_share_the_prompts_and_agree(tmp_path: Path) -> None:
 class NeverTrains(Mine):
     def training_step(self, *_: Any) -> torch.Tensor:
         raise AssertionError("a step was taken")
-
-
-def bloom() -> nn.Module:
-    sizes = dict(vocab_size=19, hidden_size=16, n_layer=1, n_head=2)
-    return AutoModelForCausalLM.from_config(BloomConfig(**sizes, bos_token_id=None, eos_token_id=None))
 
 
 class Adapter(nn.Module):

@@ -10,14 +10,9 @@ import pytest
 from lightning_circuits.commands.main import main
 from tests.datamodules.test_jsonl import record
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 SMALL = ["--config=quickstart.yaml", "--trainer.accelerator=cpu", "--data.n_train=20", "--data.n_val=16"]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["lightning-circuits"])
-    return tmp_path
 
 
 def test_a_config_of_fit_is_checked_and_nothing_written(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,12 +65,9 @@ def heard() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs write into a folder of their own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["lightning-circuits"])
-    (tmp_path / "callbacks.yaml").write_text(CALLBACKS)
-    return tmp_path
+def elsewhere(elsewhere: Path) -> Path:
+    (elsewhere / "callbacks.yaml").write_text(CALLBACKS)
+    return elsewhere
 
 
 def told(command: str, hook: str, name: str = "SIGTERM", *options: str) -> int:

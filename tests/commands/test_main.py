@@ -20,6 +20,8 @@ from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.namespace import pl
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 SMALL = [
     "--config=quickstart.yaml",
     "--trainer.accelerator=cpu",
@@ -36,14 +38,6 @@ class Explode(pl.Callback):
 
     def on_train_batch_end(self, *_: object) -> None:
         raise ValueError("the bug")
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs write into a folder of their own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["lightning-circuits"])
-    return tmp_path
 
 
 @pytest.fixture(scope="module")

@@ -41,12 +41,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["lightning-circuits"])
+def elsewhere(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("JSONARGPARSE_DEBUG", raising=False)
-    (tmp_path / "lines.txt").write_text(LINES)
-    return tmp_path
+    (elsewhere / "lines.txt").write_text(LINES)
+    return elsewhere
 
 
 def rows_of(file: Path) -> list[dict]:

@@ -9,8 +9,9 @@ import pytest
 
 from lightning_circuits import datamodules, search
 from lightning_circuits.commands.config_files import CONFIGS
+from lightning_circuits.commands.entry import main
 from lightning_circuits.commands.help import BASES, OF_WEIGHTS, TASKS
-from lightning_circuits.commands.main import WITHOUT_TRAINER, CircuitCLI, main
+from lightning_circuits.commands.main import WITHOUT_TRAINER, CircuitCLI
 from lightning_circuits.commands.overview import COMMANDS, overview
 from lightning_circuits.datamodules import PairDataModule
 from lightning_circuits.search import METHODS
@@ -45,7 +46,7 @@ def test_help_and_a_slip_load_nothing(word: str) -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
-def test_the_loaded_command_line_says_the_same(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_whoever_asks_for_help_is_given_it(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(words)
     assert capsys.readouterr().out == f"{overview()}\n"
 

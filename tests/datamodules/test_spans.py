@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import re
 from pathlib import Path
@@ -13,18 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_circuits.datamodules import IOIDataModule, PromptPairDataModule, spans
+from lightning_circuits.datamodules import IOIDataModule, PromptPairDataModule
 from lightning_circuits.datamodules.misfits import fitting
 from lightning_circuits.datamodules.spans import in_order, names_of_tokens
 from lightning_circuits.datamodules.tokenising import PromptPair, in_spans
 from lightning_circuits.models.loading import EMBEDDED, load_tokenizer
 
 WORDS = "When Mary and John went to the store , John gave a drink to"
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(spans)
-    assert result.attempted and not result.failed
 
 
 def words_of(text: str) -> list[tuple[int, int]]:

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.drawing import columns
 from lightning_circuits.drawing.columns import example_of, in_columns
 from lightning_circuits.layout import Layout
 from tests.support.drawn_circuits import PER_GROUP, PER_HEAD, stand_of_lines
+from tests.support.made_circuits import of_edges
 
 SPANS = ["S1", "S1..END", "END"]
-
-
-def circuit(layout: Layout, *names: str) -> Circuit:
-    members = torch.zeros(layout.n_edges, dtype=torch.bool)
-    members[[layout.edge_index(name) for name in names]] = True
-    return Circuit(layout, members)
 
 
 def lines(circuit: Circuit) -> set[tuple[str, str, str]]:
     names = circuit.layout.spans
     return {(e, f"{w}@{names[s]}", f"{r}@{names[t]}") for (w, s), (r, t), e in in_columns(circuit).edges(data="edge")}
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(columns)
-    assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize("layout", [PER_HEAD, PER_GROUP], ids=["per head", "per group"])
@@ -47,14 +34,14 @@ def test_a_key_is_seen_from_its_own_column_and_from_later_ones_where_the_head_is
     layout = PER_HEAD.in_spans(SPANS)
     key, value = "m0->a1.h0<k>@S1..END", "m0->a1.h0<v>@END"
     used = [f"a1.h0->logits@{span}" for span in SPANS]
-    found = lines(circuit(layout, key, value, *used))
+    found = lines(of_edges(layout, key, value, *used))
     assert {end for edge, _, end in found if edge == key} == {"a1.h0@S1..END", "a1.h0@END"}
     assert {end for edge, _, end in found if edge == value} == {"a1.h0@END"}
     # At work before it alone, where no token can see it: it is in the file, and so on the picture.
-    found = lines(circuit(layout, key, used[0]))
+    found = lines(of_edges(layout, key, used[0]))
     assert {end for edge, _, end in found if edge == key} == {"a1.h0@S1..END"}
     # A query is a head's work too.
-    found = lines(circuit(layout, key, "input->a1.h0<q>@END"))
+    found = lines(of_edges(layout, key, "input->a1.h0<q>@END"))
     assert {end for edge, _, end in found if edge == key} == {"a1.h0@END"}
 
 
@@ -62,10 +49,10 @@ def test_a_span_that_stands_later_in_some_prompts_sees_it_too() -> None:
     layout = PER_HEAD.in_spans(SPANS)
     key, used = "m0->a1.h0<k>@S1..END", [f"a1.h0->logits@{span}" for span in SPANS]
     for metadata in ({"swapped": [["S1", "S1..END"]]}, {"made_by": {"swapped": [["S1", "S1..END"], ["S0", "END"]]}}):
-        found = lines(replace(circuit(layout, key, *used), metadata=metadata))
+        found = lines(replace(of_edges(layout, key, *used), metadata=metadata))
         assert {end for edge, _, end in found if edge == key} == {f"a1.h0@{span}" for span in SPANS}
     for odd in (None, 3, "S1", ["S1"], [["S1"]], [[1, 2]], [["S1", ["END"]]], {"S1": "END"}):
-        found = lines(replace(circuit(layout, key, *used), metadata={"swapped": odd}))
+        found = lines(replace(of_edges(layout, key, *used), metadata={"swapped": odd}))
         assert len({end for edge, _, end in found if edge == key}) == 2
 
 

@@ -18,6 +18,7 @@ from lightning_circuits.drawing.columns import in_columns
 from lightning_circuits.drawing.folding import MAX_LINES, Plan
 from lightning_circuits.layout import Layout
 from lightning_circuits.selection import greedy, top_n
+from tests.support.made_circuits import of_edges
 
 SPANS = ["IO", "S1", "S2", "S2..END", "END"]
 MODELS = {12: Layout(12, 12, 8), 30: Layout(30, 9, 8, n_kv_readers=3), 80: Layout(80, 4, 8)}
@@ -116,8 +117,7 @@ def test_layers_go_upward_and_those_without_a_node_take_no_room() -> None:
 def test_a_chain_through_every_layer_of_a_deep_model_fits() -> None:
     layout = Layout(200, 1, 8)
     names = ["input->m0", *(f"m{i}->m{i + 1}" for i in range(199)), "m199->logits"]
-    members = torch.zeros(layout.n_edges, dtype=torch.bool)
-    members[[layout.edge_index(name) for name in names]] = True
+    members = of_edges(layout, *names).members
     for circuit in (Circuit(layout, members), Circuit(layout, members, torch.rand(layout.n_edges))):
         shown = figures._drawn(circuit)
         assert sorted(edges_of(shown.plan)) == sorted(names) and shown.size[1] <= 9.5

@@ -38,11 +38,12 @@ from lightning_circuits.drawing.style import save
 from lightning_circuits.drawing.task_check import check_table
 from lightning_circuits.drawing.transfer import matrix_figure, scatter_figure, transfer_markdown
 from lightning_circuits.evaluation.attention import Patterns
-from lightning_circuits.evaluation.attention_by_role import Estimate, HeadAttention
+from lightning_circuits.evaluation.attention_by_role import HeadAttention
 from lightning_circuits.evaluation.comparison import comparable, lines_of, pareto_points
 from lightning_circuits.evaluation.completeness import Knockout, PartContributions
 from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.evaluation.hypotheses import HypothesisReport, HypothesisVerdict
+from lightning_circuits.evaluation.metrics import Estimate
 from lightning_circuits.evaluation.path_patching import PathEffect
 from lightning_circuits.evaluation.stability import Stability
 from lightning_circuits.evaluation.task_check import PromptCheck, TaskCheck

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_circuits.drawing.path_patching import path_patching_figure
-from lightning_circuits.evaluation.attention_by_role import Estimate
+from lightning_circuits.evaluation.metrics import Estimate
 from lightning_circuits.evaluation.path_patching import PathEffect
 
 

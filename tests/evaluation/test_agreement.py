@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import math
 import statistics
@@ -15,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.evaluation import agreement as module
 from lightning_circuits.evaluation.agreement import average_overlap, kendall_tau_b, score_correlations
 from lightning_circuits.layout import Layout
 from lightning_circuits.selection import top_n
@@ -25,11 +23,6 @@ SMOLLM2 = Layout(30, 9, 576)
 
 some = st.one_of(st.integers(-3, 3).map(float), st.floats(-1e3, 1e3, width=32))
 two = st.integers(2, 30).flatmap(lambda n: st.tuples(*[st.lists(some, min_size=n, max_size=n)] * 2))
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
 
 
 def circuit(scores: Any, layout: Layout = LAYOUT, ranking: str = "signed") -> Circuit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import math
 import random
@@ -21,24 +20,18 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
-from lightning_circuits.evaluation import attention_by_role as module
 from lightning_circuits.evaluation.attention_by_role import (
     LEAST_ATTENTION,
     attention_by_role,
     attention_deviation,
     attention_to,
-    mean_attention,
     ratio_of_means,
 )
+from lightning_circuits.evaluation.metrics.bootstrap import mean_estimate
 from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.loading import load_model
 from tests.support.oracle import ALL_OPEN, oracle, pairs
 from tests.support.tiny_models import tiny_model
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
 
 
 def looks(rows: Sequence[Sequence[float]], spans: Sequence[str], query: str, role: str) -> float:
@@ -208,7 +201,7 @@ def test_intervals_are_those_of_a_bootstrap_in_loops() -> None:
         return statistics.fmean(dice.choices(a, k=50)) - statistics.fmean(dice.choices(base, k=20))
 
     for found, value, draw in (
-        (mean_attention(torch.tensor(a)), statistics.fmean(a), lambda: statistics.fmean(dice.choices(a, k=50))),
+        (mean_estimate(torch.tensor(a)), statistics.fmean(a), lambda: statistics.fmean(dice.choices(a, k=50))),
         (ratio_of_means(torch.tensor(a), torch.tensor(b)), sum(a) / sum(b), of_pairs),
         (
             attention_deviation(torch.tensor(a), torch.tensor(base)),

@@ -26,6 +26,7 @@ from lightning_circuits.evaluation.per_prompt import measured
 from lightning_circuits.evaluation.rows import evaluate
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel
+from tests.support.made_circuits import of_edges
 from tests.support.oracle import Pairs, oracle
 
 INTERCHANGE = ABLATIONS.make("interchange")
@@ -36,10 +37,6 @@ def data() -> IOIDataModule:
     data = IOIDataModule("tiny-ioi", n_train=16, n_val=12, n_test=8, batch_size=8)
     data.setup()
     return data
-
-
-def of_names(layout: Layout, *names: str) -> Circuit:
-    return Circuit(layout, cut_edges(layout, names))
 
 
 def by_oracle(model: CircuitModel, gates: Mapping[str, float], batch: dict[str, Tensor], n: int) -> Tensor:
@@ -120,7 +117,7 @@ def test_what_cannot_be_run_is_refused(model: CircuitModel, data: IOIDataModule)
 
 def test_parts_are_the_circuits_heads_mlps_and_edges() -> None:
     layout = Layout(2, 2, 4)
-    circuit = of_names(layout, "input->a0.h1<v>", "a0.h1->m1", "m1->logits")
+    circuit = of_edges(layout, "input->a0.h1<v>", "a0.h1->m1", "m1->logits")
     assert circuit_parts(circuit, "edges") == ["input->a0.h1<v>", "a0.h1->m1", "m1->logits"]
     assert circuit_parts(circuit, "nodes") == ["a0.h1", "m1"]
     with pytest.raises(ValueError, match="its 'edges', its 'nodes' or its 'nodes-in-spans', not 'heads'"):
@@ -139,7 +136,7 @@ def test_to_cut_a_node_is_to_cut_all_that_leaves_it() -> None:
 
 
 def test_random_sets_are_even_over_all_subsets() -> None:
-    circuit = of_names(Layout(2, 2, 4), "a0.h1->m1", "m0->m1", "m1->logits")
+    circuit = of_edges(Layout(2, 2, 4), "a0.h1->m1", "m0->m1", "m1->logits")
     drawn = random_knockouts(circuit, 4000, of="edges", seed=1)
     counts = torch.tensor([sum(tuple(k) == subset for k in drawn) for subset in {tuple(k) for k in drawn}])
     assert len(counts) == 8 and (counts - 500).abs().max() < 5 * 500**0.5
@@ -192,7 +189,7 @@ def test_greedy_takes_the_worst_of_all_each_time(model: CircuitModel, data: IOID
 
 
 def test_greedy_with_few_candidates_ends_when_nothing_is_left(model: CircuitModel, data: IOIDataModule) -> None:
-    small = of_names(model.layout, "m0->logits", "a3.h1->logits")
+    small = of_edges(model.layout, "m0->logits", "a3.h1->logits")
     options = dict(steps=9, of="edges", candidates=1, seed=3)
     path = greedy_knockout(model, data.val_dataloader(), small, INTERCHANGE, **options)
     assert [len(k.parts) for k in path] == [1, 2] and set(path[1].parts) == set(small.edge_names())
@@ -203,7 +200,7 @@ def test_greedy_with_few_candidates_ends_when_nothing_is_left(model: CircuitMode
 
 
 def test_parts_that_the_circuit_does_not_have(model: CircuitModel, data: IOIDataModule) -> None:
-    small = of_names(model.layout, "m0->logits")
+    small = of_edges(model.layout, "m0->logits")
     for name in ("a3.h1->logits", "a1.h0", "input", "nonsense"):
         with pytest.raises(ValueError, match=f"cannot knock out '{name}': the circuit has no such"):
             measure_knockouts(model, data.val_dataloader(), small, [["m0"], [name]], INTERCHANGE)
@@ -216,7 +213,7 @@ def test_contributions_are_differences_of_faithfulness(
     model: CircuitModel, data: IOIDataModule, circuit: Circuit
 ) -> None:
     idle = "a0.h0->a3.h0<q>"  # a3.h0 does not reach the logits in this circuit
-    padded = circuit | of_names(model.layout, idle)
+    padded = circuit | of_edges(model.layout, idle)
     assert padded.n_edges == circuit.n_edges + 1 and padded.prune() == circuit
     found = measure_contributions(model, data.val_dataloader(), padded, INTERCHANGE)
     assert found.parts == padded.edge_names() and found.values.shape == found.errors.shape == (padded.n_edges,)

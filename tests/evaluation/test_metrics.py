@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import math
 import random
 import statistics
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -30,9 +27,7 @@ from lightning_circuits.evaluation.metrics import (
     LogArea,
     NodeIoU,
     TokenEdges,
-    areas,
     faithfulness_interval,
-    means,
 )
 from lightning_circuits.evaluation.metrics import faithfulness as faithfulness_function
 from lightning_circuits.layout import Layout
@@ -41,12 +36,6 @@ from tests.support import processes
 V = 7
 INTERVAL = ("faithfulness_low", "faithfulness_high")  # of random draws, so tested by themselves
 RATIO = ("ratio", "ratio_low", "ratio_high", "difference_low", "difference_high")  # tests/evaluation/test_ratio.py
-
-
-@pytest.mark.parametrize("module", [areas, means, sys.modules[CircuitFaithfulness.__module__]])
-def test_doctest(module: ModuleType) -> None:
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
 
 
 def random_batch(n: int, seed: int, distractors: bool = True) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from lightning_circuits.callbacks import FaithfulnessValidation
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.drawing.tables import rows_table
-from lightning_circuits.evaluation.rows import LEAST_PROMPTS, Row, evaluate, from_json
+from lightning_circuits.evaluation.rows import LEAST_PROMPTS, Row, evaluate
+from lightning_circuits.files.numbers import from_json
 from lightning_circuits.models import wrap
 from lightning_circuits.models.loading import load_model
 from tests.support import processes

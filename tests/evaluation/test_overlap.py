@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import math
 from collections import Counter
@@ -15,21 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.evaluation import overlap as module
 from lightning_circuits.evaluation.overlap import Overlap, overlap
 from lightning_circuits.evaluation.random_circuits import Sight, random_paths
-from lightning_circuits.evaluation.rows import from_json
+from lightning_circuits.files.numbers import from_json
 from lightning_circuits.layout import Layout
 
 TINY = Layout(2, 1, 1)
 PARALLEL = Layout(2, 1, 1, parallel=True)
 GROUPED = Layout(1, 2, 4, 1)
 GPT2 = Layout(12, 12, 768)
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
 
 
 def chosen(layout: Layout, n: int, seed: int) -> Circuit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.evaluation import random_circuits
 from lightning_circuits.evaluation.random_circuits import (
     Sight,
     draw_paths,
@@ -22,15 +20,13 @@ from lightning_circuits.evaluation.random_circuits import (
     superfluous_edges,
 )
 from lightning_circuits.layout import Layout
+from tests.support.gates import generator
+from tests.support.made_circuits import of_edges
 
 LAYOUTS = [Layout(3, 2, 4), Layout(2, 4, 8, 2), Layout(1, 1, 1), Layout(12, 12, 768), Layout(3, 2, 4, parallel=True)]
 SPANS = ["S2", "S2..END", "END"]
 FORWARD = Sight(torch.tensor([False, False, True]), torch.ones(3, 3).tril().bool())
 """The logits are read at END alone, and spans stand in their order."""
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def of_size(layout: Layout, n: int) -> Circuit:
@@ -39,11 +35,6 @@ def of_size(layout: Layout, n: int) -> Circuit:
 
 def in_each_span(layout: Layout, members: torch.Tensor) -> list[int]:
     return [int(each.sum()) for each in layout.each_span(members)]
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(random_circuits)
-    assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, LAYOUTS[0].in_spans(SPANS), LAYOUTS[1].in_spans(SPANS)], ids=str)
@@ -120,9 +111,7 @@ def by_walking(layout: Layout, members: torch.Tensor, sight: Sight) -> torch.Ten
             if nodes(reader, span) & leads:
                 leads.add((writer, span))
     kept = [name for name, (w, r, span) in edges.items() if (w, span) in reached and nodes(r, span) & leads]
-    walked = torch.zeros_like(members)
-    walked[[layout.edge_index(name) for name in kept]] = True
-    return walked
+    return of_edges(layout, *kept).members
 
 
 def test_random_paths_fill_large_models_and_differ_by_seed() -> None:
@@ -155,10 +144,8 @@ def test_edges_on_paths_lead_to_where_the_logits_are_read(plain: Layout) -> None
 def test_a_circuit_that_no_paths_match_is_refused() -> None:
     layout = LAYOUTS[0].in_spans(SPANS)
     for names in (["input->a0.h0<k>@S2"], [f"{writer}->logits@S2" for writer in layout.writer_names]):
-        members = torch.zeros(layout.n_edges, dtype=torch.bool)
-        members[[layout.edge_index(name) for name in names]] = True
         with pytest.raises(ValueError, match=rf"{len(names)} of \d+ in S2, 0 of .* 0 of .* prune it first"):
-            random_paths(Circuit(layout, members), generator(), FORWARD)
+            random_paths(of_edges(layout, *names), generator(), FORWARD)
     with pytest.raises(ValueError, match=r"100 of \d\d in S2, .* 100 of 100 in END"):
         random_paths(Circuit.full(layout), generator(), FORWARD)
 

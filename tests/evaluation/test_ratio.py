@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 import random
 import statistics
@@ -19,15 +18,7 @@ from lightning_circuits.evaluation.metrics import (
     CircuitFaithfulness,
     LogArea,
     beside_the_model,
-    bootstrap,
-    ratio,
 )
-
-
-@pytest.mark.parametrize("module", [bootstrap, ratio])
-def test_doctest(module: Any) -> None:
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
 
 
 def some_prompts(n: int, seed: int, mean: float = 4.0) -> tuple[Tensor, Tensor]:

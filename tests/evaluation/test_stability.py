@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 from itertools import combinations
 
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules import IOIDataModule
-from lightning_circuits.evaluation import stability as module
 from lightning_circuits.evaluation.stability import (
     BatchScores,
     bootstrap_stability,
@@ -31,11 +29,6 @@ from lightning_circuits.selection import top_n
 from tests.support.ioi_circuit import gate_gradients
 
 LAYOUT = Layout(2, 2, 8)
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
 
 
 @given(st.lists(st.sets(st.integers(0, LAYOUT.n_edges - 1)), min_size=2, max_size=5))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 from fractions import Fraction
 from itertools import permutations
@@ -11,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_circuits.evaluation import statistical_tests
 from lightning_circuits.evaluation.statistical_tests import (
     bonferroni,
     distance,
@@ -22,10 +20,7 @@ from lightning_circuits.evaluation.statistical_tests import (
     partial_necessity,
     sufficiency,
 )
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.support.gates import generator
 
 
 def wins(n: int, k: int) -> tuple[Tensor, Tensor]:
@@ -42,11 +37,6 @@ def ks_distance(p_values: Tensor) -> float:
     ordered, n = p_values.sort().values, len(p_values)
     above = torch.arange(1, n + 1) / n - ordered
     return float(torch.maximum(above, ordered - torch.arange(n) / n).max())
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(statistical_tests)
-    assert result.attempted and not result.failed
 
 
 # ---- equivalence -----------------------------------------------------------------------------------------------------

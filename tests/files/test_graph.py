@@ -8,11 +8,10 @@ from pathlib import Path
 
 import networkx as nx
 import pytest
-import torch
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
-from tests.support.made_circuits import METADATA, PER_GROUP, PER_HEAD, circuit
+from tests.support.made_circuits import METADATA, PER_GROUP, PER_HEAD, circuit, of_edges
 
 
 @pytest.mark.parametrize("layout", [PER_HEAD, PER_GROUP], ids=str)
@@ -31,9 +30,7 @@ def test_graphml_holds_the_graph(tmp_path: Path, layout: Layout) -> None:
 
 def test_dot_holds_the_graph(tmp_path: Path) -> None:
     names = ["input->a0.h1<k>", "input->a0.h1<v>", "a0.h1->m1", "m1->logits"]
-    members = torch.zeros(PER_HEAD.n_edges, dtype=torch.bool)
-    members[[PER_HEAD.edge_index(name) for name in names]] = True
-    lines = Circuit(PER_HEAD, members).save(tmp_path / "c.dot").read_text().splitlines()
+    lines = of_edges(PER_HEAD, *names).save(tmp_path / "c.dot").read_text().splitlines()
     assert lines[0] == "digraph circuit {" and lines[-1] == "}"
     assert [line for line in lines if "->" in line] == [
         '  "input" -> "a0.h1" [label="k"];',

@@ -324,8 +324,8 @@ def test_what_torch_advises_is_not_passed_on(tmp_path: Path) -> None:
         *(
             ({"members": torch.ones(110).bool()}, {"layout": PER_HEAD.to_dict() | {"spans": spans}}, what)
             for spans, what in (
-                (3, "spans are no list of names: 3"),
-                ([1], r"spans are no list of names: \[1\]"),
+                (3, "spans take a list of names, got 3"),
+                ([1], r"spans take a list of names, got \[1\]"),
                 (["a", "a"], "of their own.*got 'a', 'a'"),
                 (["\x1b[31m"], r"got '\\x1b\[31m'"),
                 (["@" * 5000], "printable names of their own"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -30,11 +29,6 @@ def scored(layout: Layout, seed: int = 0) -> Circuit:
 def nine(layout: Layout) -> list[Circuit]:
     scores = scored(layout).scores
     return [Circuit(layout, top_n(scores, n), scores) for n in mib.counts(layout)]
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(mib)
-    assert result.attempted and not result.failed
 
 
 def test_layouts_have_the_numbers_of_edges_that_mib_counts() -> None:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import doctest
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from lightning_circuits import files
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.layout import Layout
 from tests.support.made_circuits import ALL, METADATA, PARALLEL, PER_GROUP, PER_HEAD, READABLE, circuit
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(files)
-    assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize("suffix", READABLE)

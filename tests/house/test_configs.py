@@ -15,6 +15,8 @@ from lightning_circuits.commands.config_files import CONFIGS
 from lightning_circuits.commands.main import main
 from lightning_circuits.datamodules import IOIDataModule
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 NAMES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 
 
@@ -32,13 +34,6 @@ def write_lines(folder: Path) -> Path:
     prompts = [pair.clean for pair in IOIDataModule("tiny-ioi", n_train=30, n_val=1, n_test=1).candidates("train")]
     (folder / "lines.txt").write_text("\n".join(prompts))
     return folder / "lines.txt"
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["lightning-circuits"])
-    return tmp_path
 
 
 def test_the_configs_promised_are_there() -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +16,10 @@ from lightning_circuits.evaluation.per_prompt import measured
 from lightning_circuits.layout import Layout
 from lightning_circuits.models import CircuitModel, wrap
 from tests.datamodules.test_ioi import tokenizer_that_knows
+from tests.support.made_circuits import of_edges
 
-EXPERIMENTS = str(Path(__file__).parents[2] / "experiments")
+pytestmark = pytest.mark.usefixtures("experiments")
+
 BASE = [
     "input->a0.h0<k>@S1",
     "input->a0.h0<q>@S2",
@@ -29,13 +28,6 @@ BASE = [
     "a1.h0->logits@END",
 ]
 """The circuit of the toy on Base: the repeated name is seen at S2, looked at from END, and made less probable."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def found() -> Iterator[None]:
-    sys.path.insert(0, EXPERIMENTS)
-    yield
-    sys.path.remove(EXPERIMENTS)
 
 
 def prompts(extra_io: int, n: int = 16, **options: Any) -> Any:
@@ -57,9 +49,7 @@ def circuit(extra_io: int) -> Circuit:
     import ioi_places
 
     on_base, on_variant = (toy().layout.in_spans(prompts(k).train_dataloader().span_names) for k in (0, extra_io))
-    members = torch.zeros(on_base.n_edges, dtype=torch.bool)
-    members[[on_base.edge_index(name) for name in BASE]] = True
-    return ioi_places.carried(Circuit(on_base, members), on_variant)
+    return ioi_places.carried(of_edges(on_base, *BASE), on_variant)
 
 
 def group_means(extra_io: int) -> Ablation:
@@ -121,9 +111,7 @@ def test_ways_through_a_head_are_those_that_go_through_it() -> None:
     through = ["input->m0@S2", "m0->a1.h0<q>@S2", "input->a1.h0<k>@S1", "a1.h0->m1@S2", "m1->a2.h1<k>@S2"]
     beside = ["input->a0.h1<v>@S1", "a0.h1->m1@END", "m1->logits@END", "input->a2.h0<q>@END"]
     joint = ["a2.h1->logits@END"]
-    members = torch.zeros(layout.n_edges, dtype=torch.bool)
-    members[[layout.edge_index(name) for name in [*through, *beside, *joint]]] = True
-    found = ioi_places.ways_through(Circuit(layout, members), ["a1.h0"])
+    found = ioi_places.ways_through(of_edges(layout, *through, *beside, *joint), ["a1.h0"])
     assert set(layout.edge_names(found.nonzero()[:, 0])) == {*through, *joint}
 
 

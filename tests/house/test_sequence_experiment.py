@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,14 +19,7 @@ from lightning_circuits.models import CircuitModel, wrap
 from lightning_circuits.models.loading import load_model
 from lightning_circuits.search.node_pruning import lower_of_both_nodes
 
-EXPERIMENTS = str(Path(__file__).parents[2] / "experiments")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def found() -> Iterator[None]:
-    sys.path.insert(0, EXPERIMENTS)
-    yield
-    sys.path.remove(EXPERIMENTS)
+pytestmark = pytest.mark.usefixtures("experiments")
 
 
 @pytest.fixture(scope="module")

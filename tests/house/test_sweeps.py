@@ -33,11 +33,9 @@ SMALL = [
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr("sys.argv", ["lightning-circuits"])
-    return tmp_path
+def elsewhere(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(elsewhere))
+    return elsewhere
 
 
 def sweep(name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,10 @@ PAIR = {
         ([], ValueError, "there are no prompts"),
         (PAIR, TypeError, "prompts takes a list of dicts"),
         (7, TypeError, "prompts takes a list of dicts, a file or the loader of a split, got 7"),
-        ([PAIR, "Mary"], TypeError, r"prompts\[1\] has to be a dict with clean, corrupt"),
-        ([PAIR, {"clean": "x"}], ValueError, r"prompts\[1\] has no 'corrupt': a pair has clean.* this one clean"),
-        ([PAIR | {"answers": " Mary"}], ValueError, r"prompts\[0\]: answers has to be a list of at least one text"),
+        ([PAIR, "Mary"], ValueError, r"prompts\[1\]: a pair is a dict, of its fields by name, not 'Mary'"),
+        ([PAIR, {"clean": "x"}], ValueError, r"prompts\[1\]: corrupt, answers missing; a pair has the fields clean"),
+        ([PAIR | {"answers": 7}], ValueError, r"prompts\[0\]: answers has to be a list of at least one text"),
+        ([PAIR, PAIR | {"distractors": []}], ValueError, r"1 of 2 pairs have no distractors.*without: prompts\[1\]"),
         ([PAIR, PAIR | {"corrupt": "When"}], ValueError, r"prompts\[1\]: clean has \d+ tokens and corrupt 1"),
         ("no-such-file.jsonl", FileNotFoundError, "no-such-file.jsonl"),
     ],
@@ -120,6 +122,12 @@ PAIR = {
 def test_what_is_no_prompts_is_said(prompts: Any, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         score("tiny-ioi", prompts)
+
+
+def test_prompts_are_read_as_data_modules_read_them(pairs: list[PromptPair]) -> None:
+    without = [replace(pair, distractors=()) for pair in pairs]
+    rows = [{"clean": pair.clean, "corrupt": pair.corrupt, "answers": pair.answers[0]} for pair in pairs]
+    assert score("tiny-ioi", rows, "eap").edges.equal(score("tiny-ioi", without, "eap").edges)
 
 
 def test_other_mistakes_are_said(data: IOIDataModule) -> None:

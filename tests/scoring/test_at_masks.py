@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +11,7 @@ from lightning_circuits.objectives import KL, LogitDifference
 from lightning_circuits.scoring.at_masks import masked_gradient_scores
 from lightning_circuits.scoring.gradients import gradient_scores
 from tests.support.gated import SPANS, random_spans, wrapped
-from tests.support.oracle import ALL_OPEN, oracle, pairs
+from tests.support.oracle import ALL_OPEN, batch_of, oracle, pairs
 from tests.support.tiny_models import tiny_model
 
 CASES = [
@@ -23,12 +21,6 @@ CASES = [
     ("gemma2", "head", "left"),
 ]
 cases = pytest.mark.parametrize(("family", "kv", "padding"), CASES)
-
-
-def batch_of(padding: str) -> Any:
-    prompts = pairs(padding)
-    n = len(prompts.positions)
-    return vars(prompts) | {"answers": torch.arange(n)[:, None], "distractors": 5 + torch.arange(n)[:, None]}
 
 
 def random_masks(n_masks: int, n_prompts: int, n_edges: int) -> Tensor:

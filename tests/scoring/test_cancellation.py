@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import pytest
@@ -17,17 +16,11 @@ from lightning_circuits.layout import Layout
 from lightning_circuits.models import wrap
 from lightning_circuits.models.loading import EMBEDDED, load_model
 from lightning_circuits.objectives import LogitDifference
-from lightning_circuits.scoring import cancellation
 from lightning_circuits.scoring.cancellation import cancelled_edges
 from lightning_circuits.scoring.gradients import gradient_scores
 
 LAYOUT = Layout(2, 1, 4).in_spans(["S2", "S2..END", "END"])
 EFFECTS = {"scores_are": "effects"}
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(cancellation)
-    assert result.attempted and not result.failed
 
 
 @given(st.lists(st.integers(-3, 3), min_size=LAYOUT.n_edges, max_size=LAYOUT.n_edges), st.data())

@@ -17,17 +17,11 @@ from lightning_circuits.objectives import KL, LogitDifference
 from lightning_circuits.scoring.draws import drawn_points
 from lightning_circuits.scoring.gradients import gradient_scores
 from lightning_circuits.scoring.paths import PathPoint, integral
-from tests.support.oracle import pairs
+from tests.support.oracle import batch_of
 from tests.support.tiny_models import tiny_model
 from tests.support.training import quiet_trainer, small
 
 SEEDS = 100
-
-
-def batch_of(padding: str = "ragged") -> Any:
-    prompts = pairs(padding)
-    n = len(prompts.positions)
-    return vars(prompts) | {"answers": torch.arange(n)[:, None], "distractors": 5 + torch.arange(n)[:, None]}
 
 
 @pytest.mark.parametrize("ablation", ["interchange", "zero"])

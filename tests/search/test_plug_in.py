@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, BloomConfig
 
 from lightning_circuits import CircuitSearch, EdgePruning, from_lightning_module
 from lightning_circuits.masked import masked_logits
@@ -19,6 +18,7 @@ from lightning_circuits.namespace import pl
 from tests.search.test_checkpoints import MakesAFolder
 from tests.support.oracle import pairs, stock_logits
 from tests.support.tiny_models import tiny_model
+from tests.support.training import bloom
 
 
 class Deep(pl.LightningModule):
@@ -160,11 +160,6 @@ class SimpleNamespaceModule(nn.Module):
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
-
-
-def bloom() -> nn.Module:
-    sizes = dict(vocab_size=19, hidden_size=16, n_layer=1, n_head=2)
-    return AutoModelForCausalLM.from_config(BloomConfig(**sizes, bos_token_id=None, eos_token_id=None))
 
 
 def two_models() -> nn.Module:

@@ -18,7 +18,7 @@ from lightning_circuits.evaluation import exact
 from lightning_circuits.gates import HardConcrete, TopK
 from lightning_circuits.gates.sizes import SizeRange
 from lightning_circuits.models.loading import EMBEDDED
-from lightning_circuits.search.splice import SIZES, spliced, where_learning_pays
+from lightning_circuits.search.splice import SHARES, spliced, where_learning_pays
 from tests.support.edge_pruning import best, data, fit
 
 
@@ -80,7 +80,7 @@ def test_a_trained_ranking_begins_as_learned_and_goes_on_as_at_the_start(tmp_pat
     search = EdgePruning(EMBEDDED, warm_start=scores)
     trainer = fit(search, 6, data(16))
     n = int(search.learned_edges)
-    assert n in {0, round(0.2 * len(scores)), *(int(size * len(scores)) for size in SIZES if size < 0.2)}
+    assert n in {0, round(0.2 * len(scores)), *(int(share * len(scores)) for share in SHARES if share < 0.2)}
     learned = order(search.gate.edge_scores())
     assert order(search.edge_scores()) == learned[:n] + [e for e in order(scores) if e not in learned[:n]]
     assert search.circuit(n + 40).metadata["learned_edges"] == n

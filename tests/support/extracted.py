@@ -20,12 +20,6 @@ def random_circuit(layout: Layout, density: float, seed: int = 0) -> Circuit:
     return Circuit(layout, torch.rand(layout.n_edges, generator=torch.Generator().manual_seed(seed)) < density)
 
 
-def of_edges(layout: Layout, *names: str) -> Circuit:
-    members = torch.zeros(layout.n_edges, dtype=torch.bool)
-    members[[layout.edge_index(name) for name in names]] = True
-    return Circuit(layout, members)
-
-
 def prompts(padding: str, seed: int = 0) -> dict[str, Any]:
     found = pairs(padding, seed)
     n = len(found.positions)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lightning_circuits.evaluation.attention_by_role import Estimate, HeadAttention
+from lightning_circuits.evaluation.attention_by_role import HeadAttention
+from lightning_circuits.evaluation.metrics import Estimate
 
 
 def make_head(

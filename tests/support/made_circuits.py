@@ -1,4 +1,4 @@
-"""Circuits made up for the tests of files: members, scores and metadata of a seed."""
+"""Circuits made up for tests: of edges by name, or members, scores and metadata of a seed."""
 
 from __future__ import annotations
 
@@ -19,3 +19,9 @@ def circuit(layout: Layout, seed: int = 0, scored: bool = True, node_scored: boo
     scores = torch.randn(layout.n_edges, generator=generator) if scored else None
     node_scores = torch.randn(layout.n_writers, generator=generator) if node_scored else None
     return Circuit(layout, members, scores, METADATA, node_scores)
+
+
+def of_edges(layout: Layout, *names: str) -> Circuit:
+    members = torch.zeros(layout.n_edges, dtype=torch.bool)
+    members[[layout.edge_index(name) for name in names]] = True
+    return Circuit(layout, members)

@@ -63,6 +63,13 @@ def pairs(padding: str, seed: int = 0) -> Pairs:
     return Pairs(clean, corrupt, mask, last)
 
 
+def batch_of(padding: str = "ragged") -> Any:
+    """The same, each prompt with an answer and a distractor of its own."""
+    prompts = pairs(padding)
+    n = len(prompts.positions)
+    return vars(prompts) | {"answers": torch.arange(n)[:, None], "distractors": 5 + torch.arange(n)[:, None]}
+
+
 def stock_logits(model: Any, input_ids: Tensor, batch: Pairs) -> Tensor:
     """``[B, V]``: Hugging Face's model, called the ordinary way."""
     mask = batch.attention_mask

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM, BloomConfig
 
 from lightning_circuits.callbacks import CircuitProbe
 from lightning_circuits.datamodules import IOIDataModule
@@ -50,3 +51,9 @@ def fit(probe: CircuitProbe, module: pl.LightningModule, **options: Any) -> pl.T
     trainer = pl.Trainer(**{**QUIET, "max_steps": 2, "callbacks": [probe], **options})
     trainer.fit(module, small(seed=1).train_dataloader())
     return trainer
+
+
+def bloom() -> nn.Module:
+    """Of a family that is not read."""
+    sizes = dict(vocab_size=19, hidden_size=16, n_layer=1, n_head=2)
+    return AutoModelForCausalLM.from_config(BloomConfig(**sizes, bos_token_id=None, eos_token_id=None))

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_circuits.weights import choosing
 from lightning_circuits.weights.choosing import largest
 
 FLOATS = st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, -1.0, float("inf"), -float("inf")])
-
-
-def test_doctest() -> None:
-    result = doctest.testmod(choosing)
-    assert result.attempted and not result.failed
 
 
 @given(st.lists(FLOATS, min_size=1, max_size=40), st.data())

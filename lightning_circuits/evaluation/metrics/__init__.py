@@ -16,7 +16,7 @@ compute stands beside them as plain functions: `faithfulness`, `faithfulness_int
 """
 
 from lightning_circuits.evaluation.metrics.areas import CMD, CPR, LogArea, area_under, cmd, cpr, log_area
-from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
+from lightning_circuits.evaluation.metrics.bootstrap import Estimate, interval_of, resampled_means
 from lightning_circuits.evaluation.metrics.faithfulness import (
     RESOLUTION,
     CircuitFaithfulness,
@@ -41,6 +41,7 @@ __all__ = [
     "CircuitFaithfulness",
     "EdgeAUROC",
     "EdgeIoU",
+    "Estimate",
     "KLDivergence",
     "LogArea",
     "NodeIoU",

@@ -11,11 +11,25 @@ prompt gives an interval without width.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 RESAMPLES = 1_000
 """Data sets that the bootstrap draws."""
+
+
+class Estimate(NamedTuple):
+    """A number and its 95 % interval over prompts; all NaN for a number that does not exist."""
+
+    value: float
+    low: float
+    high: float
+
+    def named(self, name: str) -> dict[str, float]:
+        """As rows have it: ``name``, ``name_low`` and ``name_high``."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 def resampled_means(columns: Tensor, seed: int = 0) -> Tensor:
@@ -41,3 +55,13 @@ def interval_of(resamples: Tensor) -> Tensor:
     """The middle 95 % of what resamples ``[RESAMPLES]`` came to, ``[2]``: those that are NaN are left out, and if all
     are, so is the interval."""
     return resamples.nanquantile(torch.tensor([0.025, 0.975]).double())
+
+
+def estimate(value: Tensor, resamples: Tensor) -> Estimate:
+    """A scalar, and the interval of what resamples ``[RESAMPLES]`` came to in its place."""
+    return Estimate(float(value), *interval_of(resamples).tolist())
+
+
+def mean_estimate(values: Tensor) -> Estimate:
+    """The mean of numbers of n >= 1 prompts, ``[n]``."""
+    return estimate(values.double().mean(), resampled_means(values[:, None])[:, 0])

@@ -36,7 +36,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_circuits.batch import Batch
+from lightning_circuits.batch import Batch, own_rows
 from lightning_circuits.evaluation.metrics.bootstrap import interval_of, resampled_means
 from lightning_circuits.evaluation.metrics.ratio import beside_the_model
 from lightning_circuits.measures import (
@@ -121,7 +121,7 @@ class CircuitFaithfulness(Metric):
                 answers of several tokens, and whatever else the measure asks for.
         """
         right, full_right = (correct(logits, batch) for logits in (circuit_logits, full_logits))
-        own = batch["continues"] == 0 if "continues" in batch else slice(None)
+        own = own_rows(batch)
         same_token = circuit_logits[own].argmax(-1) == full_logits[own].argmax(-1)
         _, rivals = candidate_values(full_logits, batch["distractors"], batch)
         of_prompts = {

@@ -26,6 +26,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.measures import kl_divergence
+from lightning_circuits.selection import worth
 
 
 class Mean(Metric):
@@ -133,12 +134,9 @@ def edge_auroc(scores: Tensor, true: Circuit, absolute: bool = False) -> Tensor:
         ValueError: a score that is NaN; scores of another layout; a circuit of no or of all edges, for then there is
             nothing to tell apart.
     """
-    scores = true.layout.check(scores).detach().cpu()
-    if scores.isnan().any():
-        edge = true.layout.edge_names(scores.isnan().nonzero()[0])[0]
-        raise ValueError(f"the score of edge {edge} is NaN, so the scores cannot be judged")
+    ranked_by = worth(scores, true.layout, absolute).cpu()
     if true.n_edges in (0, true.layout.n_edges):
         raise ValueError(f"an AUROC tells the edges of a circuit from the others, but it has none or all: {true}")
     # Ranks in [0, 1] in place of scores: torchmetrics would squash others with a sigmoid, and make ties of large ones.
-    ranks = (scores.abs() if absolute else scores).unique(return_inverse=True)[1].double()
+    ranks = ranked_by.unique(return_inverse=True)[1].double()
     return binary_auroc(ranks / ranks.max().clamp(min=1), true.members.long()).double()

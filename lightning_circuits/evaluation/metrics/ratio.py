@@ -27,7 +27,7 @@ that a model has, and known to a hundredth.
 """
 
 
-def beside_the_model(circuit: Tensor, full: Tensor, seed: int = 0) -> dict[str, Tensor]:
+def beside_the_model(circuit: Tensor, full: Tensor) -> dict[str, Tensor]:
     """Ratio and difference of the means of a measure, each with its 95 % interval, float64 scalars by name.
 
     ``ratio``, ``ratio_low``, ``ratio_high`` are NaN below the `FLOOR`. The intervals are a bootstrap's over prompts
@@ -36,12 +36,11 @@ def beside_the_model(circuit: Tensor, full: Tensor, seed: int = 0) -> dict[str, 
     Args:
         circuit: the measure of the circuit on n >= 1 prompts, ``[n]``.
         full: ``[n]``, that of the model.
-        seed: of the draws.
     """
     pairs = torch.stack([circuit, full], dim=1).cpu().double()
     error = pairs[:, 1].std(correction=0) / len(pairs) ** 0.5  # of a mean, among resamples
     known = pairs[:, 1].mean().abs() > FLOOR * error
-    means, resampled = pairs.mean(0), resampled_means(pairs, seed)
+    means, resampled = pairs.mean(0), resampled_means(pairs)
     ratio_low, ratio_high = interval_of(resampled[:, 0] / resampled[:, 1])
     difference_low, difference_high = interval_of(resampled[:, 0] - resampled[:, 1])
     ratios = {"ratio": means[0] / means[1], "ratio_low": ratio_low, "ratio_high": ratio_high}

@@ -13,7 +13,6 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_circuits.models.base import CircuitModel
 from lightning_circuits.models.context import Context
-from lightning_circuits.models.heads import of_linears
 from lightning_circuits.models.where import Where
 
 
@@ -38,10 +37,6 @@ class XGLMCircuitModel(CircuitModel):
 
     def mlp_module(self, layer: int) -> nn.Module:
         return LooseMLP(self.blocks[layer])
-
-    def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
-        attention = self.attention_module(layer)
-        return of_linears((attention.q_proj, attention.k_proj, attention.v_proj), [self.layout.n_heads] * 3)
 
 
 class LooseMLP(nn.Sequential):

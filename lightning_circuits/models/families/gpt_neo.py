@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_circuits.models.context import Context, causal_mask, position_ids
 from lightning_circuits.models.families.gpt2 import GPT2CircuitModel
-from lightning_circuits.models.heads import of_linears
+from lightning_circuits.models.parts import ModelParts
 
 
 class GPTNeoCircuitModel(GPT2CircuitModel):
@@ -28,6 +28,4 @@ class GPTNeoCircuitModel(GPT2CircuitModel):
         local = self.attention_module(layer).attention_type == "local"
         return context.window_mask if local else context.mask  # type: ignore[return-value]
 
-    def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
-        attention = self.attention_module(layer)  # queries, keys and values have no biases, the output has one
-        return of_linears((attention.q_proj, attention.k_proj, attention.v_proj), [self.layout.n_heads] * 3)
+    projections = ModelParts.projections  # GPT-2's are one layer

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from lightning_circuits.models.base import CircuitModel, Dimensions
 from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
-from lightning_circuits.models.heads import of_linears
 from lightning_circuits.models.rotary import rotate_pairs
 from lightning_circuits.models.where import Where
 
@@ -46,10 +45,6 @@ class GPTJCircuitModel(CircuitModel):
         sines, cosines = table[positions].to(self.dtype).chunk(2, -1)
         rotary = cosines.repeat_interleave(2, dim=-1), sines.repeat_interleave(2, dim=-1)
         return Context(mask=causal_mask(attention_mask), position_ids=positions, rotary=rotary)
-
-    def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
-        attention = self.attention_module(layer)
-        return of_linears((attention.q_proj, attention.k_proj, attention.v_proj), [self.layout.n_heads] * 3)
 
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         return rotate_pairs(q, context), rotate_pairs(k, context)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lightning_circuits.models.base import CircuitModel
 from lightning_circuits.models.context import Context, PromptLimit, causal_mask, position_ids
-from lightning_circuits.models.heads import of_linears
 from lightning_circuits.models.rotary import angles, rotary_limit, rotate
 from lightning_circuits.models.where import Where
 
@@ -66,11 +65,6 @@ class LlamaCircuitModel(CircuitModel):
 
     def layer_mask(self, layer: int, context: Context) -> Tensor:
         return context.window_mask if self.windowed[layer] else context.mask  # type: ignore[return-value]
-
-    def projections(self, layer: int) -> list[tuple[Tensor, Tensor | None]]:
-        attention, groups = self.attention_module(layer), self.n_groups
-        linears = attention.q_proj, attention.k_proj, attention.v_proj
-        return of_linears(linears, (self.layout.n_heads, groups, groups))
 
     def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         attention = self.attention_module(layer)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from lightning_circuits.models.base import CircuitModel, Dimensions
-from lightning_circuits.models.context import Context
 from lightning_circuits.models.families.llama import LlamaCircuitModel
-from lightning_circuits.models.families.olmo2 import normed
-from lightning_circuits.models.rotary import rotate
+from lightning_circuits.models.families.olmo2 import Olmo2CircuitModel
 
 
 class OlmoeCircuitModel(LlamaCircuitModel):
@@ -27,6 +23,4 @@ class OlmoeCircuitModel(LlamaCircuitModel):
     def read_dimensions(model: Any) -> Dimensions:
         return CircuitModel.read_dimensions(model)._replace(coupled=True)
 
-    def turn(self, layer: int, q: Tensor, k: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        attention = self.attention_module(layer)
-        return rotate(normed(attention.q_norm, q), context), rotate(normed(attention.k_norm, k), context)
+    turn = Olmo2CircuitModel.turn
