@@ -29,7 +29,6 @@ from typing import Any
 from rich.console import RenderableType
 
 from lightning_circuits.ablation import Ablation
-from lightning_circuits.arguments import require_numbers
 from lightning_circuits.callbacks.announcing import Measured, announce
 from lightning_circuits.callbacks.exact_ablation import ExactAblationCallback
 from lightning_circuits.callbacks.loggers import in_key, log_table
@@ -39,7 +38,7 @@ from lightning_circuits.callbacks.options import require_sizes
 from lightning_circuits.callbacks.requirements import require_search
 from lightning_circuits.drawing.tables import rows_table
 from lightning_circuits.evaluation.rows import CONTROLS as OF_ROWS
-from lightning_circuits.evaluation.rows import REFERENCES, Row
+from lightning_circuits.evaluation.rows import REFERENCES, Row, require_narrow
 from lightning_circuits.measures import DEFAULT, AnyMeasure, by_measure, measure_name
 from lightning_circuits.namespace import pl
 from lightning_circuits.search.base import CircuitSearch
@@ -94,10 +93,7 @@ class FaithfulnessValidation(MeasuringCallback, ExactAblationCallback):
         MeasuringCallback.__init__(self, every_n_steps)
         ExactAblationCallback.__init__(self, ablations, seed, measure)
         self.sizes = None if sizes is None else require_sizes(sizes)
-        if narrow is not None:
-            require_numbers(narrow=narrow)
-            if not narrow > 0:
-                raise ValueError(f"narrow is {narrow}: it has to be above 0; leave it out to see all prompts")
+        require_narrow(narrow)
         self.narrow = narrow
         self.measured: Measured | None = None
         self._so_far: list[dict[str, Any]] = []  # rows of all measurements

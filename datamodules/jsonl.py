@@ -15,7 +15,7 @@ Splits that have no rows of their own are cut out of those to train on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,14 @@ class PromptPairDataModule(PairDataModule):
                 "together"
             )
         sources = {"train": train, "val": val, "test": test}
-        # What can be gone through only once is kept as a list.
-        self.sources = {
-            name: list(source) if isinstance(source, Iterator) else source for name, source in sources.items()
-        }
-        for name, source in self.sources.items():
+        for name, source in sources.items():
             if source is not None or name == "train":
                 require_source(name, source)
+        # A stream, which does not say how long it is, may be gone through only once: it is kept as a list.
+        self.sources = {
+            name: source if source is None or isinstance(source, (Path, Sized)) else list(source)
+            for name, source in sources.items()
+        }
         self.format: PairFormat = format
         self.fractions = {"val": val_fraction, "test": test_fraction}
 

@@ -38,6 +38,7 @@ import torch
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
+from lightning_circuits.arguments import require_numbers
 from lightning_circuits.batch import Batch, shared_out
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.evaluation.exact import ExactAblation, captured_runs
@@ -157,9 +158,10 @@ def evaluate(
 
     Raises:
         ValueError: no batches; circuits of another layout; a circuit called like one of the rows above; an unknown
-            measure, one without a name, or one that does not give one number per prompt.
-        TypeError: gates that are not binary; a measure that is none.
+            measure, one without a name, or one that does not give one number per prompt; a width that is not above 0.
+        TypeError: gates that are not binary; a measure that is none; a width that is no number.
     """
+    require_narrow(narrow)
     name_of_measure = measure_name(measure := MEASURES.make(measure, "measure"))
     lineups = {ablation.name: _lineup(model, circuits, ablation, seed, controls) for ablation in ablations}
     runs = [(ablation, name) for ablation, lineup in lineups.items() for name in lineup]
@@ -208,6 +210,19 @@ def evaluate(
         values |= {"measure": name_of_measure, "token_edges": token_edges[ablation_name, name].compute().item()}
         rows.append(Row(name, ablation_name, split, circuit.size, circuit.n_edges, circuit.prune().n_edges, **values))
     return rows
+
+
+def require_narrow(width: float | None) -> None:
+    """See that it is a width at which an interval is narrow enough, or None.
+
+    Raises:
+        ValueError: one that no interval is below.
+        TypeError: no number.
+    """
+    if width is not None:
+        require_numbers(narrow=width)
+        if not width > 0:
+            raise ValueError(f"narrow is {width}: it has to be above 0; leave it out to see all prompts")
 
 
 def _narrow_enough(metric: CircuitFaithfulness, width: float) -> bool:

@@ -18,6 +18,7 @@ from lightning_circuits.models.stripped import stripped
 from lightning_circuits.pages import see_page
 
 
+@torch.inference_mode(False)  # in which autograd could not say which weights are of which heads
 @torch.no_grad()
 def extract(
     model: str | os.PathLike[str] | nn.Module, circuit: Circuit | str | os.PathLike[str], ablation: str | Ablation

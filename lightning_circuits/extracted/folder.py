@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from lightning_circuits.circuit import Circuit
@@ -61,7 +62,10 @@ def write(folder: Path, said: Mapping[str, Any], circuit: Circuit, tensors: Mapp
         )
     with staging(folder) as staged:
         own = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
-        safetensors.torch.save_file(own, staged / WEIGHTS)
+        try:
+            safetensors.torch.save_file(own, staged / WEIGHTS)
+        except SafetensorError as error:  # its own word for what the disk has against it
+            raise OSError(f"cannot write an extracted model to {folder}: {error}") from None
         circuit.save(staged / CIRCUIT)
         shutil.copymode(staged / CIRCUIT, staged / WEIGHTS)  # safetensors lets the owner alone read its files
         hashes = {name: _hash(staged / name) for name in (WEIGHTS, CIRCUIT)}

@@ -1,4 +1,4 @@
-"""Prompts, however a notebook has them: dicts, a file, or the batches of a split."""
+"""Prompts, however a notebook has them: dicts, a frame, a file, or the batches of a split."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lightning_circuits.datamodules.misfits import fitting
 from lightning_circuits.datamodules.reading import read_pairs, require_distractors_in_all
 from lightning_circuits.datamodules.tokenising import AnswerTokens, PromptPair, TokenPair, in_spans
 from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
+from lightning_circuits.search.random_numbers import drawing_nothing, undisturbed
 
 LanguageModel: TypeAlias = str | Path | nn.Module
 Prompts: TypeAlias = str | Path | Iterable[Mapping[str, Any] | PromptPair] | Iterable[Batch]
@@ -41,8 +42,8 @@ def prompt_batches(
     """Read prompts, of whatever kind they are.
 
     Args:
-        prompts: dicts with ``clean``, ``corrupt``, ``answers`` and, unless all are without, ``distractors``, or
-            `PromptPair`; a file of them (see `datamodules.reading`); or the batches of a split,
+        prompts: pairs as `datamodules.PromptPairDataModule` takes them, dicts with ``clean``, ``corrupt``, ``answers``
+            and, if there are some, ``distractors``, a dataset, a frame of pandas, or a file; or the batches of a split,
             ``data.val_dataloader()``.
         model: whose tokenizer reads them.
         tokenizer: another one, or its name; needed for a model in memory that does not say where it is from.
@@ -59,11 +60,11 @@ def prompt_batches(
     require_whole_numbers(batch_size=batch_size)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: it has to be at least 1")
-    texts = _texts(prompts)
-    if texts is None:
-        # A loader begins anew each time; an iterator would be at its end after the first pass.
-        once = isinstance(prompts, Iterator)
-        return PromptBatches(list(prompts) if once else prompts)  # type: ignore[arg-type]
+    if isinstance(prompts, Iterator):  # a loader begins anew each time; an iterator would be at its end after one pass
+        prompts = list(prompts)
+    if _gives_batches(prompts):
+        return PromptBatches(prompts)  # type: ignore[arg-type]
+    texts = read_pairs(prompts, name="prompts")
     if not texts:
         raise ValueError("there are no prompts: give at least one pair")
     require_distractors_in_all(texts)
@@ -74,22 +75,23 @@ def prompt_batches(
     return PromptBatches(PairLoader(tokens, batch_size), tokens, [pair.clean for pair in texts])
 
 
-def _texts(prompts: Any) -> list[PromptPair] | None:
-    """Prompts as pairs of texts; None of what are batches already."""
-    if isinstance(prompts, (str, Path)):
-        return read_pairs(prompts)
+def _gives_batches(prompts: Any) -> bool:
+    """Whether prompts are batches already, as their first shows, and not pairs of texts."""
     if isinstance(prompts, PromptSource):
         raise TypeError(
             f"{type(prompts).__name__} has three splits: give one of them, such as data.train_dataloader() to score, "
             "and data.val_dataloader() to evaluate"
         )
+    if isinstance(prompts, (str, Path)):
+        return False
     if isinstance(prompts, (Mapping, PromptPair)) or not isinstance(prompts, Iterable):
-        raise TypeError(f"prompts takes a list of dicts, a file or the loader of a split, got {shortened(prompts)}")
-    if not isinstance(prompts, Sequence):
-        return None
-    if prompts and isinstance(prompts[0], Mapping) and "clean_ids" in prompts[0]:
-        return None
-    return read_pairs(prompts, name="prompts")
+        raise TypeError(
+            "prompts takes a list of dicts, a frame of pandas, a file or the loader of a split, got "
+            f"{shortened(prompts)}"
+        )
+    with undisturbed(), drawing_nothing(prompts):
+        first = next(iter(prompts), None)
+    return isinstance(first, Mapping) and not any(isinstance(value, str) for value in first.values())
 
 
 def _tokenizer(model: LanguageModel, given: Tokenizer | None) -> PreTrainedTokenizerBase:

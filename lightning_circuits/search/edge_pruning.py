@@ -138,11 +138,12 @@ class EdgePruning(CircuitSearch):
         super().on_fit_start()
         if self.trainer.ckpt_path is not None:  # a resumed run has its gates
             return
-        if self._trained_before and not self._methods():
+        goes_on = self._trained_before and not self._methods()  # a method is asked anew, of the prompts of this run
+        if goes_on:
             self._resumed = [
                 {"step": 0, "changed": {"gates": ["untrained", f"of {self._trained_before} steps before"]}}
             ]
-        if self.constants is not None and not self._trained_before:
+        if self.constants is not None and not goes_on:
             self.constants.start_from(self.trainer.strategy.broadcast(self.constants.means()))
         for method in self._methods():
             # A loader may draw random numbers just by being iterated.

@@ -86,7 +86,7 @@ def mean_of_log_ranks(scores: Tensor) -> Tensor:
 
 
 def require_methods(names: Sequence[str]) -> list[str]:
-    """Names of attributions of one pass.
+    """Names of attributions of one pass, as `METHODS` has them.
 
     Raises:
         ValueError: fewer than two, one twice, an unknown one, one of several passes or of several methods.
@@ -94,13 +94,14 @@ def require_methods(names: Sequence[str]) -> list[str]:
     """
     if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"methods takes names of attributions, such as ['EAP', 'EAPIG'], got {shortened(names)}")
-    possible = [name for name in METHODS if _of_one_pass(METHODS[name])]
+    possible = {METHODS[name]: name for name in METHODS if _of_one_pass(METHODS[name])}
     for name in names:
-        if name not in possible:
-            raise ValueError(f"methods has {name!r}: an ensemble can be made of {', '.join(possible)}")
-    if len(names) < 2 or len(set(names)) < len(names):
+        if name not in METHODS or METHODS[name] not in possible:
+            raise ValueError(f"methods has {name!r}: an ensemble can be made of {', '.join(possible.values())}")
+    called = [possible[METHODS[name]] for name in names]  # as each calls itself, however it was spelt
+    if len(called) < 2 or len(set(called)) < len(called):
         raise ValueError(f"an ensemble takes at least two methods, each once, got {list(names)}")
-    return list(names)
+    return called
 
 
 def _of_one_pass(method: type) -> bool:

@@ -35,7 +35,7 @@ from lightning_circuits.search.record import (
     run_settings,
     state_faults,
 )
-from lightning_circuits.search.splits import Training, require_fit
+from lightning_circuits.search.splits import Training, require_fit, require_training_prompts
 
 if TYPE_CHECKING:
     LanguageModel: TypeAlias = str | nn.Module
@@ -150,6 +150,7 @@ class FrozenModelModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         # Only now, after a checkpoint of another model has been refused.
         require_fit(getattr(self.trainer, "datamodule", None), self.circuit_model)
+        require_training_prompts(self.trainer)
 
     def on_train_end(self) -> None:
         self._trained_to = self.global_step

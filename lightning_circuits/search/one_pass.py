@@ -39,7 +39,7 @@ from lightning_circuits.objectives import AnyObjective
 from lightning_circuits.progress import length_of, tracked
 from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.record import count_faults
-from lightning_circuits.search.splits import Share, share_of
+from lightning_circuits.search.splits import Share, first_batch, share_of
 from lightning_circuits.search.without_training import WithoutTraining
 
 
@@ -118,6 +118,9 @@ class Attribution(WithoutTraining):
             batches: begins a pass over the prompts, all of them, on every process.
             trainer: of processes that share the batches, each taking other ones. All get the same scores. Default:
                 every process sees all batches.
+
+        Raises:
+            ValueError: there are none.
         """
         self._forget()
         self.ablation.fit(self.circuit_model, batches())
@@ -131,6 +134,8 @@ class Attribution(WithoutTraining):
             for sums in self._sums():
                 sums.data = trainer.strategy.reduce(sums.data, reduce_op="sum")
         self._renew()
+        if not self.examples:
+            raise ValueError(f"there are no prompts for {type(self).__name__} to score edges on: they gave no batch")
         return self.edge_scores()
 
     def describe(self) -> dict[str, Any]:
@@ -211,8 +216,12 @@ class Attribution(WithoutTraining):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        self._renew()
         if self.trainer.ckpt_path is None:
             self._forget()
+        if (batch := first_batch(self.trainer)) is not None:
+            # What cannot be attributed, such as an objective without a gradient, is refused before a run has begun.
+            self.attribute(first_prompts(self.circuit_model.receive(batch), 1))
 
     def on_train_start(self) -> None:
         self._renew()

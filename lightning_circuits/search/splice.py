@@ -60,7 +60,8 @@ def where_learning_pays(
     """How many of the best learned edges to take before those of the start.
 
     The ranking is taken whose circuits are nearest to the model, by the mean over `SHARES` of the logarithm of KL:
-    where all are near counts as much as where none is.
+    where all are near counts as much as where none is. Of rankings that are equally near, as all are if there are no
+    prompts, it is the one with the most of what was learned.
 
     Args:
         model: the frozen model.
@@ -72,7 +73,7 @@ def where_learning_pays(
     """
     counts = [n for share in SHARES if (n := int(share * len(learned)))]
     largest = round(up_to * len(learned))
-    candidates = [0, *(n for n in counts if n < largest), largest]
+    candidates = [largest, *(n for n in reversed(counts) if n < largest), 0]
     circuits = dict[tuple[int, int], Tensor]()
     for candidate in candidates:
         ranking = spliced(learned, start, candidate)

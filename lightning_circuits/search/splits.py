@@ -65,6 +65,40 @@ def fitted_on(trainer: pl.Trainer, ablation: Ablation) -> Any:
     return whole_split(trainer, "train") if ablation.needs_data else ()
 
 
+def require_training_prompts(trainer: pl.Trainer) -> None:
+    """See that there is something to search on; of a loader that does not know its length that shows later.
+
+    Raises:
+        ValueError: the training loader has no batch.
+    """
+    loader = _training_loader(trainer)
+    if length_of(loader) == 0:
+        raise ValueError(
+            f"there are no training prompts to search on: the training loader ({type(loader).__name__}) has no batch"
+        )
+
+
+def first_batch(trainer: pl.Trainer) -> Batch | None:
+    """The first of the training batches, looked at without disturbing the run.
+
+    None where that cannot be: there are several loaders, or one that does not know its length, and so may be one that
+    gives its batches only once.
+    """
+    with undisturbed():
+        if length_of(loader := _training_loader(trainer)) is None:
+            return None
+        with drawing_nothing(loader):
+            return next(iter(loader), None)
+
+
+def _training_loader(trainer: pl.Trainer) -> Any:
+    """`whole_split` of the training prompts; None where there are several loaders, or one that repeats prompts."""
+    try:
+        return whole_split(trainer, "train")
+    except ValueError:
+        return None
+
+
 def live_tokens(loader: Iterable[Batch], ablation: Ablation) -> dict[str, float]:
     """At how many tokens of a prompt cutting an edge may change something: the mean over all prompts, by span.
 
@@ -116,9 +150,7 @@ class Training:
     def of(cls, trainer: pl.Trainer) -> Training:
         """Look at the training prompts, all of them once, without disturbing the run."""
         with undisturbed():
-            try:
-                loader = whole_split(trainer, "train")
-            except ValueError:  # several of them, or one that repeats prompts
+            if (loader := _training_loader(trainer)) is None:
                 return cls(UNKNOWN)
             prompts: dict[str, Any] | str = UNKNOWN
             if length_of(loader) is not None:

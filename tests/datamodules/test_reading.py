@@ -76,6 +76,16 @@ class Dataset:
         raise AssertionError("columns, not rows")
 
 
+class Stream:
+    """What a `datasets.IterableDataset` is to us: it does not say how many there are."""
+
+    def __init__(self, records: list[dict[str, Any]]) -> None:
+        self.records = records
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.records)
+
+
 def in_csv(records: list[dict[str, Any]], delimiter: str = ",", lists: Callable[[Any], str] = json.dumps) -> str:
     out = io.StringIO(newline="")
     writer = csv.DictWriter(
@@ -163,7 +173,8 @@ def test_a_data_module_takes_them_all(tmp_path: Path) -> None:
     file.write_text("\n".join(map(json.dumps, records)))
     (tmp_path / "pairs.csv").write_text(in_csv(records))
     expected = PromptPairDataModule(TOKENIZER, file, batch_size=4)
-    for source in (records, iter(records), Frame(records), Dataset(records), tmp_path / "pairs.csv"):
+    in_memory = records, iter(records), Stream(records), Frame(records), Dataset(records)
+    for source in (*in_memory, tmp_path / "pairs.csv"):
         data = PromptPairDataModule(TOKENIZER, source, batch_size=4)
         for one, other in zip(expected.train_dataloader(), data.train_dataloader(), strict=True):
             assert all(torch.equal(one[name], other[name]) for name in one)

@@ -106,7 +106,8 @@ def test_the_table_says_on_how_many_prompts_each_row_is() -> None:
 
 @pytest.mark.parametrize("narrow", [0, -0.1, float("nan")])
 def test_a_width_that_no_interval_has_is_refused(narrow: float) -> None:
-    with pytest.raises(ValueError, match=r"narrow is .*: it has to be above 0"):
-        FaithfulnessValidation(narrow=narrow)
-    with pytest.raises(TypeError, match="narrow takes a number"):
-        FaithfulnessValidation(narrow="0.1")  # type: ignore[arg-type]
+    for judge in (lambda narrow: FaithfulnessValidation(narrow=narrow), lambda narrow: judged([], narrow)):
+        with pytest.raises(ValueError, match=r"narrow is .*: it has to be above 0"):
+            judge(narrow)
+        with pytest.raises(TypeError, match="narrow takes a number"):
+            judge("0.1")  # type: ignore[arg-type]

@@ -209,6 +209,8 @@ def test_as_many_numbers_as_what_is_alive_has() -> None:
         model.layout, *("input->a0.h0<v>", "a0.h0->a1.h2<q>", "input->a1.h3<k>", "a1.h2->m1", "a1.h3->m1", "m1->logits")
     )
     extracted = extract(model.model, circuit, "zero")
+    with torch.inference_mode():
+        assert extract(model.model, circuit, "zero").n_weights == extracted.n_weights
     whole = 2 * vocabulary * d + d
     heads = (4 * width * d + d) + (2 * 2 + 2) * width * d + d  # a0.h0; a1.h2 and a1.h3, of one group; norms
     mlp = 3 * d * inner + d

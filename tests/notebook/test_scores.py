@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from pandas import DataFrame
+from torch.utils.data import DataLoader
 
 from lightning_circuits import EAPIG, Circuit, load, score
 from lightning_circuits.datamodules import IOIDataModule, PromptPair
@@ -59,7 +61,9 @@ def test_prompts_are_the_same_however_they_are_given(
     file.write_text("\n".join(json.dumps(each) for each in as_dicts(pairs)))
     model = load("tiny-ioi")
     loader = data.train_dataloader()
-    given = [as_dicts(pairs), pairs, file, str(file), loader, list(loader), iter(list(loader))]
+    dicts = as_dicts(pairs)
+    texts = [{**each, "answers": each["answers"][0], "distractors": list(each["distractors"])} for each in dicts]
+    given = [dicts, pairs, file, str(file), loader, list(loader), iter(list(loader)), iter(dicts), DataFrame(texts)]
     first, *others = [score(model, prompts, "EAP", ablation="mean") for prompts in given]
     for other in others:
         torch.testing.assert_close(other.edges, first.edges, rtol=1e-4, atol=1e-5)
@@ -110,7 +114,9 @@ PAIR = {
     [
         ([], ValueError, "there are no prompts"),
         (PAIR, TypeError, "prompts takes a list of dicts"),
-        (7, TypeError, "prompts takes a list of dicts, a file or the loader of a split, got 7"),
+        (7, TypeError, "prompts takes a list of dicts, a frame of pandas, a file or the loader of a split, got 7"),
+        (iter([]), ValueError, "there are no prompts"),
+        (DataLoader([], batch_size=None), ValueError, "there are no prompts"),
         ([PAIR, "Mary"], ValueError, r"prompts\[1\]: a pair is a dict, of its fields by name, not 'Mary'"),
         ([PAIR, {"clean": "x"}], ValueError, r"prompts\[1\]: corrupt, answers missing; a pair has the fields clean"),
         ([PAIR | {"answers": 7}], ValueError, r"prompts\[0\]: answers has to be a list of at least one text"),

@@ -8,11 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_circuits import EAP, EAPIG, CleanCorrupted, EAPIGActivations, ExpectedGradients, MaskedGradients
+from lightning_circuits import (
+    EAP,
+    EAPIG,
+    CleanCorrupted,
+    EAPIGActivations,
+    Ensemble,
+    ExpectedGradients,
+    MaskedGradients,
+    RelP,
+)
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.gates import SizeRange
 from lightning_circuits.models import wrap
+from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import OBJECTIVES, Maximise
 from lightning_circuits.scoring.gradients import gradient_scores
 from lightning_circuits.scoring.no_gradient import require_gradient_at_the_full_model
@@ -78,6 +88,8 @@ def test_a_model_that_is_sure_is_no_reason_to_refuse(objective: Any) -> None:
 
 METHODS: dict[str, tuple[Any, bool]] = {
     "EAP": (lambda **options: EAP("tiny-ioi", **options), True),
+    "by relevance": (lambda **options: RelP("tiny-ioi", **options), True),
+    "EAP among others": (lambda **options: Ensemble("tiny-ioi", **options), True),
     "one step over activations": (lambda **options: EAPIGActivations("tiny-ioi", steps=1, **options), True),
     "masks with all edges": (
         lambda **options: MaskedGradients("tiny-ioi", masks=1, sizes=SizeRange(1.0, 1.0), **options),
@@ -91,6 +103,15 @@ METHODS: dict[str, tuple[Any, bool]] = {
 }
 
 
+class Begins(pl.Callback):
+    """Whether a run has begun, with the validation before its first step."""
+
+    begun = False
+
+    def on_sanity_check_start(self, *_: Any) -> None:
+        self.begun = True
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_pass_ends_before_it_begins_where_no_point_has_a_gradient(method: str, dtype: str) -> None:
@@ -100,8 +121,8 @@ def test_a_pass_ends_before_it_begins_where_no_point_has_a_gradient(method: str,
         search = make(objective=objective, dtype=dtype)
         if at_full_model_alone:
             with pytest.raises(ValueError, match=f"the objective {objective} has no gradient at the full model"):
-                quiet_trainer().fit(search, data)
-            assert search.examples == 0
+                quiet_trainer(run := Begins()).fit(search, data)
+            assert search.examples == 0 and not run.begun
         else:
             quiet_trainer(limit_train_batches=1).fit(search, data)
             assert search.examples == 1 and search.edge_scores().any()

@@ -91,6 +91,7 @@ def test_an_objective_without_a_gradient_for_one_of_them_is_refused() -> None:
     [
         (["EAP"], r"at least two methods, each once, got \['EAP'\]"),
         (["EAP", "EAP"], "at least two methods, each once"),
+        (["EAP-IG", "eapig"], "at least two methods, each once"),
         (["EAP", "EAPP"], "methods has 'EAPP': an ensemble can be made of .*EAP, .*RelP"),
         (["EAP", "EdgePruning"], "methods has 'EdgePruning'"),
         (["EAP", "ActivationPatching"], "methods has 'ActivationPatching'"),
@@ -100,6 +101,10 @@ def test_an_objective_without_a_gradient_for_one_of_them_is_refused() -> None:
 def test_what_is_no_ensemble_is_refused(methods: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Ensemble(methods=methods)
+
+
+def test_names_are_spelt_as_everywhere() -> None:
+    assert Ensemble(methods=["eap-ig", "masked_gradients", "relp"]).methods == ["EAPIG", "MaskedGradients", "RelP"]
 
 
 def test_methods_are_names() -> None:

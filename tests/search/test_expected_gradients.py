@@ -107,5 +107,6 @@ def test_the_loss_is_asked_for_once_at_each_point() -> None:
             asked.append(len(logits))
             return super().__call__(logits, batch, full_logits)
 
-    fit_on(ExpectedGradients("tiny-ioi", steps=3, objective=Noted()), n_train=8)
+    data = IOIDataModule("tiny-ioi", n_train=8, n_val=1, n_test=1, batch_size=4)
+    ExpectedGradients("tiny-ioi", steps=3, objective=Noted()).scores_over(data.train_dataloader)
     assert asked == [4] * 6

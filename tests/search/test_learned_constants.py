@@ -40,6 +40,18 @@ def constants_of(search: EdgePruning) -> Tensor:
     return search.constants.values.detach().clone()
 
 
+@pytest.mark.parametrize("warm_start", [None, "EAP"])
+def test_a_second_run_has_new_constants_where_it_has_new_gates(warm_start: str | None) -> None:
+    search = search_for(lr=1e-9, warm_start=warm_start)
+    quiet_trainer(max_steps=1).fit(search, data())
+    begun = constants_of(search)
+    assert search.constants is not None
+    search.constants.values.data += 1.0
+    quiet_trainer(max_steps=1).fit(search, data())
+    torch.testing.assert_close(constants_of(search), begun + (warm_start is None))
+    assert ("resumed" in search.describe()) == (warm_start is None)
+
+
 def test_constants_begin_at_the_means_and_are_learned_at_a_rate_of_their_own() -> None:
     class Rates(pl.Callback):
         seen = list[tuple[float, float]]()

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from lightning_circuits import EdgePruning
+from lightning_circuits import EAP, EdgePruning
 from lightning_circuits.gates import HardConcrete
 from lightning_circuits.models.loading import EMBEDDED, load_model
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import (
     Objective,
 )
-from tests.support.edge_pruning import Trained, data, fit, fresh
+from tests.support.edge_pruning import Trained, as_loader, data, fit, fresh
 from tests.support.training import QUIET
 
 
@@ -72,6 +72,14 @@ def test_nan_in_the_objective_stops_and_keeps_the_last_good_checkpoint(tmp_path:
     trainer = pl.Trainer(max_steps=8, **QUIET)
     trainer.fit(mended, source, ckpt_path=tmp_path / "step=5.ckpt", weights_only=True)
     assert trainer.global_step == 8 and mended.edge_scores().isfinite().all()
+
+
+@pytest.mark.parametrize("search", [EdgePruning(EMBEDDED), EdgePruning(EMBEDDED, warm_start=None), EAP(EMBEDDED)])
+def test_training_without_a_prompt_is_refused(search: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"no training prompts to search on: the training loader \(DataLoader\) has no"
+    ):
+        fit(search, 2, as_loader([]))
 
 
 def test_training_without_an_end_is_refused() -> None:

@@ -18,24 +18,25 @@ from lightning_circuits.scoring.gradients import gradient_scores
 from tests.scoring.test_gradients import batch_of
 from tests.support.edge_pruning import as_loader, fresh
 from tests.support.oracle import pairs
-from tests.support.tiny_models import tiny_model
+from tests.support.tiny_models import FAMILIES, tiny_model
 from tests.support.training import quiet_trainer
 
-FAMILIES = ["gpt2", "llama", "llama-gqa", "qwen3", "starcoder2", "stablelm", "gemma", "granite", "olmoe", "gpt-neox"]
 CUT, OBJECTIVE = ABLATIONS.make("interchange"), LogitDifference()
 
 
 def of_exact_patching(model: CircuitModel, batch: Any) -> Tensor:
     scores, patching = torch.zeros(model.layout.n_edges), ExactPatching(model, batch, CUT, OBJECTIVE)
-    for part in chunks(model.layout, 64):
+    for part in chunks(model.layout, 256):
         scores[part] = patching.scores(part).sum(-1)
     return scores
 
 
 def test_it_is_nearer_to_exact_patching_than_eap_on_most_families() -> None:
-    """Pearson correlation over all edges. On random weights, whose activations are nowhere sure of anything."""
+    """Pearson correlation over all edges. On random weights, whose activations are nowhere sure of anything, one family
+    or another comes out the other way. By chance alone, three quarters would come out so in less than 1 draw of 1,000.
+    """
     found = {}
-    for family in FAMILIES:
+    for family in FAMILIES:  # all that are read, with what their members differ in
         model, batch = wrap(tiny_model(family)), batch_of(pairs("left"))
         exact = of_exact_patching(model, batch)
         with by_relevance(model) as view:
@@ -45,7 +46,9 @@ def test_it_is_nearer_to_exact_patching_than_eap_on_most_families() -> None:
         found[family] = [round(each, 3) for each in both.tolist()]
     print(found)
     better = [family for family, (relevance, derivatives) in found.items() if relevance > derivatives]
-    assert len(better) >= 0.8 * len(FAMILIES), found
+    assert len(better) >= 0.75 * len(FAMILIES), found
+    mean_relevance, mean_derivatives = (sum(each) / len(found) for each in zip(*found.values(), strict=True))
+    assert mean_relevance > mean_derivatives + 0.05, found
 
 
 def fitted(search: Any, family: str, **options: Any) -> Any:

@@ -19,7 +19,8 @@ from lightning_circuits.gates import HardConcrete, TopK
 from lightning_circuits.gates.sizes import SizeRange
 from lightning_circuits.models.loading import EMBEDDED
 from lightning_circuits.search.splice import SHARES, spliced, where_learning_pays
-from tests.support.edge_pruning import best, data, fit
+from tests.support.edge_pruning import as_loader, best, data, fit
+from tests.support.training import quiet_trainer
 
 
 def order(scores: Tensor) -> list[int]:
@@ -106,12 +107,17 @@ def fit_on(search: EdgePruning, steps: int, checkpoint: Path, seen: list[int]) -
     pl.Trainer(max_steps=steps, callbacks=[Watch()], **QUIET).fit(search, data(16), ckpt_path=checkpoint)
 
 
-def test_without_validation_prompts_learning_holds_as_far_as_it_went() -> None:
+def without_a_difference(batches: Any) -> list[Any]:
+    return [batch | {"corrupt_ids": batch["clean_ids"]} for batch in batches]
+
+
+@pytest.mark.parametrize("val", [None, lambda batches: [], without_a_difference])
+def test_where_no_prompt_says_otherwise_learning_holds_as_far_as_it_went(val: Any) -> None:
     _, scores = attributed()
     source = data(16)
-    source.setup("fit")
+    loaders = [source.train_dataloader(), *([] if val is None else [as_loader(val(source.val_dataloader()))])]
     search = EdgePruning(EMBEDDED, warm_start=scores, gate=TopK(SizeRange(0.01, 0.1)))
-    fit(search, 2, source.train_dataloader())
+    quiet_trainer(max_steps=2).fit(search, *loaders)
     assert int(search.learned_edges) == round(0.1 * len(scores))
 
 
