@@ -24,7 +24,7 @@ from lightning_circuits.datamodules.base import PairDataModule
 from lightning_circuits.datamodules.faults import BadRows, together
 from lightning_circuits.datamodules.loader import PaddingSide
 from lightning_circuits.datamodules.misfits import Misfits
-from lightning_circuits.datamodules.reading import PairFormat, Source, read_pairs
+from lightning_circuits.datamodules.reading import PairFormat, Source, read_pairs, require_distractors_alike
 from lightning_circuits.datamodules.records import count_of, require_source
 from lightning_circuits.datamodules.shuffling import shuffled
 from lightning_circuits.datamodules.spans import By
@@ -104,12 +104,7 @@ class PromptPairDataModule(PairDataModule):
         pairs = [pair for split in splits.values() for pair in split]
         words = [word for pair in pairs for word in (*pair.answers, *pair.distractors)]
         self.answers_are = " and ".join(sorted({"texts" if isinstance(word, str) else "token ids" for word in words}))
-        without = [pair for pair in pairs if not pair.distractors]
-        if 0 < len(without) < len(pairs):
-            raise ValueError(
-                f"{len(without)} of {len(pairs)} pairs have no distractors, so that means over all would mix logits "
-                f"with their differences: give distractors to all or to none. The first without: {without[0].where}"
-            )
+        require_distractors_alike(pairs)
         prompts = shuffled(sorted({pair.clean for pair in splits["train"]}), "split", self.seed)
         total = len(prompts)
         for name, fraction in self.fractions.items():

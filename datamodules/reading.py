@@ -92,6 +92,16 @@ def read_pairs(
     return made_of_each(_of_ours(rows), _pair_of_ours, "pairs")
 
 
+def require_distractors_alike(pairs: Sequence[PromptPair]) -> None:
+    """ValueError if some pairs have distractors and others none; they may be of several sources."""
+    without = [pair for pair in pairs if not pair.distractors]
+    if 0 < len(without) < len(pairs):
+        raise ValueError(
+            f"{len(without)} of {len(pairs)} pairs have no distractors, so that means over all would mix logits "
+            f"with their differences: give distractors to all or to none. The first without: {without[0].where}"
+        )
+
+
 def _of_ours(rows: Iterator[Row]) -> Iterator[Row]:
     """The same rows; ValueError if the first shows that they are of another format."""
     for where, row in rows:

@@ -1,4 +1,4 @@
-"""Prompts, however a notebook has them: dicts, a file, or the batches of a split."""
+"""Prompts, however a notebook has them: rows in memory, a file, or the batches of a split."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lightning_circuits.arguments import require_whole_numbers, shortened
 from lightning_circuits.batch import Batch, PromptSource
 from lightning_circuits.datamodules.loader import PairLoader
 from lightning_circuits.datamodules.misfits import fitting
-from lightning_circuits.datamodules.reading import FIELDS, read_pairs
+from lightning_circuits.datamodules.reading import Source, read_pairs, require_distractors_alike
 from lightning_circuits.datamodules.tokenising import AnswerTokens, PromptPair, TokenPair, in_spans
 from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
 
 LanguageModel: TypeAlias = str | Path | nn.Module
-Prompts: TypeAlias = str | Path | Iterable[Mapping[str, Any] | PromptPair] | Iterable[Batch]
+Prompts: TypeAlias = Source | Iterable[Batch]
 Tokenizer: TypeAlias = str | Path | PreTrainedTokenizerBase
 
 
@@ -41,8 +41,9 @@ def prompt_batches(
     """Read prompts, of whatever kind they are.
 
     Args:
-        prompts: dicts with ``clean``, ``corrupt``, ``answers`` and ``distractors``, or `PromptPair`; a JSON Lines file
-            of them, a pair a line; or the batches of a split, ``data.val_dataloader()``.
+        prompts: pairs as `PromptPairDataModule` takes them: dicts with ``clean``, ``corrupt``, ``answers`` and
+            ``distractors``, a frame of pandas, a dataset of `datasets`, or a file of JSON Lines, JSON or CSV; or the
+            batches of a split, ``data.val_dataloader()``.
         model: whose tokenizer reads them.
         tokenizer: another one, or its name; needed for a model in memory that does not say where it is from.
         batch_size: pairs run together. It changes no number.
@@ -57,13 +58,14 @@ def prompt_batches(
     require_whole_numbers(batch_size=batch_size)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: it has to be at least 1")
-    texts = _texts(prompts)
-    if texts is None:
-        # A loader begins anew each time; an iterator would be at its end after the first pass.
-        once = isinstance(prompts, Iterator)
-        return PromptBatches(list(prompts) if once else prompts)  # type: ignore[arg-type]
+    # A loader begins anew each time; an iterator would be at its end after the first pass.
+    prompts = list(prompts) if isinstance(prompts, Iterator) else prompts
+    if _are_batches(prompts):
+        return PromptBatches(prompts)  # type: ignore[arg-type]
+    texts = read_pairs(prompts, name="prompts")
     if not texts:
         raise ValueError("there are no prompts: give at least one pair")
+    require_distractors_alike(texts)
     reads = _tokenizer(model, tokenizer)
     _, tokens, _ = fitting(texts, reads, "refuse", answer_tokens=answer_tokens)
     if spans:
@@ -71,37 +73,24 @@ def prompt_batches(
     return PromptBatches(PairLoader(tokens, batch_size), tokens, [pair.clean for pair in texts])
 
 
-def _texts(prompts: Any) -> list[PromptPair] | None:
-    """Prompts as pairs of texts; None of what are batches already."""
-    if isinstance(prompts, (str, Path)):
-        return read_pairs(prompts)
+def _are_batches(prompts: Any) -> bool:
+    """Whether they are batches already. Loaders have no first item, of which rows could be told."""
     if isinstance(prompts, PromptSource):
         raise TypeError(
             f"{type(prompts).__name__} has three splits: give one of them, such as data.train_dataloader() to score, "
             "and data.val_dataloader() to evaluate"
         )
+    if isinstance(prompts, (str, Path)):
+        return False
     if isinstance(prompts, (Mapping, PromptPair)) or not isinstance(prompts, Iterable):
-        raise TypeError(f"prompts takes a list of dicts, a file or the loader of a split, got {shortened(prompts)}")
-    if not isinstance(prompts, Sequence):
-        return None
-    if prompts and isinstance(prompts[0], Mapping) and "clean_ids" in prompts[0]:
-        return None
-    return [_pair(each, f"prompts[{number}]") for number, each in enumerate(prompts)]
-
-
-def _pair(given: Any, where: str) -> PromptPair:
-    if isinstance(given, PromptPair):
-        return given
-    if not isinstance(given, Mapping):
-        raise TypeError(f"{where} has to be a dict with {', '.join(FIELDS)}, not {shortened(given)}")
-    if missing := [name for name in FIELDS if name not in given]:
-        raise ValueError(f"{where} has no {missing[0]!r}: a pair has {', '.join(FIELDS)}, this one {', '.join(given)}")
-    for name in FIELDS[2:]:
-        if not isinstance(given[name], (list, tuple)) or not given[name]:
-            raise ValueError(f"{where}: {name} has to be a list of at least one text, not {shortened(given[name])}")
-    answers, distractors = tuple(given["answers"]), tuple(given["distractors"])
-    more = given.get("spans") or {}, given.get("group") or ""
-    return PromptPair(given["clean"], given["corrupt"], answers, distractors, where, *more)
+        raise TypeError(
+            "prompts takes a list of dicts, a frame of pandas, a file or the loader of a split, got "
+            f"{shortened(prompts)}"
+        )
+    if not hasattr(prompts, "__getitem__"):
+        return True
+    first = next(iter(prompts), None)
+    return isinstance(first, Mapping) and "clean_ids" in first
 
 
 def _tokenizer(model: LanguageModel, given: Tokenizer | None) -> PreTrainedTokenizerBase:

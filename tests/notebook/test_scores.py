@@ -67,6 +67,18 @@ def test_prompts_are_the_same_however_they_are_given(
     assert others[1].trained_on["data"] == {"file": str(file)}
 
 
+def test_rows_are_read_as_a_data_module_reads_them(pairs: list[PromptPair], tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas", reason="no pandas: pip install pandas")
+    frame = pandas.DataFrame(as_dicts(pairs))
+    of_texts = frame.assign(answers=frame.answers.str[0], distractors=frame.distractors.str[0])
+    of_texts.to_csv(file := tmp_path / "pairs.csv", index=False)
+    first = score("tiny-ioi", pairs, "EAP").trained_on["prompts"]
+    for given in (frame, of_texts, of_texts.to_dict("records"), iter(as_dicts(pairs)), file):
+        assert score("tiny-ioi", given, "EAP").trained_on["prompts"] == first
+    alone = score("tiny-ioi", frame.drop(columns="distractors"), "EAP")
+    assert alone.trained_on["prompts"]["number"] == 6 and alone.trained_on["prompts"] != first
+
+
 def test_edges_are_told_apart_in_the_places_that_prompts_name(pairs: list[PromptPair]) -> None:
     placed = [{**each, "spans": dict(pair.spans)} for each, pair in zip(as_dicts(pairs), pairs, strict=True)]
     data = IOIDataModule("tiny-ioi", n_train=6, n_val=5, n_test=1, spans="roles")
@@ -109,10 +121,11 @@ PAIR = {
     [
         ([], ValueError, "there are no prompts"),
         (PAIR, TypeError, "prompts takes a list of dicts"),
-        (7, TypeError, "prompts takes a list of dicts, a file or the loader of a split, got 7"),
-        ([PAIR, "Mary"], TypeError, r"prompts\[1\] has to be a dict with clean, corrupt"),
-        ([PAIR, {"clean": "x"}], ValueError, r"prompts\[1\] has no 'corrupt': a pair has clean.* this one clean"),
-        ([PAIR | {"answers": " Mary"}], ValueError, r"prompts\[0\]: answers has to be a list of at least one text"),
+        (7, TypeError, "prompts takes a list of dicts, a frame of pandas, a file or the loader of a split, got 7"),
+        ([PAIR, "Mary"], ValueError, r"prompts\[1\]: a pair is a dict, of its fields by name, not 'Mary'"),
+        ([PAIR, {"clean": "x"}], ValueError, r"prompts\[1\]: corrupt, answers missing; a pair has the fields clean"),
+        ([PAIR | {"answers": []}], ValueError, r"prompts\[0\]: answers has to be a list of at least one text"),
+        ([PAIR, PAIR | {"distractors": []}], ValueError, r"1 of 2 pairs have no distractors.*first without: prompts\[1"),
         ([PAIR, PAIR | {"corrupt": "When"}], ValueError, r"prompts\[1\]: clean has \d+ tokens and corrupt 1"),
         ("no-such-file.jsonl", FileNotFoundError, "no-such-file.jsonl"),
     ],
