@@ -371,11 +371,16 @@ def _interval(estimate: Estimate) -> str:
 class _Sizes:
     """Which numbers say how large the circuits of a table are: beside their edges, how many are left after pruning or,
     where an edge is open at more tokens than another, the token-edges. Both have no room in 80 columns.
+
+    At how many tokens any edge is open depends on the ablation and the prompts, so rows of the same are compared.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        tokens = [row.token_edges / row.edges for row in rows if row.edges and not math.isnan(row.token_edges)]
-        self.in_tokens = bool(tokens) and max(tokens) > min(tokens) * (1 + 1e-6)
+        tokens: dict[tuple[str, str, int], list[float]] = {}
+        for row in rows:
+            if row.edges and not math.isnan(row.token_edges):
+                tokens.setdefault((row.split, row.ablation, row.prompts), []).append(row.token_edges / row.edges)
+        self.in_tokens = any(max(alike) > min(alike) * (1 + 1e-6) for alike in tokens.values())
         self.names = ("edges", "token-edges" if self.in_tokens else "pruned")
         words = "Token-edges: each edge once for every token at which it is open and may be cut to some effect."
         self.caption = (words,) if self.in_tokens else ()

@@ -219,3 +219,14 @@ def test_where_there_is_no_room_columns_are_left_out_and_no_number_is_cut(width:
     ]  # fmt: skip
     assert ("Not shown for width: seldom." in said) == (width == 50) and "caption" in said
     assert len(view.columns) == 4  # the table itself is as it was
+
+
+def test_edges_at_all_tokens_are_not_counted_by_tokens_because_an_ablation_cuts_at_more_of_them() -> None:
+    made = [
+        replace(make_row(name, ablation, edges, 0.5, "val"), token_edges=edges * tokens)
+        for ablation, tokens in (("interchange", 5.32), ("mean", 16.59))
+        for name, edges in (("full", 479), ("empty", 0), ("5%", 23))
+    ]
+    assert [str(column.header) for column in rows_table(made).columns][1:3] == ["edges", "pruned"]
+    placed = [replace(row, token_edges=1.5 * row.token_edges) if row.circuit == "5%" else row for row in made]
+    assert [str(column.header) for column in rows_table(placed).columns][1:3] == ["edges", "token-edges"]
