@@ -37,7 +37,7 @@ from lightning_circuits.scoring.descent import (
     score_writers,
 )
 from lightning_circuits.scoring.no_gradient import require_gradient_at_the_full_model
-from lightning_circuits.scoring.paths import CLEAN, PathPoint
+from lightning_circuits.scoring.paths import CLEAN, PathPoint, clean_alone
 
 
 def gradient_scores(
@@ -66,7 +66,7 @@ def gradient_scores(
     # In Lightning's inference mode nothing can be differentiated, and tensors made there cannot be saved for it.
     with torch.inference_mode(False), torch.no_grad():
         batch = copied(batch)
-        if all(not isinstance(point.at, Tensor) and point.at == 1.0 for point in points):
+        if clean_alone(points):
             require_gradient_at_the_full_model(objective, batch, model.vocabulary)
         ids, mask, positions = batch["clean_ids"], batch["attention_mask"], batch["positions"]
         # The ends of the line are runs that are made anyhow; the points between are one more.

@@ -47,7 +47,6 @@ def require_gradient_at_the_full_model(objective: Objective, batch: Batch, vocab
         name = getattr(objective, "__name__", type(objective).__name__)
         raise ValueError(
             f"the objective {name} has no gradient at the full model, the only place where this attribution takes one: "
-            "it says how far logits are from the full model's, and there they are the full model's. Scores would be "
-            "what was rounded. Take another objective, such as LogitDifference, or gradients at other places too: "
-            "EAPIG, ExpectedGradients or MaskedGradients"
+            "it says how far from it logits are, and is at its least there. Take another objective, such as "
+            "LogitDifference, or gradients at other places too: EAPIG, ExpectedGradients or MaskedGradients"
         )

@@ -33,6 +33,11 @@ ENDS = (PathPoint(0.0, 0.5), PathPoint(1.0, 0.5))
 """Both ends, and nothing between."""
 
 
+def clean_alone(points: Sequence[PathPoint]) -> bool:
+    """Whether they are all at the clean prompt, where the model is the full one."""
+    return all(not isinstance(point.at, Tensor) and point.at == 1.0 for point in points)
+
+
 def _left(steps: int) -> Sequence[tuple[float, float]]:
     return [(k / steps, 1 / steps) for k in range(steps)]
 

@@ -13,7 +13,7 @@ from lightning_circuits.batch import Batch
 from lightning_circuits.captured import CapturedOnBatches, worth_capturing
 from lightning_circuits.places import Places
 from lightning_circuits.scoring.gradients import gradient_scores
-from lightning_circuits.scoring.paths import CLEAN, PathPoint
+from lightning_circuits.scoring.paths import CLEAN, PathPoint, clean_alone
 from lightning_circuits.search.base import METHODS
 from lightning_circuits.search.one_pass import Attribution
 
@@ -29,6 +29,10 @@ class EAP(Attribution):
     points: Sequence[PathPoint] = CLEAN
     """Where gradients are taken."""
     _graphs: CapturedOnBatches | None = None
+
+    @property
+    def at_full_model_alone(self) -> bool:
+        return clean_alone(self.points)
 
     def attribute(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if not worth_capturing(self.circuit_model, batch):

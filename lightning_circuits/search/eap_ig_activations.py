@@ -53,5 +53,9 @@ class EAPIGActivations(Attribution):
         super().__init__(model, **options)
         self.steps, self.pooled = steps, pooled
 
+    @property
+    def at_full_model_alone(self) -> bool:
+        return self.steps == 1  # k / steps of the way: the clean run
+
     def attribute(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return one_component_scores(self.circuit_model, batch, self.ablation, self.objective, self.steps, self.pooled)

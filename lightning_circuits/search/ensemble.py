@@ -53,6 +53,10 @@ class Ensemble(Attribution):
         self._each: tuple[Attribution, ...] = tuple(METHODS.make(name) for name in self.methods)  # type: ignore[misc]
         super().__init__(model, **options)
 
+    @property
+    def at_full_model_alone(self) -> bool:
+        return any(each.at_full_model_alone for each in self._each)
+
     def attribute(self, batch: Batch) -> tuple[Tensor, None]:
         return torch.cat([each.attribute(batch)[0] for each in self._each]), None
 

@@ -63,8 +63,12 @@ class MaskedGradients(Attribution):
         super().__init__(model, **options)
         self.masks, self.sizes, self.seed = masks, sizes, seed
 
+    @property
+    def at_full_model_alone(self) -> bool:
+        return self.sizes.low == 1.0  # every edge is open in every mask
+
     def attribute(self, batch: Batch) -> tuple[Tensor, None]:
-        if self.sizes.low == 1.0:  # every edge is open in every mask
+        if self.at_full_model_alone:
             require_gradient_at_the_full_model(self.objective, batch, self.circuit_model.vocabulary)
         drawn = self.drawn(batch)
         scores = masked_gradient_scores(self.circuit_model, batch, self.ablation, self.objective, drawn)

@@ -39,9 +39,10 @@ from lightning_circuits.models.loading import DType
 from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import AnyObjective
 from lightning_circuits.progress import length_of, tracked
+from lightning_circuits.scoring.no_gradient import require_gradient_at_the_full_model
 from lightning_circuits.search.frozen_model import LanguageModel
 from lightning_circuits.search.record import count_faults
-from lightning_circuits.search.splits import Share, share_of
+from lightning_circuits.search.splits import Share, first_batch, share_of
 from lightning_circuits.search.without_training import WithoutTraining
 
 
@@ -92,6 +93,11 @@ class Attribution(WithoutTraining):
     def attribute(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Scores of the edges ``[n_edges]`` and of the writers ``[n_writers]`` (or None), summed over a batch."""
         raise NotImplementedError(f"{type(self).__name__} does not say attribute(batch)")
+
+    @property
+    def at_full_model_alone(self) -> bool:
+        """Whether the full model is the only place where it takes gradients, which then has to have some."""
+        return False
 
     # ---- scores ------------------------------------------------------------------------------------------------
 
@@ -214,6 +220,9 @@ class Attribution(WithoutTraining):
         super().on_fit_start()
         if self.trainer.ckpt_path is None:
             self._forget()
+        if self.at_full_model_alone and (batch := first_batch(self.trainer)) is not None:
+            batch, vocabulary = self.circuit_model.receive(batch), self.circuit_model.vocabulary
+            require_gradient_at_the_full_model(self.objective, batch, vocabulary)
 
     def on_train_start(self) -> None:
         loader = self.trainer.train_dataloader

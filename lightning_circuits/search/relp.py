@@ -32,6 +32,8 @@ class RelP(Attribution):
             own. The message names both.
     """
 
+    at_full_model_alone = True
+
     def attribute(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with by_relevance(self.circuit_model) as model:
             return gradient_scores(model, batch, self.ablation, self.objective)

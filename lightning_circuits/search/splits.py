@@ -58,6 +58,17 @@ def whole_split(trainer: pl.Trainer, split: str) -> Any:
     return unshared(loader)
 
 
+def first_batch(trainer: pl.Trainer) -> Batch | None:
+    """The first of the training prompts, without disturbing the run; None where `whole_split` refuses the loader."""
+    with undisturbed():
+        try:
+            loader = whole_split(trainer, "train")
+        except ValueError:
+            return None
+        with drawing_nothing(loader):
+            return next(iter(loader), None)
+
+
 def fitted_on(trainer: pl.Trainer, ablation: Ablation) -> Any:
     """What an ablation is given to be fitted on: the training prompts, if it needs any."""
     return whole_split(trainer, "train") if ablation.needs_data else ()

@@ -125,7 +125,11 @@ PAIR = {
         ([PAIR, "Mary"], ValueError, r"prompts\[1\]: a pair is a dict, of its fields by name, not 'Mary'"),
         ([PAIR, {"clean": "x"}], ValueError, r"prompts\[1\]: corrupt, answers missing; a pair has the fields clean"),
         ([PAIR | {"answers": []}], ValueError, r"prompts\[0\]: answers has to be a list of at least one text"),
-        ([PAIR, PAIR | {"distractors": []}], ValueError, r"1 of 2 pairs have no distractors.*first without: prompts\[1"),
+        (
+            [PAIR, PAIR | {"distractors": []}],
+            ValueError,
+            r"1 of 2 pairs have no distractors.*first without: prompts\[1",
+        ),
         ([PAIR, PAIR | {"corrupt": "When"}], ValueError, r"prompts\[1\]: clean has \d+ tokens and corrupt 1"),
         ("no-such-file.jsonl", FileNotFoundError, "no-such-file.jsonl"),
     ],

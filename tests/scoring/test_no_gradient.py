@@ -8,11 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_circuits import EAP, EAPIG, CleanCorrupted, EAPIGActivations, ExpectedGradients, MaskedGradients
+from lightning_circuits import (
+    EAP,
+    EAPIG,
+    CleanCorrupted,
+    EAPIGActivations,
+    Ensemble,
+    ExpectedGradients,
+    MaskedGradients,
+    RelP,
+)
 from lightning_circuits.ablation import ABLATIONS
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.gates import SizeRange
 from lightning_circuits.models import wrap
+from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import OBJECTIVES, Maximise
 from lightning_circuits.scoring.gradients import gradient_scores
 from lightning_circuits.scoring.no_gradient import require_gradient_at_the_full_model
@@ -76,8 +86,19 @@ def test_a_model_that_is_sure_is_no_reason_to_refuse(objective: Any) -> None:
     assert found.edges.abs().max() < 1e-6
 
 
+class Begun(pl.Callback):
+    """Whether a run has come as far as to train: what is refused before, a command says in one line."""
+
+    told = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.told = True
+
+
 METHODS: dict[str, tuple[Any, bool]] = {
     "EAP": (lambda **options: EAP("tiny-ioi", **options), True),
+    "RelP": (lambda **options: RelP("tiny-ioi", **options), True),
+    "an ensemble with EAP": (lambda **options: Ensemble("tiny-ioi", **options), True),
     "one step over activations": (lambda **options: EAPIGActivations("tiny-ioi", steps=1, **options), True),
     "masks with all edges": (
         lambda **options: MaskedGradients("tiny-ioi", masks=1, sizes=SizeRange(1.0, 1.0), **options),
@@ -99,9 +120,10 @@ def test_a_pass_ends_before_it_begins_where_no_point_has_a_gradient(method: str,
     for objective in ("KL", "MatchLogitDifference"):
         search = make(objective=objective, dtype=dtype)
         if at_full_model_alone:
+            begun = Begun()
             with pytest.raises(ValueError, match=f"the objective {objective} has no gradient at the full model"):
-                quiet_trainer().fit(search, data)
-            assert search.examples == 0
+                quiet_trainer(begun).fit(search, data)
+            assert search.examples == 0 and not begun.told
         else:
             quiet_trainer(limit_train_batches=1).fit(search, data)
             assert search.examples == 1 and search.edge_scores().any()
