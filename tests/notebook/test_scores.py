@@ -146,8 +146,8 @@ def test_other_mistakes_are_said(data: IOIDataModule) -> None:
         score("tiny-ioi", [PAIR], "eapgi")
     with pytest.raises(TypeError, match="method takes a name or a class, got"):
         score("tiny-ioi", [PAIR], EAPIG())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="step"):
-        score("tiny-ioi", [PAIR], step=3)
+    with pytest.raises(TypeError, match=r"EAPIG has no option 'step' \(did you mean steps\?\), but model, .*ablation"):
+        score("no-such-model", [PAIR], step=3)
     with pytest.raises(ValueError, match="batch_size is 0"):
         score("tiny-ioi", [PAIR], batch_size=0)
     nameless = load("tiny-ioi")
