@@ -25,6 +25,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
 from enum import Enum
 from functools import partial
 from numbers import Integral, Real
@@ -151,6 +152,25 @@ def shortened(value: object, most: int = 200) -> str:
 # ---- reading them again ----------------------------------------------------------------------------------------------
 
 
+def require_options(kind: type, given: Collection[str]) -> None:
+    """See that a class is made with such arguments, by name, its own or those of the classes above.
+
+    Raises:
+        TypeError: one that it does not have; all that it has are named, and one that is spelt almost so.
+    """
+    names = dict.fromkeys(name for each in _constructors(kind) for name in _arguments(each))
+    for name in given:
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise TypeError(f"{kind.__name__} has no option {name!r}{meant}, but {', '.join(names)}")
+
+
+def _constructors(kind: type) -> list[Any]:
+    """Of the class and those above it, as far as they have some of their own."""
+    return [vars(cls)["__init__"] for cls in kind.__mro__[:-1] if "__init__" in vars(cls)]
+
+
 def options_of(thing: Any, leave_out: Collection[str] = ()) -> dict[str, Any]:
     """The arguments that an object was made with, by name, as plain JSON data; `UNKNOWN` where it does not keep one.
 
@@ -161,7 +181,7 @@ def options_of(thing: Any, leave_out: Collection[str] = ()) -> dict[str, Any]:
         leave_out: names of arguments that are recorded in another way.
     """
     made_with: dict[str, Any] = {}
-    constructors = [vars(cls)["__init__"] for cls in type(thing).__mro__[:-1] if "__init__" in vars(cls)]
+    constructors = _constructors(type(thing))
     for constructor in constructors:
         for name in _arguments(constructor):
             if name not in leave_out and (constructor is constructors[0] or hasattr(thing, name)):

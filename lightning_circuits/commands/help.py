@@ -41,7 +41,8 @@ SECTIONS = {
         "trainer.precision": "Of what is trained. That of the frozen model is --model.dtype.",
         "trainer.logger": "CSVLogger, TensorBoardLogger, WandbLogger (see with/wandb.yaml), or false.",
         "trainer.callbacks": "What judges, draws and writes: FaithfulnessValidation, FaithfulnessCurve, CircuitExport, "
-        "CircuitReport, ModelCheckpoint. --trainer.callbacks+=NAME adds one to those of the config.",
+        "CircuitReport, ModelCheckpoint. --trainer.callbacks+=NAME adds one to those of the config; "
+        "--trainer.callbacks.OPTION is an option of the last one, and those of others are changed in the config.",
         "trainer.help": "Show all options, and all that there is to say of them.",
     },
     "And": {

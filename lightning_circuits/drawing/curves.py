@@ -146,7 +146,7 @@ def pareto_figure(panels: Mapping[str, Sequence[ParetoPoint]], x: Size, y: Shown
             axes.set_xlabel(_size_label(n_edges, x))
             axes.set_ylabel({"faithfulness": "distance |1 - f|", "accuracy": "1 - accuracy"}.get(y, LABELS[y]))
             axes.set_title(printable(title, longest=2 * LONGEST), loc="left")
-            axes.grid(color="#e4e4e4", linewidth=0.5)
+            _draw_grid(axes)
         _legend(figure, handles, 2 * len(panels))
     return figure
 
@@ -173,7 +173,7 @@ def _finish(axes: Axes, curve: Curve, ablation: str, x: Size, y: Shown) -> dict[
         f"{label(ablation, SHORT)} ablation, {label(curve.split, SHORT)} split, {curve.prompts:,} prompts", loc="left"
     )
     axes.set_ylabel(by_measure(LABELS[y], label(curve.measure), "\nby ") if y == "faithfulness" else LABELS[y])
-    axes.grid(color="#e4e4e4", linewidth=0.5)
+    _draw_grid(axes)
     if y == "kl":
         _from_zero(axes)
     else:
@@ -185,6 +185,11 @@ def _finish(axes: Axes, curve: Curve, ablation: str, x: Size, y: Shown) -> dict[
             style: dict[str, Any] = {"color": "#444444", "linewidth": 0.7, "linestyle": dashes}
             references[name] = axes.axhline(value, zorder=1, **style)
     return references
+
+
+def _draw_grid(axes: Axes) -> None:
+    axes.set_axisbelow(True)  # the full model's line and a front's run along it
+    axes.grid(color="#e4e4e4", linewidth=0.5)
 
 
 def _from_zero(axes: Axes) -> None:

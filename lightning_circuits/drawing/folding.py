@@ -6,8 +6,9 @@ that on which it is least:
 
 - the first has a box for every node. A row is a layer's heads, or its MLP; where that makes too many rows, neighbours
   share one, as long as no line goes from one of their boxes to another.
-- on all others, nodes beyond the strongest are *folded*: those of the layers of a row stand in one box. Edges between
-  the same two boxes are one line, a *bundle*; of all lines the `MAX_LINES` strongest are drawn.
+- on all others, nodes beyond the strongest are *folded*: those of the layers of a row stand in one box, unless it would
+  hold one alone. Edges between the same two boxes are one line, a *bundle*; of all lines the `MAX_LINES` strongest are
+  drawn.
 
 Every edge is in a line, or inside of a row (from one of its folded nodes to another, or to a box beside it), or in a
 line that is not drawn; `Plan` counts each.
@@ -161,13 +162,16 @@ def _level(
 
     starts = [min((stage[stand] for stand in row), default=0) for row in rows]
     box = {stand: stand for stand in own}
-    folded: dict[Stand, list[Stand]] = defaultdict(list)
+    together: dict[Stand, list[Stand]] = defaultdict(list)
     for stand in sorted(set(graph) - own, key=lambda stand: (stage[stand], stand)):
         at = min(max(bisect_right(starts, stage[stand]) - 1, 1), len(rows) - 2)
-        box[stand] = (f"+{at}", stand[1])
-        folded[box[stand]].append(stand)
-    for name, column in folded:
-        rows[int(name[1:])].append((name, column))
+        together[f"+{at}", stand[1]].append(stand)
+    for group, stands in together.items():
+        # One alone takes no more room by its own name.
+        shown = stands[0] if len(stands) == 1 else group
+        box |= dict.fromkeys(stands, shown)
+        rows[int(group[0][1:])].append(shown)
+    folded = {group: stands for group, stands in together.items() if len(stands) > 1}
     row_of = {stand: at for at, row in enumerate(rows) for stand in row}
 
     lines = _lines(graph, values, box, ranks=scores_are(circuit.metadata) == "ranks")
@@ -180,7 +184,7 @@ def _level(
         rows,
         layers,
         dict(graph.nodes(data=True)),
-        dict(folded),
+        folded,
         across[:MAX_LINES],
         inside,
         across[MAX_LINES:],

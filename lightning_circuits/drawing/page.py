@@ -40,6 +40,7 @@ from typing import Any
 
 import torch
 
+from lightning_circuits.arguments import shortened
 from lightning_circuits.circuit import Circuit, scores_are
 from lightning_circuits.drawing.columns import example_of, swapped_spans
 from lightning_circuits.evaluation.curve import Curve
@@ -120,8 +121,12 @@ def page_html(
         ValueError: circuits of different layouts; a score that is NaN or infinite; metadata that JSON cannot hold; a
             curve that cannot be read, or is of another ranking.
         FileNotFoundError: no such curve.
+        TypeError: what is no circuit.
     """
     circuits = [circuit] if other is None else [circuit, other]
+    for each in circuits:
+        if not isinstance(each, Circuit):
+            raise TypeError(f"a page shows a Circuit, such as scores.circuit(size=0.01), got {shortened(each)}")
     if other is not None:
         circuit.layout.require(other.layout, "the second circuit of the page")
     names = [printable(name, longest=80) for name in (_names(circuits) if names is None else names)]

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from lightning_circuits.drawing.style import model_title
 from lightning_circuits.drawing.text_tables import TextTable, add_numbers, begin, begin_section
 from lightning_circuits.evaluation.attention_by_role import LEAST_ATTENTION, HeadAttention
 from lightning_circuits.evaluation.comparison import ParetoPoint, Shown, Size, lines_of, measured_on
@@ -72,7 +73,7 @@ def curve_table(curve: Curve) -> TextTable:
     """A curve, a section for each ablation, and the areas of each of its lines."""
     sizes = _Sizes(curve.rows)
     view = begin(
-        f"{curve.method} on {curve.model}: {measured_on({curve.method: curve})}",
+        f"{curve.method} on {model_title(curve.model)}: {measured_on({curve.method: curve})}",
         *_nothing_found([row for row in curve.rows if row.ranking not in (None, RANDOM)]),
         *map(_areas_in_words, curve.summary),
         *sizes.caption,
@@ -192,7 +193,7 @@ def curves_table(curves: Mapping[str, Curve]) -> RenderableType:
     shares = sorted({share for curve in curves.values() for share in curve.shares})
     parts: list[RenderableType] = []
     for ablation in first.ablations:
-        view = begin(f"{first.model}, {ablation} ablation: {measured_on(curves)}")
+        view = begin(f"{model_title(first.model)}, {ablation} ablation: {measured_on(curves)}")
         view.add_column("share of edges", overflow="fold")
         add_numbers(view, *(f"{100 * share:.3g}%" for share in shares))
         for key, title in (("faithfulness", "faithfulness f"), ("kl", "KL"), ("accuracy", "accuracy")):
@@ -232,17 +233,17 @@ def _cell(row: CurveRow, key: str) -> str:
 
 def pareto_table(panels: Mapping[str, Sequence[ParetoPoint]], x: Size, y: Shown) -> RenderableType:
     """The circuits on the front, smallest first, a table for each panel (see `curves.pareto_figure`)."""
-    head = {"faithfulness": "|1 - f|", "kl": "KL", "accuracy": "1 - acc."}[y]
+    head = {"faithfulness": ["|1 - f|"], "kl": [], "accuracy": ["1 - acc."]}[y]  # KL stands among the others
     parts = []
     for title, points in panels.items():
         view = begin(f"Pareto front, {title}", f"the best of {len(points):,} circuits")
-        add_numbers(view, x, "pruned", head, "f", "KL", "accuracy")
+        add_numbers(view, x, "pruned", *head, "f", "KL", "accuracy")
         view.add_column("run", overflow="fold")
         for point in sorted((point for point in points if point.front), key=lambda point: point.size):
             view.add_row(
                 f"{100 * point.size:.3g}%" if x == "share" else f"{point.size:,.0f}",
                 f"{point.row.edges_pruned:,}",
-                number(point.distance, ".3f"),
+                *[number(point.distance, ".3f")] * len(head),
                 _faithfulness(point.row.faithfulness, point.row.overshoot),
                 number(point.row.kl, ".3f"),
                 number(point.row.accuracy, ".1%"),
@@ -373,11 +374,16 @@ def _interval(estimate: Estimate) -> str:
 class _Sizes:
     """Which numbers say how large the circuits of a table are: beside their edges, how many are left after pruning or,
     where an edge is open at more tokens than another, the token-edges. Both have no room in 80 columns.
+
+    At how many tokens any edge is open depends on the ablation and the prompts, so rows of the same are compared.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        tokens = [row.token_edges / row.edges for row in rows if row.edges and not math.isnan(row.token_edges)]
-        self.in_tokens = bool(tokens) and max(tokens) > min(tokens) * (1 + 1e-6)
+        tokens: dict[tuple[str, str, int], list[float]] = {}
+        for row in rows:
+            if row.edges and not math.isnan(row.token_edges):
+                tokens.setdefault((row.split, row.ablation, row.prompts), []).append(row.token_edges / row.edges)
+        self.in_tokens = any(max(alike) > min(alike) * (1 + 1e-6) for alike in tokens.values())
         self.names = ("edges", "token-edges" if self.in_tokens else "pruned")
         words = "Token-edges: each edge once for every token at which it is open and may be cut to some effect."
         self.caption = (words,) if self.in_tokens else ()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from lightning_circuits.drawing.text_tables import add_numbers, begin, note
+from lightning_circuits.drawing.text_tables import LONGEST, add_numbers, begin, note
 from lightning_circuits.evaluation.task_check import TaskCheck
-from lightning_circuits.printable import number
+from lightning_circuits.printable import number, printable
 
 END = 20
 """So many letters of the end of a prompt are shown."""
@@ -24,10 +24,11 @@ def check_table(found: TaskCheck) -> RenderableType:
     view.add_column("answer", no_wrap=True, max_width=10, overflow="ellipsis")
     view.add_column("P", justify="right", no_wrap=True, min_width=5)
     add_numbers(view, "rank")
-    view.add_column(" says", no_wrap=True, max_width=38, overflow="ellipsis")
+    view.add_column(" says", max_width=38)  # the only one that gives way where there is no room: its cells are cut
     for one in found.examples:
-        said = ", ".join(f"{token!r} {value:.2f}" for token, value in one.top)
-        view.add_row(_end(one.prompt), repr(one.answer), _probability(one.probability), f"{one.rank:,}", f" {said}")
+        said = printable(", ".join(f"{token!r} {value:.2f}" for token, value in one.top), longest=LONGEST)
+        cut = Text(f" {said}", no_wrap=True, overflow="ellipsis")
+        view.add_row(_end(one.prompt), repr(one.answer), _probability(one.probability), f"{one.rank:,}", cut)
     n = found.prompts
     parts: list[RenderableType] = [
         view,

@@ -12,13 +12,13 @@ from lightning_circuits.arguments import require_whole_numbers, shortened
 from lightning_circuits.batch import Batch, PromptSource
 from lightning_circuits.datamodules.loader import PairLoader
 from lightning_circuits.datamodules.misfits import fitting
-from lightning_circuits.datamodules.reading import read_pairs, require_distractors_in_all
+from lightning_circuits.datamodules.reading import Source, read_pairs, require_distractors_in_all
 from lightning_circuits.datamodules.tokenising import AnswerTokens, PromptPair, TokenPair, in_spans
 from lightning_circuits.models.loading import PreTrainedTokenizerBase, load_tokenizer
 from lightning_circuits.search.random_numbers import drawing_nothing, undisturbed
 
 LanguageModel: TypeAlias = str | Path | nn.Module
-Prompts: TypeAlias = str | Path | Iterable[Mapping[str, Any] | PromptPair] | Iterable[Batch]
+Prompts: TypeAlias = Source | Iterable[Batch]
 Tokenizer: TypeAlias = str | Path | PreTrainedTokenizerBase
 
 
@@ -42,9 +42,9 @@ def prompt_batches(
     """Read prompts, of whatever kind they are.
 
     Args:
-        prompts: pairs as `datamodules.PromptPairDataModule` takes them, dicts with ``clean``, ``corrupt``, ``answers``
-            and, if there are some, ``distractors``, a dataset, a frame of pandas, or a file; or the batches of a split,
-            ``data.val_dataloader()``.
+        prompts: pairs as `PromptPairDataModule` takes them: dicts with ``clean``, ``corrupt``, ``answers`` and
+            ``distractors``, a frame of pandas, a dataset of `datasets`, or a file of JSON Lines, JSON or CSV; or the
+            batches of a split, ``data.val_dataloader()``.
         model: whose tokenizer reads them.
         tokenizer: another one, or its name; needed for a model in memory that does not say where it is from.
         batch_size: pairs run together. It changes no number.

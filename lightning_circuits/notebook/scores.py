@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_circuits.ablation import Ablation
-from lightning_circuits.arguments import shortened
+from lightning_circuits.arguments import require_options, shortened
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.datamodules.fitting import require_fit
 from lightning_circuits.datamodules.tokenising import AnswerTokens
@@ -99,6 +99,7 @@ def score(
         FileNotFoundError: no such model or file.
     """
     cls = _attribution(method)
+    require_options(cls, options)
     read = prompt_batches(prompts, model, tokenizer, batch_size, answer_tokens, bool(options.get("spans")))
     search = cls(str(model) if isinstance(model, Path) else model, **options)
     require_fit(read.pairs, search.circuit_model)

@@ -163,10 +163,7 @@ def test_the_config_printed_is_a_config(elsewhere: Path, capsys: pytest.CaptureF
             "--trainer.callbacks=FaithfulnessValidation --trainer.callbacks.ablations=[mean-group] --data.n_train=4",
             "mean-group ablation: no prompt that the means were taken over is of the group '",
         ),
-        (
-            "--model=EAP --model.model=tiny-ioi --model.objective=KL",
-            "the objective KL has no gradient at the full model",
-        ),
+        ("--model=RelP --model.objective=KL", "the objective KL has no gradient at the full model"),
         # Lightning has a word of its own for what does not go together.
         ("--trainer.callbacks=RichProgressBar --trainer.enable_progress_bar=false", "enable_progress_bar=False"),
     ],

@@ -178,6 +178,8 @@ def test_more_runs_than_styles_are_one_cloud() -> None:
     assert [t.get_text() for t in few.legends[0].get_texts()] == ["run 0", "run 1", "run 2", "Pareto front"]
     assert [t.get_text() for t in many.legends[0].get_texts()] == ["circuits of 30 runs", "Pareto front"]
     assert many.axes[0].get_ylabel() == "distance |1 - f|"
+    front = few.axes[0].get_lines()[-1]
+    assert few.axes[0].xaxis.get_zorder() < front.get_zorder()  # the grid runs along it, and would hide it
     assert few.axes[0].get_xlabel().startswith("edges") and many.axes[0].get_xlabel().startswith("token-edges")
 
 

@@ -75,6 +75,7 @@ def test_every_edge_is_in_a_line_or_counted_among_those_that_are_not(n_layers: i
     assert min(line.strength for line in shown.lines) >= max((line.strength for line in shown.left_out), default=0)
     stands = [stand for row in shown.rows for stand in row]
     assert len(stands) == len(set(stands))
+    assert all(len(alone) > 1 for alone in shown.folded.values())  # of one, its name takes no more room
     if n <= 50 and not spans:  # all of a small circuit is seen
         assert not shown.folded and not shown.left_out and not shown.inside
 

@@ -219,3 +219,28 @@ def test_where_there_is_no_room_columns_are_left_out_and_no_number_is_cut(width:
     ]  # fmt: skip
     assert ("Not shown for width: seldom." in said) == (width == 50) and "caption" in said
     assert len(view.columns) == 4  # the table itself is as it was
+
+
+def test_edges_at_all_tokens_are_not_counted_by_tokens_because_an_ablation_cuts_at_more_of_them() -> None:
+    made = [
+        replace(make_row(name, ablation, edges, 0.5, "val"), token_edges=edges * tokens)
+        for ablation, tokens in (("interchange", 5.32), ("mean", 16.59))
+        for name, edges in (("full", 479), ("empty", 0), ("5%", 23))
+    ]
+    assert [str(column.header) for column in rows_table(made).columns][1:3] == ["edges", "pruned"]
+    placed = [replace(row, token_edges=1.5 * row.token_edges) if row.circuit == "5%" else row for row in made]
+    assert [str(column.header) for column in rows_table(placed).columns][1:3] == ["edges", "token-edges"]
+
+
+def test_a_folder_is_called_by_its_last_part_in_titles_too() -> None:
+    curve = make_curve({"signed": F}, model="/home/somebody/models/smollm2-135m")
+    assert str(curve_table(curve).title).startswith("EAP on smollm2-135m: ")
+    assert "/home" not in printed(curves_table({"EAP": curve}))
+
+
+def test_where_kl_is_the_distance_it_stands_there_once() -> None:
+    points = pareto_points({"EAP": make_curve({"signed": F})}, "interchange", "edges", "kl")
+    [heading] = [
+        line.split() for line in printed(pareto_table({"t": points}, "edges", "kl")).splitlines() if "pruned" in line
+    ]
+    assert heading == ["edges", "pruned", "f", "KL", "accuracy", "run"]

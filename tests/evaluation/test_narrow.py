@@ -100,6 +100,7 @@ def test_the_table_says_on_how_many_prompts_each_row_is() -> None:
     assert "at most 90 prompts" in str(narrow.title) and "val split, 90 prompts" in str(whole.title)
     names = [str(column.header) for column in narrow.columns]
     assert "prompts" in names and "prompts" not in [str(column.header) for column in whole.columns]
+    assert "pruned" in names  # other prompts have other numbers of tokens, and edges are at all of them all the same
     cells = list(narrow.columns[names.index("prompts")].cells)
     assert [*filter(None, map(str, cells))] == [str(row.prompts) for row in rows]
 

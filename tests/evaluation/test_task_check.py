@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -197,3 +198,15 @@ def test_the_table_fits_a_terminal_and_says_it_all(model: CircuitModel) -> None:
     assert "The full model on 12 pairs of the task (train 12, val 4, test 4)" in flat
     assert f"P(answer) 4e-04, median rank {found.rank:g}. Right on {12 - found.wrong} of 12" in flat
     assert "Warning: the validation split has 4 pairs" in flat and "[" not in flat
+
+
+def test_where_there_is_no_room_the_prompts_end_stays_and_what_the_model_says_is_cut(model: CircuitModel) -> None:
+    found = look(model, pairs([record(i) for i in range(20)]))
+    said = tuple((f" {name}", 0.25) for name in ("Westminster", "Shanghai", "Constantinople"))
+    examples = tuple(replace(one, prompt=f"{one.prompt} ", rank=49_152, top=said) for one in found.examples)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(check_table(replace(found, examples=examples)))
+    lines = [line for line in console.export_text().splitlines() if "49,152" in line]
+    assert len(lines) == len(examples) and all(len(line) <= 80 and "' Westminster' 0.25" in line for line in lines)
+    for line, one in zip(lines, examples, strict=True):
+        assert f"{one.prompt[-15:]}' {one.answer!r}" in line

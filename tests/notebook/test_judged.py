@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_circuits import Circuit, evaluate, load, score
+from lightning_circuits import Circuit, evaluate, load, score, show
 from lightning_circuits.ablation import MeanAblation
 from lightning_circuits.datamodules import IOIDataModule
 from lightning_circuits.evaluation import rows as judging
@@ -115,6 +115,8 @@ def test_mistakes_are_said(model: Any, scores: Scores, held_out: list[Any]) -> N
     circuit = scores.circuit(size=10)
     with pytest.raises(TypeError, match=r"circuit has to be a Circuit, such as scores\.circuit\(size=0\.01\), got"):
         evaluate(model, scores, held_out)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"a page shows a Circuit, such as scores\.circuit\(size=0\.01\), got Scores"):
+        show(scores)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="there are no circuits"):
         evaluate(model, {}, held_out)
     other = replace(circuit, metadata={"ablation": "zero"})

@@ -72,6 +72,18 @@ def test_prompts_are_the_same_however_they_are_given(
     assert others[1].trained_on["data"] == {"file": str(file)}
 
 
+def test_rows_are_read_as_a_data_module_reads_them(pairs: list[PromptPair], tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas", reason="no pandas: pip install pandas")
+    frame = pandas.DataFrame(as_dicts(pairs))
+    of_texts = frame.assign(answers=frame.answers.str[0], distractors=frame.distractors.str[0])
+    of_texts.to_csv(file := tmp_path / "pairs.csv", index=False)
+    first = score("tiny-ioi", pairs, "EAP").trained_on["prompts"]
+    for given in (frame, of_texts, of_texts.to_dict("records"), iter(as_dicts(pairs)), file):
+        assert score("tiny-ioi", given, "EAP").trained_on["prompts"] == first
+    alone = score("tiny-ioi", frame.drop(columns="distractors"), "EAP")
+    assert alone.trained_on["prompts"]["number"] == 6 and alone.trained_on["prompts"] != first
+
+
 def test_edges_are_told_apart_in_the_places_that_prompts_name(pairs: list[PromptPair]) -> None:
     placed = [{**each, "spans": dict(pair.spans)} for each, pair in zip(as_dicts(pairs), pairs, strict=True)]
     data = IOIDataModule("tiny-ioi", n_train=6, n_val=5, n_test=1, spans="roles")
@@ -143,8 +155,8 @@ def test_other_mistakes_are_said(data: IOIDataModule) -> None:
         score("tiny-ioi", [PAIR], "eapgi")
     with pytest.raises(TypeError, match="method takes a name or a class, got"):
         score("tiny-ioi", [PAIR], EAPIG())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="step"):
-        score("tiny-ioi", [PAIR], step=3)
+    with pytest.raises(TypeError, match=r"EAPIG has no option 'step' \(did you mean steps\?\), but model, .*ablation"):
+        score("no-such-model", [PAIR], step=3)
     with pytest.raises(ValueError, match="batch_size is 0"):
         score("tiny-ioi", [PAIR], batch_size=0)
     nameless = load("tiny-ioi")
