@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from lightning_circuits.circuit import Circuit
 from lightning_circuits.commands.config_files import CONFIGS
+from lightning_circuits.commands import entry
 from lightning_circuits.commands.main import main
 from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.models.loading import load_model
@@ -223,7 +224,7 @@ def test_a_config_that_is_none_is_named(
 
 def test_a_subcommand_that_circuits_have_no_use_for_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
-        main(["predict", *SMALL])
+        entry.main(["predict", *SMALL])
     assert exit.value.code == 2
     assert "no command is called 'predict': there are check, fit, validate, test, evaluate" in capsys.readouterr().err
 

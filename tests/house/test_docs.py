@@ -113,7 +113,8 @@ def _is_in(given: Any, whole: Any, where: str) -> None:
         assert len(given) == len(whole), where
         for mine, theirs in zip(given, whole, strict=True):
             _is_in(mine, theirs, where)
-    elif where.endswith("class_path"):
+    elif where.endswith("class_path") or isinstance(whole, dict):  # of a class that is given by its name alone
+        whole = whole if isinstance(whole, str) else whole["class_path"]
         assert whole.rpartition(".")[2] == given, where
     else:
         assert whole == given, where
