@@ -14,8 +14,8 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from lightning_circuits.circuit import Circuit
-from lightning_circuits.commands.config_files import CONFIGS
 from lightning_circuits.commands import entry
+from lightning_circuits.commands.config_files import CONFIGS
 from lightning_circuits.commands.main import main
 from lightning_circuits.evaluation.curve import Curve
 from lightning_circuits.models.loading import load_model
