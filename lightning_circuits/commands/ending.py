@@ -72,14 +72,19 @@ class Ending(pl.Callback):
         # From a checkpoint of the end of an epoch (no callback's, but of how Lightning then ends) it would go on with
         # the epoch after the next. So one more step is taken, unless every step ends an epoch.
         if not trainer.is_last_batch or trainer.num_training_batches == 1:
-            any_is = partial(trainer.strategy.reduce_boolean_decision, all=False)
-            if any_is(self.told != 0):
-                self.agreed = TERMINATED if any_is(self.told == TERMINATED) else INTERRUPTED
+            self._agree(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._agree(trainer)
         self._stepping = False
-        if self.told:
-            raise SystemExit(self.told)
+        if self.agreed:
+            raise SystemExit(self.agreed)
+
+    def _agree(self, trainer: pl.Trainer) -> None:
+        """Have all processes, which call this together, know what any of them has been told."""
+        any_is = partial(trainer.strategy.reduce_boolean_decision, all=False)
+        if any_is(self.told != 0):
+            self.agreed = TERMINATED if any_is(self.told == TERMINATED) else INTERRUPTED
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._stepping = False

@@ -156,6 +156,17 @@ def test_a_command_in_a_thread_hears_no_signals_and_ends_as_ever() -> None:
     assert exit.value.code == 2
 
 
+@pytest.mark.parametrize(("told", "code"), [({143}, 143), ({130}, 130), ({130, 143}, 143)])
+def test_after_the_last_step_all_end_that_any_was_told_to(told: set[int], code: int) -> None:
+    """One by itself would leave the others waiting for it, where circuits are judged for the last time."""
+    order, strategy = ending.Ending(), SimpleNamespace()
+    asked = iter([bool(told), 143 in told])
+    strategy.reduce_boolean_decision = lambda mine, all: next(asked)
+    with pytest.raises(SystemExit) as exit:
+        order.on_train_end(SimpleNamespace(strategy=strategy), None)  # type: ignore[arg-type]
+    assert exit.value.code == code
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "hook", "rank", "code"),
