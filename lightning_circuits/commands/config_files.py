@@ -89,8 +89,13 @@ def tokenizer_of_text(own: str | None, search: Any) -> str:
         search: the section of the search, as jsonargparse has it.
 
     Raises:
-        ValueError: it names another tokenizer.
+        ValueError: no search; it names another tokenizer.
     """
+    if search is None:
+        raise ValueError(
+            "nothing says what to run: give --config, such as ioi_gpt2.yaml (lightning-circuits --help lists those of "
+            "the package), or --model and --data"
+        )
     return _the_same(own, search.init_args.model, search.init_args.get("text"), "model.text")
 
 

@@ -47,7 +47,8 @@ class _InOneLine(argparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> Any:
         if debugging() and ex is not None:
             raise ex
-        self.exit(2, f"error: {plain(message)}{self._meant(message)} (see {self.prog} --help)\n")
+        command = self.prog.replace(" [options]", "")
+        self.exit(2, f"error: {plain(message)}{self._meant(message)} (see {command} --help)\n")
 
     def _meant(self, message: str) -> str:
         """The option that is most like one that there is not, in words; empty where none is, or none is missing."""

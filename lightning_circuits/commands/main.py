@@ -224,6 +224,13 @@ class CircuitCLI(LightningCLI):
         parser.add_argument("-c", "--config", action=FindConfig, help="A config file, or the name of a packaged one.")
         return parser
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser: LightningArgumentParser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if "verbose" in self._subcommand_method_arguments[subcommand]:
+            # Lightning would print every number that callbacks return, a thousand lines before their own tables.
+            parser.set_defaults({"verbose": False})
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--trainer.help", action=ShowEverything)
         parser.add_argument("--quiet", action="store_true", help="Print errors and the paths of files, nothing else.")

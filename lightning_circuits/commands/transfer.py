@@ -14,6 +14,7 @@ measured, with which controls: `evaluation.transfer`.
 from __future__ import annotations
 
 import json
+import math
 from argparse import ArgumentError, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -129,7 +130,7 @@ def _report(found: Transfer) -> None:
     terminal = console()
     terminal.print(transfer_table(found))
     for each in found.correlations:
-        if each.pairs and each.null == "layer":
+        if each.null == "layer" and not math.isnan(each.iou):  # as of two circuits, which have one overlap
             terminal.print(
                 Text(
                     f"{each.ablation}: Spearman's rho of f over {each.pairs} pairs with what they share of {each.of}: "

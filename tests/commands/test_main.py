@@ -227,6 +227,11 @@ def test_a_subcommand_that_circuits_have_no_use_for_is_refused(capsys: pytest.Ca
         entry.main(["predict", *SMALL])
     assert exit.value.code == 2
     assert "no command is called 'predict': there are check, fit, validate, test, evaluate" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit:
+        main(["fit"])
+    said = capsys.readouterr().err
+    assert exit.value.code == 2 and said.startswith("error: nothing says what to run: give --config, such as ioi_gpt2")
+    assert said.endswith("(see lightning-circuits fit --help)\n")
 
 
 def test_a_mistake_keeps_its_traceback_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,13 +51,18 @@ def test_what_is_asked_of_the_last_run_is_not_asked_of_the_next(runs: Path) -> N
     assert (runs / "latest").resolve() == runs / "version_2"
 
 
-def test_neither_judging_nor_a_folder_of_that_name_moves_the_link(runs: Path) -> None:
+def test_neither_judging_nor_a_folder_of_that_name_moves_the_link(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (runs / "latest").mkdir(parents=True)
     fit()
     assert not (runs / "latest").is_symlink() and list((runs / "version_0").glob("circuit-last-*"))
     (runs / "latest").rmdir()
     fit()
+    capsys.readouterr()
     main(["validate", *SMALL, "--model=SavedCircuit", "--model.path=runs/quickstart/latest/circuit-last-10pct.json"])
+    said = capsys.readouterr().out
+    assert "Circuits by exact ablation" in said and "val/interchange" not in said  # our table, and not Lightning's too
     assert (runs / "latest").resolve() == runs / "version_1" and (runs / "version_2").is_dir()
 
 

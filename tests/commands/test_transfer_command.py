@@ -63,6 +63,7 @@ def test_from_files_to_numbers_and_pictures(files: Path, capsys: pytest.CaptureF
     names = {"results.json", "transfer.csv", "transfer.md", "matrix.png", "matrix.svg", "scatter.png", "scatter.svg"}
     assert {path.name for path in Path("out/new").iterdir()} == names
     assert all(f"out/new/{name}" in printed for name in names) and "Note" not in printed
+    assert "Spearman" not in printed  # of two circuits, which have one overlap, there is no correlation
 
     # The numbers are those of evaluate on the test prompts, means those of the training prompts of each data.
     model = wrap(MODEL)
