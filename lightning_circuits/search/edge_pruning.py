@@ -342,9 +342,8 @@ class EdgePruning(CircuitSearch):
 
     def _faults(self, checkpoint: dict[str, Any]) -> list[str]:
         faults = super()._faults(checkpoint)
-        faults += (
-            fault for name in self.gate.counts for fault in count_faults(checkpoint["state_dict"], f"gate.{name}")
-        )
+        counts = ["learned_edges", *(f"gate.{name}" for name in self.gate.counts)]
+        faults += (fault for name in counts for fault in count_faults(checkpoint["state_dict"], name))
         if self._fitting() and not faults:
             groups = [list(group["params"]) for group in self._parameter_groups()]
             faults = adam_faults(checkpoint["optimizer_states"], groups, begun=checkpoint["global_step"] > 0)

@@ -56,6 +56,7 @@ LEARNED: list[tuple[str, Change, str]] = [
     ("pruning", put("gate.logits", with_one(float("nan"))), "gate.logits holds NaN or infinity"),
     ("pruning", put("gate.average", with_one(float("inf"))), "gate.average holds NaN or infinity"),
     ("pruning", put("gate.averaged", lambda v: v - 5), "gate.averaged is -5, and counts from 0 up"),
+    ("pruning", put("learned_edges", lambda v: v - 500), "learned_edges is -21, and counts from 0 up"),
     ("hard", lambda c: c["state_dict"].pop("gate.sparsity.multipliers"), "it has no gate.sparsity.multipliers"),
     ("hard", put("gate.sparsity.multipliers", lambda v: v * float("nan")), "gate.sparsity.multipliers holds NaN"),
     ("attribution", lambda c: c["state_dict"].pop("edge_sums"), "it has no edge_sums"),
