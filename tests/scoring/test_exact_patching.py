@@ -287,7 +287,8 @@ def test_an_objective_that_is_a_mean() -> None:
         def __call__(self, logits: Tensor, batch: Any, full_logits: Tensor) -> Tensor:
             return KL()(logits, batch, full_logits).mean()
 
-    with pytest.raises(ValueError, match=r"the objective Mean has to give one number for each of the 4 prompts"):
+    # It is tried on one prompt before the run.
+    with pytest.raises(ValueError, match=r"the objective Mean has to give one number for each of the 1 prompts"):
         fit(ActivationPatching(EMBEDDED, objective=Mean()), data())
 
 
