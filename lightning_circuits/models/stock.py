@@ -174,6 +174,7 @@ class StockLayers:
         if isinstance(value, (tuple, list)):
             return tuple(self._repeated(each, times) for each in value)
         # Rows of prompts have a token dimension too; a vector over the tokens is not taken for one over the prompts.
-        if isinstance(value, Tensor) and value.ndim > 1 and len(value) == self.batch > 1:
+        # Of one prompt nothing tells the two apart, and rows that are shared may stand there as often as prompts.
+        if isinstance(value, Tensor) and value.ndim > 1 and len(value) == self.batch:
             return torch.cat([value] * times)
         return value

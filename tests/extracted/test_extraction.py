@@ -22,11 +22,11 @@ from tests.support.extracted import (
     judged,
     judged_everywhere,
     leads_to_the_logits,
-    of_edges,
     prompts,
     random_circuit,
 )
 from tests.support.gated import CASES, TOLERANCE, assert_close, wrapped
+from tests.support.made_circuits import of_edges
 from tests.support.tiny_models import tiny_model
 
 FLOAT64 = torch.float64

@@ -23,7 +23,7 @@ from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import KL, LogitDifference, Objective
 from lightning_circuits.scoring.exact_patching import ExactPatching, chunks
 from tests.support.oracle import ALL_OPEN, Pairs, oracle, pairs
-from tests.support.tiny_models import tiny_model
+from tests.support.tiny_models import FAMILIES, tiny_model
 from tests.support.training import QUIET
 
 CASES = [
@@ -126,6 +126,18 @@ def test_the_oracle_agrees(family: str, kv: str) -> None:
         gates[layout.edge_names(part[[index]])[0]] = 0.0
         expected = oracle(model.model, gates, prompts.clean_ids, prompts, corrupt, kv).logits
         torch.testing.assert_close(logits[index], expected, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_alone_scores_as_among_others(family: str) -> None:
+    """What a layer is given for a single prompt looks like what all prompts share."""
+    model, prompts = wrapped(family, "head", torch.float32), pairs("left")
+    both, alone = (
+        ExactPatching(model, batch_of(rows), ABLATIONS.make("interchange"), LogitDifference())
+        for rows in (prompts, prompts.row(0))
+    )
+    part = chunks(model.layout, 8)[0]
+    torch.testing.assert_close(alone.scores(part)[:, 0], both.scores(part)[:, 0], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("edges_per_batch", [1, 5, 1000])
