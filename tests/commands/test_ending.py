@@ -171,7 +171,6 @@ def test_after_the_last_step_all_end_that_any_was_told_to(told: set[int], code: 
 @pytest.mark.parametrize(
     ("name", "hook", "rank", "code"),
     [
-        ("SIGTERM", "on_train_batch_start", 0, 143),
         ("SIGTERM", "on_train_batch_start", 1, 143),
         ("SIGTERM", "on_train_end", 0, 143),
         ("SIGINT", "on_train_batch_start", 0, 130),

@@ -166,7 +166,7 @@ def test_learned_masks_find_the_circuit_exactly(name: str, ablation: str, gate: 
     search = EdgePruning(
         model_of(name), gate=GATES[gate](n, layout.n_edges), ablation=ablation, objective=KL(), warm_start=None
     )
-    fit(search, name, None, n_batches=300, max_steps=300)
+    fit(search, name, None, n_batches=200, max_steps=200)
     found = set(search.circuit(n).edge_names())
     assert found == TASKS[name].truth(ablation), found ^ TASKS[name].truth(ablation)
 
