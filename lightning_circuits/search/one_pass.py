@@ -123,6 +123,7 @@ class Attribution(WithoutTraining):
             ValueError: there are none.
         """
         self._forget()
+        self._renew()
         self.ablation.fit(self.circuit_model, batches())
         every = batches()
         rank, shares = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
@@ -163,7 +164,6 @@ class Attribution(WithoutTraining):
     def _forget(self) -> None:
         for sums in (*self._sums(), self.rows):
             sums.data.zero_()
-        self._renew()
 
     def _contribution(self, batch: Batch, batch_idx: int) -> list[Tensor]:
         """What a batch adds to each of the sums, all processes together, in float64.
@@ -224,7 +224,6 @@ class Attribution(WithoutTraining):
             self.attribute(first_prompts(self.circuit_model.receive(batch), 1))
 
     def on_train_start(self) -> None:
-        self._renew()
         loader = self.trainer.train_dataloader
         self._share = share_of(loader, self.trainer.world_size)
         if self.rows and not self._loader_goes_on:

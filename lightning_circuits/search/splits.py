@@ -71,7 +71,8 @@ def require_training_prompts(trainer: pl.Trainer) -> None:
     Raises:
         ValueError: the training loader has no batch.
     """
-    loader = _training_loader(trainer)
+    with undisturbed():
+        loader = _training_loader(trainer)
     if length_of(loader) == 0:
         raise ValueError(
             f"there are no training prompts to search on: the training loader ({type(loader).__name__}) has no batch"

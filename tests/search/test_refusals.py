@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
 
 from lightning_circuits import EAP, EdgePruning
@@ -19,6 +20,7 @@ from lightning_circuits.namespace import pl
 from lightning_circuits.objectives import (
     Objective,
 )
+from lightning_circuits.search.splits import require_training_prompts
 from tests.support.edge_pruning import Trained, as_loader, data, fit, fresh
 from tests.support.training import QUIET
 
@@ -80,6 +82,17 @@ def test_training_without_a_prompt_is_refused(search: Any) -> None:
         ValueError, match=r"no training prompts to search on: the training loader \(DataLoader\) has no"
     ):
         fit(search, 2, as_loader([]))
+
+
+def test_looking_for_prompts_draws_no_random_number_of_the_run() -> None:
+    """A module may draw some in making its loader, which is asked for once more then."""
+    trainer = pl.Trainer(**QUIET)
+    source = trainer.fit_loop._data_source
+    source.instance = [torch.zeros(1)]
+    source.dataloader = lambda: [DataLoader([torch.rand(())])]  # type: ignore[method-assign]
+    before = torch.get_rng_state()
+    require_training_prompts(trainer)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_training_without_an_end_is_refused() -> None:
